@@ -1,0 +1,284 @@
+"""Every error a user can meet, in one tree, with one table to exit code, gRPC status and hint.
+
+The command line prints ``error: <message>`` and ``hint: <hint>`` and exits with :attr:`FedHelpError.exit_code`; the
+coordinator sends :attr:`FedHelpError.status` with the class's name, and the hospital raises the same class again. So a
+person reads the same name on both sides of the wire. This module imports nothing, so every room may use it.
+
+Exit codes: 1 a check failed, 2 bad input or configuration, 3 identity or signature, 4 privacy or policy refused,
+5 the network or another party failed, 6 the machine (disk, permissions).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FedHelpError(Exception):
+    """Base of the tree: a message of what happened, a hint of what to do next."""
+
+    exit_code: ClassVar[int] = 2
+    #: Name of a ``grpc.StatusCode`` (a string, so that this file needs no gRPC).
+    status: ClassVar[str] = "INTERNAL"
+    default_hint: ClassVar[str] = "Run the command again with --help, or see the README."
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+
+
+# --- exit 2: input and configuration -------------------------------------------------------------------------------
+
+
+class InvalidPlan(FedHelpError):
+    status = "FAILED_PRECONDITION"
+    default_hint = "Correct the plan file; every hospital must then read and sign it again."
+
+
+class InvalidPolicy(FedHelpError):
+    status = "FAILED_PRECONDITION"
+    default_hint = "Correct the site policy file; unknown keys are refused so that a misspelt limit cannot be ignored."
+
+
+class InvalidConfiguration(FedHelpError):
+    default_hint = "Correct the configuration file; unknown keys are refused."
+
+
+class InvalidData(FedHelpError):
+    default_hint = "Nothing was trained and nothing was spent. Correct the data file and join again."
+
+
+class MissingColumn(InvalidData):
+    default_hint = "Export the table again with every column of the plan's schema. Nothing was spent."
+
+
+class UnknownCategory(InvalidData):
+    default_hint = "Map the value to a category of the plan's schema, or leave it empty. Nothing was spent."
+
+
+class InvalidValue(InvalidData):
+    default_hint = "Correct the value (numbers only, empty for missing). Nothing was spent."
+
+
+class OneClassOnly(InvalidData):
+    default_hint = "A hospital needs records of at least two classes to take part. Nothing was spent."
+
+
+class TooFewPatients(InvalidData):
+    default_hint = "Ask for a plan with a smaller nominal size or sampling rate for this hospital. Nothing was spent."
+
+
+class PublicSetMismatch(InvalidData):
+    default_hint = "Fetch the public set again; its hash is fixed by the plan."
+
+
+class UnknownDataset(InvalidData):
+    default_hint = "Choose one of: breast-cancer, heart, pneumonia, breast."
+
+
+class UnsupportedModel(FedHelpError):
+    default_hint = "Choose an architecture without BatchNorm or in-place operations, as listed in the documentation."
+
+
+class DuplicateHospital(FedHelpError):
+    status = "ALREADY_EXISTS"
+    default_hint = "Each hospital needs a name of its own in the plan and in the consortium."
+
+
+# --- exit 3: identity, signatures, transcripts ---------------------------------------------------------------------
+
+
+class IdentityError(FedHelpError):
+    exit_code = 3
+    status = "UNAUTHENTICATED"
+    default_hint = "Check the certificate and key files with the consortium's administrator."
+
+
+class WrongAuthority(IdentityError):
+    default_hint = "Both sides need certificates of the same consortium CA; compare the ca.crt files."
+
+
+class CertificateExpired(IdentityError):
+    default_hint = "Make a new request with 'secure-fedhelp hospital init --renew' and have the consortium sign it."
+
+
+class CertificateRevoked(IdentityError):
+    status = "PERMISSION_DENIED"
+    default_hint = "The consortium withdrew this certificate; ask its administrator."
+
+
+class NotOnRoster(IdentityError):
+    status = "PERMISSION_DENIED"
+    default_hint = "The plan does not list this name; ask the coordinator's operator for the right plan."
+
+
+class BadSignature(IdentityError):
+    default_hint = "Somebody changed the message or used another key. Stop, and compare keys out of band."
+
+
+class PlanChanged(IdentityError):
+    status = "FAILED_PRECONDITION"
+    default_hint = "The plan differs from the one that was signed. Compare the files; a new plan is a new study."
+
+
+class TranscriptInvalid(IdentityError):
+    exit_code = 3
+    status = "DATA_LOSS"
+    default_hint = "Nothing was decrypted. Keep the transcript and tell the other hospitals."
+
+
+class KeyCeremonyFailed(IdentityError):
+    status = "FAILED_PRECONDITION"
+    default_hint = "Start the study again; every hospital must confirm the same study key."
+
+
+# --- exit 4: privacy and policy -------------------------------------------------------------------------------------
+
+
+class PolicyViolation(FedHelpError):
+    exit_code = 4
+    status = "FAILED_PRECONDITION"
+    default_hint = "Ask for another plan, or change the site policy if your privacy officer agrees."
+
+
+class BudgetExhausted(FedHelpError):
+    exit_code = 4
+    status = "FAILED_PRECONDITION"
+    default_hint = "The hospital stays out of the remaining rounds; the study goes on without it."
+
+
+class NotReleasable(FedHelpError):
+    exit_code = 4
+    default_hint = "Only values with a ledger entry, or derived from such values, may leave the hospital."
+
+
+class LedgerInvalid(FedHelpError):
+    exit_code = 1
+    default_hint = "Keep the file as it is and compare it with the heads that the other hospitals witnessed."
+
+
+class LedgerLocked(FedHelpError):
+    exit_code = 4
+    default_hint = "Another process uses this ledger; stop it first."
+
+
+class AccountantDisagreement(FedHelpError):
+    exit_code = 4
+    default_hint = "The two accountants differ beyond their stated bounds; nothing was spent. Report the plan's settings."
+
+
+class InvalidContribution(FedHelpError):
+    """NaN, infinity or a value beyond the channel's bound."""
+
+    exit_code = 4
+    status = "INVALID_ARGUMENT"
+    default_hint = "Training diverged or the bound is wrong; nothing was uploaded. Lower the learning rate in the plan."
+
+
+class CapacityExceeded(FedHelpError):
+    exit_code = 4
+    status = "FAILED_PRECONDITION"
+    default_hint = "Choose a deeper aggregation profile or smaller channel bounds in the plan."
+
+
+# --- exit 5: the other side ------------------------------------------------------------------------------------------
+
+
+class ProtocolError(FedHelpError):
+    exit_code = 5
+    status = "INVALID_ARGUMENT"
+    default_hint = "Both sides must run the same version; nothing of this message was used."
+
+
+class CiphertextWrongLength(ProtocolError):
+    default_hint = "The upload was truncated or is too long; it was refused whole and can be sent again."
+
+
+class CiphertextNotCanonical(ProtocolError):
+    default_hint = "A residue is not below the modulus; the upload was refused whole."
+
+
+class CiphertextWrongParameters(ProtocolError):
+    default_hint = "The upload uses another profile than the plan's; it was refused whole."
+
+
+class VersionMismatch(ProtocolError):
+    status = "FAILED_PRECONDITION"
+    default_hint = "Install exactly the pinned TenSEAL version on every hospital; its formats differ between versions."
+
+
+class ReplayedUpload(ProtocolError):
+    status = "ALREADY_EXISTS"
+    default_hint = "Each hospital contributes once a round; the first upload stands."
+
+
+class WrongRound(ProtocolError):
+    status = "FAILED_PRECONDITION"
+    default_hint = "The message belongs to another round; ask for the current state and go on from there."
+
+
+class MessageTooLarge(ProtocolError):
+    status = "RESOURCE_EXHAUSTED"
+    default_hint = "The plan fixes every message's size; this one is larger."
+
+
+class StudyEnded(FedHelpError):
+    exit_code = 5
+    status = "FAILED_PRECONDITION"
+    default_hint = "Everything so far is kept in the run directory; see the coordinator's log for the reason."
+
+
+class UnderQuorum(StudyEnded):
+    default_hint = "Too few hospitals answered before the deadline. Everything is kept; start the missing ones and a new study."
+
+
+class StudyAlreadyStarted(FedHelpError):
+    exit_code = 5
+    status = "FAILED_PRECONDITION"
+    default_hint = "Hospitals can only come back after a restart, not join for the first time, once the study has started."
+
+
+class CoordinatorUnreachable(FedHelpError):
+    exit_code = 5
+    status = "UNAVAILABLE"
+    default_hint = "Check the address and the network; run the same command again and the study goes on where it was."
+
+
+class FoundationUnavailable(FedHelpError):
+    exit_code = 5
+    default_hint = "Start the foundation model server or correct its URL, then run the command again."
+
+
+class FoundationAnswerInvalid(FedHelpError):
+    exit_code = 5
+    default_hint = "The server's answer does not fit the plan (shape, names or values); check the model it serves."
+
+
+class FoundationRefused(FedHelpError):
+    exit_code = 4
+    default_hint = "The public set was already answered, or the site policy does not allow this endpoint."
+
+
+# --- exit 6: the machine ---------------------------------------------------------------------------------------------
+
+
+class StorageError(FedHelpError):
+    exit_code = 6
+    status = "RESOURCE_EXHAUSTED"
+    default_hint = "Free some disk space or choose another directory; run the same command again to go on."
+
+
+class UnsafePermissions(FedHelpError):
+    exit_code = 6
+    default_hint = "A private key must be readable by its owner only: chmod 600 FILE."
+
+
+def error_classes() -> dict[str, type[FedHelpError]]:
+    """Every class of the tree by name: how the wire turns a name back into the same error."""
+    found: dict[str, type[FedHelpError]] = {}
+    waiting: list[type[FedHelpError]] = [FedHelpError]
+    while waiting:
+        cls = waiting.pop()
+        found[cls.__name__] = cls
+        waiting.extend(cls.__subclasses__())
+    return found

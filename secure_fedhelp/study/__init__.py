@@ -1,0 +1,1 @@
+"""The ground floor: plan, policy, channels and member cards as plain validated values. No torch, gRPC or TenSEAL."""

@@ -1,0 +1,246 @@
+"""The study plan: one TOML file that fixes everything public about a study.
+
+Whatever the plan fixes cannot depend on a hospital's records: nominal sizes, sampling rates, expected batch sizes,
+weights, channel lengths and bounds are constants that every hospital reads and signs before it trains. The hash of the
+canonical form names the study; a changed plan is another study.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.study.canonical import digest
+
+Tier = Literal["large", "small"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Strict(BaseModel):
+    """Frozen, unknown keys refused, and no NaN or infinity anywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class StudySection(Strict):
+    name: Name
+    method: Literal["fedhelp"] = "fedhelp"
+    rounds: int = Field(ge=1, le=10_000)
+    #: Public seed of model initialisation and of the order of public steps. Never of privacy noise in deployment.
+    seed: int = Field(ge=0, lt=2**31)
+    #: ``research``: hospitals also train local baselines and report metrics on the plan's test set.
+    mode: Literal["research", "deployment"] = "deployment"
+
+
+class Column(Strict):
+    """One column of a table. Centre and scale are public constants (of the public set), never of private records."""
+
+    name: str = Field(min_length=1)
+    kind: Literal["numeric", "categorical"]
+    center: float = 0.0
+    scale: float = Field(default=1.0, gt=0)
+    categories: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _categories_fit(self) -> Column:
+        if (self.kind == "categorical") != bool(self.categories):
+            raise ValueError(f"column {self.name!r}: categories are for categorical columns, and those need some")
+        return self
+
+
+class DataSection(Strict):
+    dataset: str
+    kind: Literal["table", "image"]
+    classes: tuple[str, ...] = Field(min_length=2)
+    #: Shape of one input as the model sees it: (features,) for a table, (channels, height, width) for an image.
+    input_shape: tuple[int, ...]
+    columns: tuple[Column, ...] = ()
+    target: str = "target"
+    patient_id: str = "patient_id"
+    public_sha256: Sha256
+    public_records: int = Field(ge=1)
+    public_labelled: bool = True
+
+    @property
+    def public_elements(self) -> int:
+        return self.public_records * math.prod(self.input_shape)
+
+
+class ModelSection(Strict):
+    #: Architectures by the names in ``learning/models.py``; ``small`` is the surrogate's and the proxy's shape.
+    small: str
+    large: str
+
+
+class LearningSection(Strict):
+    private_learning_rate: float = Field(gt=0)
+    public_learning_rate: float = Field(gt=0)
+    public_steps: int = Field(ge=0)
+    #: Public steps before the first round, from the plan's seed: the warm start everybody shares.
+    warm_steps: int = Field(default=0, ge=0)
+    public_batch: int = Field(ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    #: mu of the methods' equations: weight of the foundation teacher on the public set.
+    teacher_weight: float = Field(default=1.0, ge=0)
+    #: Weight of the aggregated ensemble's soft outputs on the public set.
+    ensemble_weight: float = Field(default=1.0, ge=0)
+    #: eta: weight of the ranking loss, the only thing that flows from weak to strong.
+    ranking_weight: float = Field(default=0.2, ge=0)
+    #: k of the ranking loss; 1 for two classes.
+    ranking_top: int = Field(default=1, ge=1)
+    #: Large model and proxy trained as one jointly clipped module; off means the large model is a pupil.
+    twin: bool = False
+    pupil_steps: int = Field(ge=0)
+    pupil_learning_rate: float = Field(gt=0)
+    personal_steps: int = Field(ge=0)
+    personal_learning_rate: float = Field(gt=0)
+    home_batch: int = Field(default=32, ge=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+
+class PrivacySection(Strict):
+    """DP-SGD of one tier: every figure public, so that none is computed from a private count."""
+
+    sampling_rate: float = Field(gt=0, lt=1)
+    noise_multiplier: float = Field(gt=0)
+    clipping_norm: float = Field(gt=0)
+    #: Private steps in one round.
+    steps: int = Field(ge=1)
+    epsilon: float = Field(gt=0)
+    delta: float = Field(gt=0, lt=1)
+    unit: Literal["patient"] = "patient"
+
+
+class ChannelSection(Strict):
+    """A fixed-length real vector that hospitals sum: its length and a bound on the size of each value."""
+
+    name: Literal["model-update", "public-logits"]
+    length: int = Field(ge=1, le=2**28)
+    bound: float = Field(gt=0)
+
+
+class AggregationSection(Strict):
+    profile: str
+    #: Fewer hospitals than this in a round, and nothing is summed.
+    minimum_cohort: int = Field(ge=2)
+    weights: Literal["precision", "uniform"] = "precision"
+    round_deadline_seconds: float = Field(default=600, gt=0)
+    gather_deadline_seconds: float = Field(default=3600, gt=0)
+    key_epoch_rounds: int = Field(default=1000, ge=1)
+
+
+class HospitalSection(Strict):
+    name: Name
+    tier: Tier
+    #: Public nominal number of patients; the true number stays private and must not be smaller than the rate needs.
+    nominal_patients: int = Field(ge=2)
+
+
+class StudyPlan(Strict):
+    study: StudySection
+    consortium: Name
+    data: DataSection
+    model: ModelSection
+    learning: LearningSection
+    privacy: dict[Tier, PrivacySection]
+    aggregation: AggregationSection
+    channels: tuple[ChannelSection, ...] = Field(min_length=1)
+    hospitals: tuple[HospitalSection, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyPlan:
+        names = [h.name for h in self.hospitals]
+        if len(set(names)) != len(names):
+            double = sorted({n for n in names if names.count(n) > 1})
+            raise ValueError(f"two hospitals with one name: {', '.join(double)}")
+        if len({c.name for c in self.channels}) != len(self.channels):
+            raise ValueError("two channels with one name")
+        missing = {h.tier for h in self.hospitals} - set(self.privacy)
+        if missing:
+            raise ValueError(f"no [privacy.{missing.pop()}] section for a tier that has hospitals")
+        if self.aggregation.minimum_cohort > len(self.hospitals):
+            raise ValueError("minimum_cohort is larger than the number of hospitals")
+        if len(self.data.input_shape) != (1 if self.data.kind == "table" else 3):
+            raise ValueError("input_shape is (features,) for a table, (channels, height, width) for an image")
+        if self.data.kind == "table" and not self.data.columns:
+            raise ValueError("a table needs its columns")
+        return self
+
+    @cached_property
+    def hash(self) -> str:
+        """Hexadecimal SHA-256 of the plan's canonical form: the study's name on the wire and in every signature."""
+        return digest(self.model_dump(mode="json"))
+
+    def hospital(self, name: str) -> HospitalSection:
+        """The plan's entry for a hospital; KeyError if it is not on the roster."""
+        return next((h for h in self.hospitals if h.name == name), None) or _missing(name)
+
+    def privacy_of(self, name: str) -> PrivacySection:
+        return self.privacy[self.hospital(name).tier]
+
+    def channel(self, name: str) -> ChannelSection:
+        return next(c for c in self.channels if c.name == name)
+
+    @property
+    def total_length(self) -> int:
+        """Values in one contribution: all channels of a round, packed one after another in the plan's order."""
+        return sum(c.length for c in self.channels)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """Public weight of each hospital, the largest being 1 (so that a weighted value keeps its channel's bound).
+
+        Precision weights are (q n / sigma)^2: the expected batch over the noise multiplier is the signal-to-noise
+        ratio of one DP-SGD step, and independent estimates are combined best by the inverse of their variances.
+        """
+        if self.aggregation.weights == "uniform":
+            return {h.name: 1.0 for h in self.hospitals}
+        raw = {}
+        for h in self.hospitals:
+            p = self.privacy[h.tier]
+            raw[h.name] = (p.sampling_rate * h.nominal_patients / p.noise_multiplier) ** 2
+        largest = max(raw.values())
+        return {name: value / largest for name, value in raw.items()}
+
+
+def _missing(name: str) -> HospitalSection:
+    raise KeyError(name)
+
+
+def parse_plan(values: dict[str, Any], source: str = "plan") -> StudyPlan:
+    """A validated plan from plain values; InvalidPlan names every key that is wrong."""
+    try:
+        return StudyPlan.model_validate(values)
+    except ValidationError as error:
+        raise InvalidPlan(f"{source}: {explain(error)}") from error
+
+
+def load_plan(path: Path) -> StudyPlan:
+    """Read and check a plan file; raises InvalidPlan."""
+    return parse_plan(read_toml(path, InvalidPlan), str(path))
+
+
+def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any]) -> dict[str, Any]:
+    """A TOML file as plain values; a missing or malformed file raises ``error_class`` with the place."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise error_class(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise error_class(f"{path}: {error}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """All of pydantic's complaints on one line, each with its dotted place."""
+    parts = []
+    for item in error.errors(include_url=False, include_context=False):
+        place = ".".join(str(p) for p in item["loc"])
+        parts.append(f"{place}: {item['msg']}" if place else str(item["msg"]))
+    return "; ".join(parts)

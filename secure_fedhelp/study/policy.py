@@ -1,0 +1,90 @@
+"""The site policy: one TOML file that the hospital owns, and that no plan, server or researcher overrides.
+
+:func:`broken_clauses` compares it with a plan and returns *every* clause the plan breaks, so that a privacy officer
+reads them all at once; the client refuses to join while there is one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
+from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.plan import StudyPlan, Strict, explain, read_toml
+
+
+class SitePolicy(Strict):
+    """What this hospital allows to leave. The defaults are the strict ones."""
+
+    #: Largest epsilon of one study, and the largest delta, per patient.
+    largest_epsilon: float = Field(default=3.0, gt=0)
+    largest_delta: float = Field(default=1e-3, gt=0, lt=1)
+    unit: Literal["patient"] = "patient"
+    #: Fewest hospitals in a sum.
+    smallest_cohort: int = Field(default=3, ge=2)
+    channels_allowed: tuple[str, ...] = ("model-update", "public-logits")
+    #: URL prefixes of foundation model servers that may be asked (with public inputs only).
+    foundation_endpoints: tuple[str, ...] = ()
+    #: ``local``: metrics on private records never leave; ``research``: they may be written to the study's summary.
+    metrics: Literal["local", "research"] = "local"
+
+    @property
+    def hash(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True)
+class BrokenClause:
+    """One clause the plan breaks: its name, what the plan asks, what the policy allows."""
+
+    clause: str
+    plan: str
+    policy: str
+
+    def __str__(self) -> str:
+        return f"{self.clause}: the plan asks {self.plan}, the policy allows {self.policy}"
+
+
+def load_policy(path: Path) -> SitePolicy:
+    """Read and check a policy file; raises InvalidPolicy."""
+    try:
+        return SitePolicy.model_validate(read_toml(path, InvalidPolicy))
+    except ValidationError as error:
+        raise InvalidPolicy(f"{path}: {explain(error)}") from error
+
+
+def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[BrokenClause]:
+    """Every clause of ``policy`` that ``plan`` breaks for ``hospital``; empty if it may be joined."""
+    privacy = plan.privacy_of(hospital)
+    broken = []
+    if privacy.epsilon > policy.largest_epsilon:
+        broken.append(BrokenClause("largest_epsilon", f"{privacy.epsilon:g}", f"at most {policy.largest_epsilon:g}"))
+    if privacy.delta > policy.largest_delta:
+        broken.append(BrokenClause("largest_delta", f"{privacy.delta:g}", f"at most {policy.largest_delta:g}"))
+    if privacy.unit != policy.unit:
+        broken.append(BrokenClause("unit", privacy.unit, policy.unit))
+    if plan.aggregation.minimum_cohort < policy.smallest_cohort:
+        broken.append(
+            BrokenClause("smallest_cohort", str(plan.aggregation.minimum_cohort), f"at least {policy.smallest_cohort}")
+        )
+    refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
+    if refused:
+        broken.append(BrokenClause("channels_allowed", ", ".join(refused), ", ".join(policy.channels_allowed) or "none"))
+    if foundation_url is not None and not any(foundation_url.startswith(p) for p in policy.foundation_endpoints):
+        allowed = ", ".join(policy.foundation_endpoints) or "none"
+        broken.append(BrokenClause("foundation_endpoints", foundation_url, allowed))
+    if plan.study.mode == "research" and policy.metrics != "research":
+        broken.append(BrokenClause("metrics", "research metrics", policy.metrics))
+    return broken
+
+
+def require_allowed(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> None:
+    """Raise PolicyViolation that names all broken clauses, or return."""
+    broken = broken_clauses(policy, plan, hospital, foundation_url)
+    if broken:
+        listed = "; ".join(str(b) for b in broken)
+        raise PolicyViolation(f"the plan breaks {len(broken)} clause(s) of the site policy: {listed}")
