@@ -1,0 +1,289 @@
+"""The hospital's loop: join, agree on the study key, and for each round train, release, upload, check, open, absorb.
+
+The agent can be stopped at any instruction and started again: each step first looks into the vault for what an earlier
+run has already done. It knows no sockets and no torch: the coordinator and the method are passed in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from secure_fedhelp.errors import (
+    BudgetExhausted,
+    KeyCeremonyFailed,
+    PlanChanged,
+    StudyEnded,
+    TranscriptInvalid,
+    UnderQuorum,
+    WrongRound,
+)
+from secure_fedhelp.hospital.contribution import SignedUpload, check_round, make_upload, open_sum
+from secure_fedhelp.hospital.ports import Coordinator, Method
+from secure_fedhelp.hospital.vault import Checkpoint, Vault
+from secure_fedhelp.identity.cards import MemberCard, check_card
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.privacy.release import Released, ReleaseGate
+from secure_fedhelp.secagg.ckks import Cipher
+from secure_fedhelp.secagg.keys import StudyKey
+from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.sealing import SealingKey, seal
+from secure_fedhelp.study.canonical import canonical_bytes
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.policy import SitePolicy
+from secure_fedhelp.study.transcript import TranscriptEntry, verify_transcript
+from secure_fedhelp.wire.messages import StudyState
+
+#: Told of each step: (what, details). For the log and the status file.
+Progress = Callable[[str, dict[str, object]], None]
+
+_POLL_SECONDS = 10.0
+
+
+@dataclass
+class Agent:
+    """One hospital in one study. :meth:`run` returns when the study has finished and every sum is absorbed."""
+
+    plan: StudyPlan
+    policy: SitePolicy
+    hospital: str
+    card: bytes
+    ca_pem: bytes
+    signing: SigningKey
+    sealing: SealingKey
+    vault: Vault
+    ledger: Ledger
+    gate: ReleaseGate
+    method: Method
+    coordinator: Coordinator
+    clock: Callable[[], float]
+    progress: Progress
+    _cards: dict[str, MemberCard] = field(default_factory=dict, init=False)
+    _coordinator_key: str = field(default="", init=False)
+    _rounds: int = field(default=0, init=False)
+    _declined: bool = field(default=False, init=False)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Take part until the study ends. Raises StudyEnded or UnderQuorum when it ends before its last round."""
+        self._resume()
+        self.coordinator.join(self.card)
+        self.progress("joined", {})
+        known = 0
+        while True:
+            state = self.coordinator.watch(known, _POLL_SECONDS)
+            if self.hospital in state.absent and state.phase in ("keying", "collecting"):
+                self.coordinator.join(self.card)  # we were slow, not gone
+            self._step(state)
+            if state.phase == "finished":
+                break
+            if state.phase == "ended":
+                self.coordinator.goodbye()
+                raise UnderQuorum(state.reason) if "UnderQuorum" in state.reason else StudyEnded(state.reason)
+            known = state.version
+        self.coordinator.goodbye()
+        self.progress("finished", {"rounds": self._rounds})
+
+    def _step(self, state: StudyState) -> None:
+        if state.phase == "gathering":
+            return
+        self._learn_roster()
+        if state.phase in ("collecting", "finished", "ended"):
+            self._catch_up(state)
+        self._declined = self._declined or self.hospital in state.declined
+        if state.phase == "keying":
+            self._key_step(state)
+        elif state.phase == "collecting" and not self._declined:
+            self._contribute(state)
+
+    def _resume(self) -> None:
+        signed = self.vault.signed_plan()
+        if signed is not None and signed != self.plan.hash:
+            raise PlanChanged(
+                f"this folder signed plan {signed[:16]}…, the plan file now is {self.plan.hash[:16]}…",
+                "Put the signed plan file back, or start the new study in another folder.",
+            )
+        self.vault.remember_plan(self.plan.hash)
+        self.vault.remember_card(self.card)
+        checkpoint = self.vault.checkpoint()
+        if checkpoint is not None:
+            self.method.load(checkpoint.method)
+            self._rounds = checkpoint.rounds
+            self.progress("resumed", {"rounds": self._rounds})
+
+    def _learn_roster(self) -> None:
+        """Check every member's card under the CA ourselves: the coordinator only relays them."""
+        if self._cards:
+            return
+        now = self.clock()
+        coordinator = check_card(self.coordinator.coordinator_card(), self.ca_pem, self.plan, now)
+        if coordinator.role != "coordinator":
+            raise TranscriptInvalid("the coordinator presented a hospital's card")
+        for name, data in self.coordinator.roster().items():
+            card = check_card(data, self.ca_pem, self.plan, now)
+            if card.name != name or card.role != "hospital":
+                raise TranscriptInvalid(f"the card given for {name} is another member's")
+            self._cards[name] = card
+        self._coordinator_key = coordinator.signing_key
+
+    # -- the study key -----------------------------------------------------------------------------------------------------
+
+    def _key_step(self, state: StudyState) -> None:
+        epoch = state.key_epoch
+        if state.maker == self.hospital:
+            self._make_key(epoch)
+        elif self.vault.study_key(epoch) is None:
+            self._receive_key(epoch, state.maker)
+        key = self._study_key(epoch)
+        if key is None:
+            return
+        fingerprint = key.fingerprint(self.plan.hash, epoch)
+        statement = canonical_bytes({"study": self.plan.hash, "epoch": epoch, "fingerprint": fingerprint})
+        self.coordinator.confirm_key(epoch, fingerprint, self.signing.sign("key-confirmation", statement))
+        self.progress("key confirmed", {"epoch": epoch})
+
+    def _make_key(self, epoch: int) -> None:
+        data = self.vault.study_key(epoch)
+        if data is None:
+            data = StudyKey.generate(profile(self.plan.aggregation.profile)).to_bytes()
+            self.vault.remember_study_key(epoch, data)
+        key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
+        sealed = {
+            name: seal(card.sealing_key, data, self._key_context(epoch, self.hospital, name))
+            for name, card in self._cards.items()
+            if name != self.hospital
+        }
+        self.coordinator.post_key(epoch, sealed, key.fingerprint(self.plan.hash, epoch))
+
+    def _receive_key(self, epoch: int, maker: str) -> None:
+        answer = self.coordinator.get_key(epoch)
+        if not answer.sealed:
+            return  # the maker has not posted it yet
+        data = self.sealing.open(answer.sealed, self._key_context(epoch, answer.maker, self.hospital))
+        key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
+        if key.fingerprint(self.plan.hash, epoch) != answer.fingerprint:
+            raise KeyCeremonyFailed(f"the key sealed by {answer.maker} is not the one it announced")
+        self.vault.remember_study_key(epoch, data)
+
+    def _study_key(self, epoch: int) -> StudyKey | None:
+        data = self.vault.study_key(epoch)
+        return None if data is None else StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
+
+    def _key_context(self, epoch: int, maker: str, recipient: str) -> bytes:
+        return canonical_bytes(
+            {"purpose": "study-key", "study": self.plan.hash, "epoch": epoch, "maker": maker, "recipient": recipient}
+        )
+
+    def _cipher(self, epoch: int) -> Cipher:
+        key = self._study_key(epoch)
+        if key is None:
+            raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
+        return Cipher(profile(self.plan.aggregation.profile), key)
+
+    # -- a round: out ---------------------------------------------------------------------------------------------------------
+
+    def _contribute(self, state: StudyState) -> None:
+        number = state.round
+        if self.vault.acknowledged(number):
+            return
+        try:
+            upload = self._prepare_upload(number, state.key_epoch)
+        except BudgetExhausted as error:
+            self._decline(number, error)
+            return
+        self.progress("uploading", {"round": number, "bytes": len(upload.body)})
+        try:
+            self.coordinator.upload(number, upload.header, upload.signature, upload.body)
+        except WrongRound:
+            # The deadline passed while we trained. What was spent stays spent; the next round is ours again.
+            self.progress("too late", {"round": number})
+            return
+        self.vault.remember_acknowledged(number)
+        self.progress("uploaded", {"round": number, "epsilon": self.gate.epsilon_spent()})
+
+    def _prepare_upload(self, number: int, epoch: int) -> SignedUpload:
+        spooled = self.vault.upload(number)
+        if spooled is not None:
+            return SignedUpload(*spooled)
+        released = self._released(number)
+        upload = make_upload(
+            self.plan, self.hospital, number, epoch, released, self._cipher(epoch), self.ledger, self.signing
+        )
+        self.vault.remember_upload(number, upload.header, upload.signature, upload.body)
+        return upload
+
+    def _released(self, number: int) -> Released:
+        """This round's released values: those an earlier run paid for, or new ones."""
+        values = self.vault.values(number)
+        if values is not None:
+            recovered = self.gate.recover(number, values)
+            if recovered is not None:
+                self.progress("recovered a paid release", {"round": number})
+                return recovered
+            self.vault.forget_values(number)  # never paid for, so never left: train again
+        self.gate.check_affordable(number)
+        self.progress("training", {"round": number})
+        output = self.method.contribute(number)
+        return self.gate.release(number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v)))
+
+    def _decline(self, number: int, error: BudgetExhausted) -> None:
+        reason = "BudgetExhausted"
+        statement = canonical_bytes(
+            {"study": self.plan.hash, "round": number, "hospital": self.hospital, "reason": reason}
+        )
+        self.coordinator.decline(number, reason, self.signing.sign("decline", statement))
+        self._declined = True
+        self.progress("budget exhausted", {"round": number, "message": error.message})
+
+    # -- a round: back --------------------------------------------------------------------------------------------------------
+
+    def _catch_up(self, state: StudyState) -> None:
+        """Open and absorb every published round this hospital has not absorbed yet."""
+        published = self.plan.study.rounds if state.phase == "finished" else state.round
+        if self._rounds >= published:
+            return
+        entries = self._verified_entries()
+        for entry in entries[self._rounds :]:
+            self._open(entry)
+
+    def _verified_entries(self) -> list[TranscriptEntry]:
+        known = self.vault.transcript()
+        lines = known + self.coordinator.transcript(len(known))
+        keys = {name: card.signing_key for name, card in self._cards.items()}
+        entries = verify_transcript(lines, self._coordinator_key, keys, self.plan.hash)
+        for index, entry in enumerate(entries):
+            if entry.round != index:
+                raise TranscriptInvalid(f"line {index + 1} of the transcript is about round {entry.round}")
+        self.vault.remember_transcript(lines)
+        return entries
+
+    def _open(self, entry: TranscriptEntry) -> None:
+        number = entry.round
+        sent = None
+        if self.vault.acknowledged(number):
+            spooled = self.vault.upload_header(number)
+            sent = None if spooled is None else str(json.loads(spooled)["body_sha256"])
+        cohort = check_round(self.plan, self.policy, entry, self.hospital, sent)
+        data = self.coordinator.download(number, entry.sum_bytes)
+        total, means = open_sum(self.plan, entry, cohort, data, self._cipher(entry.key_epoch))
+        if self.plan.study.mode == "research":
+            self.vault.remember_sum(number, total)
+        self.method.absorb(number, means)
+        self._rounds = number + 1
+        self.vault.remember_checkpoint(Checkpoint(self._rounds, self.method.save()))
+        self.vault.forget_body(number)
+        if self.plan.study.mode != "research":
+            self.vault.forget_values(number)
+        self.progress(
+            "absorbed",
+            {
+                "round": number,
+                "cohort": len(cohort),
+                "epsilon": self.gate.epsilon_spent(),
+                "bytes_up": self.coordinator.bytes_up,
+                "bytes_down": self.coordinator.bytes_down,
+            },
+        )

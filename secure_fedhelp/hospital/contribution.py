@@ -1,0 +1,102 @@
+"""From a released value to a signed upload, and from the published sum back to the cohort's means.
+
+Both directions sit in one file because each is the other's mirror: what is signed here is what the other hospitals
+check before they decrypt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secure_fedhelp.errors import TranscriptInvalid
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.privacy.release import Released
+from secure_fedhelp.secagg.ckks import Cipher
+from secure_fedhelp.secagg.versions import TENSEAL_VERSION
+from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
+from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.policy import SitePolicy
+from secure_fedhelp.study.transcript import TranscriptEntry
+
+
+@dataclass(frozen=True)
+class SignedUpload:
+    """One hospital's upload of one round: canonical header, its Ed25519 signature, and the ciphertext body."""
+
+    header: bytes
+    signature: bytes
+    body: bytes
+
+
+def make_upload(
+    plan: StudyPlan,
+    hospital: str,
+    round_number: int,
+    epoch: int,
+    released: Released,
+    cipher: Cipher,
+    ledger: Ledger,
+    key: SigningKey,
+) -> SignedUpload:
+    """Weight, pack, encrypt and sign. Takes a :class:`Released` and nothing else: that is the valve.
+
+    Raises InvalidContribution if a value is not finite or beyond its channel's bound.
+    """
+    weight = plan.weights[hospital]
+    body = cipher.encrypt(pack_channels(plan, dict(released.channels), weight))
+    header = canonical_bytes(
+        {
+            "body_bytes": len(body),
+            "body_sha256": sha256_hex(body),
+            "format": 1,
+            "hospital": hospital,
+            "key_epoch": epoch,
+            "ledger_entries": ledger.count,
+            "ledger_head": ledger.head,
+            "profile": plan.aggregation.profile,
+            "round": round_number,
+            "study": plan.hash,
+            "tenseal": TENSEAL_VERSION,
+            "weight": weight,
+        }
+    )
+    return SignedUpload(header, key.sign("upload-header", header), body)
+
+
+def check_round(
+    plan: StudyPlan,
+    policy: SitePolicy,
+    entry: TranscriptEntry,
+    hospital: str,
+    sent_body_sha256: str | None,
+) -> tuple[str, ...]:
+    """The round's cohort, once this hospital may open its sum; TranscriptInvalid otherwise.
+
+    Signatures and the chain were checked before (study/transcript.py); here it is this hospital's own questions: is
+    my upload in it, unchanged, and are there enough of us that the sum says little about anyone?
+    """
+    cohort = tuple(sorted(upload.hospital for upload in entry.cohort))
+    smallest = max(plan.aggregation.minimum_cohort, policy.smallest_cohort)
+    if len(cohort) < smallest:
+        raise TranscriptInvalid(f"round {entry.round}: a cohort of {len(cohort)}, at least {smallest} are needed")
+    mine = next((u for u in entry.cohort if u.hospital == hospital), None)
+    if sent_body_sha256 is not None and mine is None:
+        raise TranscriptInvalid(f"round {entry.round}: the coordinator confirmed our upload but left it out of the sum")
+    if mine is not None and sent_body_sha256 is not None and mine.header["body_sha256"] != sent_body_sha256:
+        raise TranscriptInvalid(f"round {entry.round}: the transcript holds another upload under our name")
+    return cohort
+
+
+def open_sum(
+    plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], data: bytes, cipher: Cipher
+) -> tuple[Vector, dict[str, Vector]]:
+    """The decrypted sum and the cohort's weighted mean of each channel.
+
+    Raises TranscriptInvalid, before anything is decrypted, if ``data`` is not the sum the signed transcript names.
+    """
+    if len(data) != entry.sum_bytes or sha256_hex(data) != entry.sum_sha256:
+        raise TranscriptInvalid(f"round {entry.round}: the sum differs from the one in the transcript")
+    total = cipher.decrypt_sum(data, cohort, plan.total_length)
+    return total, unpack_mean(plan, total, cohort)

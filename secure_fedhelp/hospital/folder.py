@@ -1,0 +1,85 @@
+"""A hospital's folder: where everything of one member lies, and the configuration file the hospital owns.
+
+    hospital.toml   configuration        policy.toml     the site policy
+    keys/           tls.key tls.csr tls.crt ca.crt signing.key sealing.key (private keys: owner only)
+    ledger.jsonl    every release paid for
+    state/          checkpoint, spool, study keys (owner only)
+    models/         what the hospital keeps: shared and personal model
+    status.json     what the process is doing, for whoever watches; metrics.jsonl and result.json stay here too
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.study.plan import Name, Strict, explain, read_toml
+from secure_fedhelp.study.policy import SitePolicy, load_policy
+
+
+class HospitalConfig(Strict):
+    """``hospital.toml``. Paths are relative to the folder."""
+
+    name: Name
+    consortium: Name
+    #: The private records: a CSV table with the plan's columns, or an NPZ of images, labels and patients.
+    records: str = "data/records.csv"
+    #: The plan's public set (NPZ); its hash is fixed by the plan.
+    public: str = "public/public.npz"
+    #: Records set aside for evaluation; optional, read here and nowhere else.
+    test: str | None = None
+    #: An Open Inference Protocol v2 server; asked once, with public inputs only. Absent: no teacher.
+    foundation_url: str | None = None
+    foundation_model: str = "teacher"
+    foundation_timeout_seconds: float = Field(default=30.0, gt=0)
+
+
+@dataclass(frozen=True)
+class HospitalFolder:
+    """The paths inside one hospital's folder."""
+
+    root: Path
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def status(self) -> Path:
+        return self.root / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    def config(self) -> HospitalConfig:
+        """The checked configuration; InvalidConfiguration names every wrong key."""
+        path = self.root / "hospital.toml"
+        values = read_toml(path, InvalidConfiguration)
+        try:
+            return HospitalConfig.model_validate(values)
+        except ValidationError as error:
+            raise InvalidConfiguration(f"{path}: {explain(error)}") from error
+
+    def policy(self) -> SitePolicy:
+        """The checked site policy; InvalidPolicy if it is missing or malformed: no policy, no study."""
+        return load_policy(self.root / "policy.toml")

@@ -1,0 +1,22 @@
+"""The status file: what the process is doing, replaced atomically, for whoever watches (a person, the demo)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from secure_fedhelp.study.files import write_atomic
+
+
+def write_status(path: Path, step: str, details: dict[str, object]) -> None:
+    """Replace the status file. Raises StorageError on a full disk, like every write of the client."""
+    write_atomic(path, json.dumps({"step": step, **details}, sort_keys=True).encode())
+
+
+def read_status(path: Path) -> dict[str, object]:
+    """The last status, or an empty one if there is none yet."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return values if isinstance(values, dict) else {}
