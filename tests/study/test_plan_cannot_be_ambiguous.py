@@ -1,0 +1,192 @@
+"""The plan is what every hospital signs: nothing in it may be misread, misspelt or depend on a hidden value."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.study.canonical import canonical_bytes, digest
+from secure_fedhelp.study.plan import StudyPlan, load_plan, parse_plan
+
+VALUES: dict[str, Any] = {
+    "study": {"name": "lungs", "rounds": 4, "seed": 7},
+    "consortium": "north",
+    "data": {
+        "dataset": "xray",
+        "kind": "image",
+        "classes": ["healthy", "ill"],
+        "input_shape": [1, 28, 28],
+        "public_sha256": "0" * 64,
+        "public_records": 50,
+    },
+    "model": {"small": "cnn-small", "large": "cnn-large"},
+    "learning": {
+        "private_learning_rate": 0.5,
+        "public_learning_rate": 0.1,
+        "public_steps": 5,
+        "public_batch": 32,
+        "pupil_steps": 5,
+        "pupil_learning_rate": 0.1,
+        "personal_steps": 10,
+        "personal_learning_rate": 0.1,
+    },
+    "privacy": {
+        "large": {
+            "sampling_rate": 0.05,
+            "noise_multiplier": 1.0,
+            "clipping_norm": 1.0,
+            "steps": 5,
+            "epsilon": 3.0,
+            "delta": 1e-4,
+        },
+        "small": {
+            "sampling_rate": 0.25,
+            "noise_multiplier": 4.0,
+            "clipping_norm": 1.0,
+            "steps": 5,
+            "epsilon": 3.0,
+            "delta": 1e-4,
+        },
+    },
+    "aggregation": {"profile": "standard", "minimum_cohort": 3},
+    "channels": [
+        {"name": "model-update", "length": 10, "bound": 1.0},
+        {"name": "public-logits", "length": 4, "bound": 8.0},
+    ],
+    "hospitals": [
+        {"name": "alpha", "tier": "large", "nominal_patients": 400},
+        {"name": "beta", "tier": "small", "nominal_patients": 80},
+        {"name": "gamma", "tier": "small", "nominal_patients": 40},
+    ],
+}
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    values = copy.deepcopy(VALUES)
+    place: Any = values
+    *parents, last = path.split(".")
+    for key in parents:
+        place = place[int(key)] if key.isdigit() else place[key]
+    place[int(last) if last.isdigit() else last] = value
+    return values
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("study.rounds", 0, "study.rounds"),
+        ("study.round", 4, "study.round"),
+        ("study.name", "Lungs; drop", "study.name"),
+        ("privacy.small.noise_multiplier", 0.0, "privacy.small.noise_multiplier"),
+        ("privacy.small.sampling_rate", 1.0, "privacy.small.sampling_rate"),
+        ("privacy.small.delta", float("nan"), "privacy.small.delta"),
+        ("channels.0.bound", float("inf"), "channels.0.bound"),
+        ("channels.1.name", "model-update", "two channels"),
+        ("hospitals.1.name", "alpha", "two hospitals with one name: alpha"),
+        ("aggregation.minimum_cohort", 4, "minimum_cohort"),
+        ("data.input_shape", [784], "input_shape"),
+        ("data.public_sha256", "abc", "public_sha256"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_named(path: str, value: object, named: str) -> None:
+    with pytest.raises(InvalidPlan, match=named):
+        parse_plan(changed(path, value))
+
+
+def test_a_tier_without_its_privacy_section_is_refused() -> None:
+    values = copy.deepcopy(VALUES)
+    del values["privacy"]["large"]
+    with pytest.raises(InvalidPlan, match="privacy.large"):
+        parse_plan(values)
+
+
+def test_a_table_without_columns_is_refused() -> None:
+    values = changed("data.kind", "table")
+    values["data"]["input_shape"] = [3]
+    with pytest.raises(InvalidPlan, match="columns"):
+        parse_plan(values)
+
+
+@pytest.mark.parametrize(("kind", "categories"), [("numeric", ("a",)), ("categorical", ())])
+def test_a_column_with_the_wrong_categories_is_refused(kind: str, categories: tuple[str, ...]) -> None:
+    values = changed("data.columns", [{"name": "age", "kind": kind, "categories": list(categories)}])
+    with pytest.raises(InvalidPlan, match="age"):
+        parse_plan(values)
+
+
+def test_the_hash_survives_toml_and_changes_with_any_value(tmp_path: Path) -> None:
+    plan = parse_plan(VALUES)
+    path = tmp_path / "plan.toml"
+    path.write_text(tomli_w.dumps(plan.model_dump(mode="json")), encoding="utf-8")
+    assert load_plan(path).hash == plan.hash
+    assert parse_plan(changed("privacy.small.epsilon", 3.0001)).hash != plan.hash
+
+
+@pytest.mark.parametrize("text", ["[study\n", "study = \xff"])
+def test_a_malformed_file_is_a_named_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InvalidPlan, match="plan.toml"):
+        load_plan(path)
+
+
+def test_a_missing_file_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPlan, match="no such file"):
+        load_plan(tmp_path / "absent.toml")
+
+
+def test_precision_weights_follow_their_formula_and_never_exceed_one() -> None:
+    plan = parse_plan(VALUES)
+    alpha, beta, gamma = (0.05 * 400 / 1.0) ** 2, (0.25 * 80 / 4.0) ** 2, (0.25 * 40 / 4.0) ** 2
+    assert plan.weights == {"alpha": 1.0, "beta": beta / alpha, "gamma": gamma / alpha}
+
+
+def test_uniform_weights_are_equal() -> None:
+    assert set(parse_plan(changed("aggregation.weights", "uniform")).weights.values()) == {1.0}
+
+
+def test_an_unlisted_hospital_is_not_found() -> None:
+    with pytest.raises(KeyError):
+        parse_plan(VALUES).hospital("mallory")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+def test_the_canonical_form_does_not_depend_on_the_order_of_keys(value: Any) -> None:
+    def turned(v: Any) -> Any:
+        if isinstance(v, dict):
+            return {k: turned(v[k]) for k in reversed(list(v))}
+        return [turned(x) for x in v] if isinstance(v, list) else v
+
+    assert canonical_bytes(value) == canonical_bytes(turned(value))
+    assert b"\n" not in canonical_bytes(value)
+
+
+def test_the_canonical_form_is_fixed() -> None:
+    assert canonical_bytes({"b": [1, 2.5, "é"], "a": None}) == '{"a":null,"b":[1,2.5,"é"]}'.encode()
+    assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_has_no_canonical_form(value: float) -> None:
+    with pytest.raises(ValueError):
+        canonical_bytes({"x": value})
+
+
+def test_plans_are_frozen() -> None:
+    plan: StudyPlan = parse_plan(VALUES)
+    with pytest.raises(Exception, match="frozen"):
+        plan.consortium = "south"  # type: ignore[misc]  # the point of the test

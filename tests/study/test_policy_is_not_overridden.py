@@ -1,0 +1,82 @@
+"""The hospital's policy decides: every clause a plan breaks is named, all at once."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
+from secure_fedhelp.study.policy import SitePolicy, broken_clauses, load_policy, require_allowed
+
+_spec = importlib.util.spec_from_file_location("plan_values", Path(__file__).with_name("test_plan_cannot_be_ambiguous.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_plan_values = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_plan_values)
+
+
+def plan(**changes: Any) -> StudyPlan:
+    values = _plan_values.VALUES
+    for path, value in changes.items():
+        values = _plan_values.changed(path.replace("__", "."), value)
+    return parse_plan(values)
+
+
+def test_a_plan_within_the_policy_is_allowed() -> None:
+    require_allowed(SitePolicy(), plan(), "beta", None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "clause"),
+    [
+        (SitePolicy(largest_epsilon=2.9), "largest_epsilon"),
+        (SitePolicy(largest_delta=1e-5), "largest_delta"),
+        (SitePolicy(smallest_cohort=4), "smallest_cohort"),
+        (SitePolicy(channels_allowed=("model-update",)), "channels_allowed"),
+        (SitePolicy(channels_allowed=()), "channels_allowed"),
+    ],
+)
+def test_each_clause_is_checked(policy: SitePolicy, clause: str) -> None:
+    assert [b.clause for b in broken_clauses(policy, plan(), "beta", None)] == [clause]
+
+
+def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:
+    policy = SitePolicy(foundation_endpoints=("https://inside.example/",))
+    assert not broken_clauses(policy, plan(), "beta", "https://inside.example/v2")
+    assert [b.clause for b in broken_clauses(policy, plan(), "beta", "https://outside.example")] == [
+        "foundation_endpoints"
+    ]
+
+
+def test_research_metrics_need_the_policys_word() -> None:
+    research = plan(study__mode="research")
+    assert [b.clause for b in broken_clauses(SitePolicy(), research, "beta", None)] == ["metrics"]
+    assert not broken_clauses(SitePolicy(metrics="research"), research, "beta", None)
+
+
+def test_all_broken_clauses_are_named_in_one_error() -> None:
+    strict = SitePolicy(largest_epsilon=0.5, smallest_cohort=5, channels_allowed=("model-update",))
+    with pytest.raises(PolicyViolation) as caught:
+        require_allowed(strict, plan(), "beta", "http://somewhere")
+    for clause in ("largest_epsilon", "smallest_cohort", "channels_allowed", "foundation_endpoints", "4 clause(s)"):
+        assert clause in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["largest_epsilom = 1.0", "smallest_cohort = 1", "largest_epsilon = 'x'", "["])
+def test_a_misspelt_or_malformed_policy_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidPolicy):
+        load_policy(path)
+
+
+def test_a_policy_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text("largest_epsilon = 1.5\nsmallest_cohort = 4\n", encoding="utf-8")
+    policy = load_policy(path)
+    assert (policy.largest_epsilon, policy.smallest_cohort) == (1.5, 4)
+    assert policy.hash != SitePolicy().hash
