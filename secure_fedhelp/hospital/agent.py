@@ -65,7 +65,7 @@ class Agent:
     _rounds: int = field(default=0, init=False)
     _declined: bool = field(default=False, init=False)
 
-    # -- the loop ------------------------------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------
 
     def run(self) -> None:
         """Take part until the study ends. Raises StudyEnded or UnderQuorum when it ends before its last round."""
@@ -129,7 +129,7 @@ class Agent:
             self._cards[name] = card
         self._coordinator_key = coordinator.signing_key
 
-    # -- the study key -----------------------------------------------------------------------------------------------------
+    # -- the study key ----------------------------------------
 
     def _key_step(self, state: StudyState) -> None:
         epoch = state.key_epoch
@@ -183,7 +183,7 @@ class Agent:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
         return Cipher(profile(self.plan.aggregation.profile), key)
 
-    # -- a round: out ---------------------------------------------------------------------------------------------------------
+    # -- a round: out ----------------------------------------
 
     def _contribute(self, state: StudyState) -> None:
         number = state.round
@@ -238,7 +238,7 @@ class Agent:
         self._declined = True
         self.progress("budget exhausted", {"round": number, "message": error.message})
 
-    # -- a round: back --------------------------------------------------------------------------------------------------------
+    # -- a round: back ----------------------------------------
 
     def _catch_up(self, state: StudyState) -> None:
         """Open and absorb every published round this hospital has not absorbed yet."""

@@ -1,11 +1,11 @@
 """A hospital's folder: where everything of one member lies, and the configuration file the hospital owns.
 
-    hospital.toml   configuration        policy.toml     the site policy
-    keys/           tls.key tls.csr tls.crt ca.crt signing.key sealing.key (private keys: owner only)
-    ledger.jsonl    every release paid for
-    state/          checkpoint, spool, study keys (owner only)
-    models/         what the hospital keeps: shared and personal model
-    status.json     what the process is doing, for whoever watches; metrics.jsonl and result.json stay here too
+hospital.toml   configuration        policy.toml     the site policy
+keys/           tls.key tls.csr tls.crt ca.crt signing.key sealing.key (private keys: owner only)
+ledger.jsonl    every release paid for
+state/          checkpoint, spool, study keys (owner only)
+models/         what the hospital keeps: shared and personal model
+status.json     what the process is doing, for whoever watches; metrics.jsonl and result.json stay here too
 """
 
 from __future__ import annotations

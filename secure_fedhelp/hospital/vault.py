@@ -35,7 +35,7 @@ class Checkpoint:
 
 
 class Vault:
-    """Files under ``state/``; every write is atomic and synced before it returns. Raises StorageError on a full disk."""
+    """Files under ``state/``; every write is atomic and synced before it returns. StorageError on a full disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,7 +44,7 @@ class Vault:
         except OSError as error:
             raise StorageError(f"cannot create {folder}: {error.strerror}") from error
 
-    # -- study binding ----------------------------------------------------------------------------------------------
+    # -- study binding ----------------------------------------
 
     def signed_plan(self) -> str | None:
         """The hash of the plan this hospital has signed in this folder, if any."""
@@ -61,7 +61,7 @@ class Vault:
     def remember_card(self, card: bytes) -> None:
         self._write("card", card)
 
-    # -- study keys --------------------------------------------------------------------------------------------------
+    # -- study keys ----------------------------------------
 
     def study_key(self, epoch: int) -> bytes | None:
         return self._read(f"study-key-{epoch}")
@@ -69,7 +69,7 @@ class Vault:
     def remember_study_key(self, epoch: int, key: bytes) -> None:
         self._write(f"study-key-{epoch}", key)
 
-    # -- checkpoint ---------------------------------------------------------------------------------------------------
+    # -- checkpoint ----------------------------------------
 
     def checkpoint(self) -> Checkpoint | None:
         data = self._read("checkpoint")
@@ -81,7 +81,7 @@ class Vault:
         # One file for both, so that the number of rounds and the model never disagree after a crash.
         self._write("checkpoint", checkpoint.rounds.to_bytes(8, "big") + checkpoint.method)
 
-    # -- spool of a round -----------------------------------------------------------------------------------------------
+    # -- spool of a round ----------------------------------------
 
     def values(self, round_number: int) -> dict[str, Vector] | None:
         """The channels spooled for a round (already clipped), or None."""
@@ -137,7 +137,7 @@ class Vault:
         """Keep a decrypted sum (research mode only, to measure the error of the encryption)."""
         self._write(f"round-{round_number:05d}-sum", total.astype("<f8").tobytes())
 
-    # -- transcript ------------------------------------------------------------------------------------------------------
+    # -- transcript ----------------------------------------
 
     def transcript(self) -> list[bytes]:
         """The transcript lines this hospital has verified, without line ends."""
@@ -147,7 +147,7 @@ class Vault:
     def remember_transcript(self, lines: list[bytes]) -> None:
         self._write("transcript", b"".join(line + b"\n" for line in lines))
 
-    # -- files --------------------------------------------------------------------------------------------------------------
+    # -- files ----------------------------------------
 
     def _path(self, name: str) -> Path:
         return self._folder / name

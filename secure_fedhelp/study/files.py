@@ -23,7 +23,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.plan import StudyPlan, Strict, explain, read_toml
+from secure_fedhelp.study.plan import Strict, StudyPlan, explain, read_toml
 
 
 class SitePolicy(Strict):
@@ -57,7 +57,9 @@ def load_policy(path: Path) -> SitePolicy:
         raise InvalidPolicy(f"{path}: {explain(error)}") from error
 
 
-def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[BrokenClause]:
+def broken_clauses(
+    policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None
+) -> list[BrokenClause]:
     """Every clause of ``policy`` that ``plan`` breaks for ``hospital``; empty if it may be joined."""
     privacy = plan.privacy_of(hospital)
     broken = []
@@ -73,7 +75,9 @@ def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundatio
         )
     refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
     if refused:
-        broken.append(BrokenClause("channels_allowed", ", ".join(refused), ", ".join(policy.channels_allowed) or "none"))
+        broken.append(
+            BrokenClause("channels_allowed", ", ".join(refused), ", ".join(policy.channels_allowed) or "none")
+        )
     if foundation_url is not None and not any(foundation_url.startswith(p) for p in policy.foundation_endpoints):
         allowed = ", ".join(policy.foundation_endpoints) or "none"
         broken.append(BrokenClause("foundation_endpoints", foundation_url, allowed))

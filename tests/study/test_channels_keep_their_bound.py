@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 from pathlib import Path
 
@@ -12,19 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from plans import example_plan
 
 from secure_fedhelp.errors import InvalidContribution, StorageError
 from secure_fedhelp.study import files
 from secure_fedhelp.study.channel import clip_to_bound, pack_channels, unpack_mean
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import parse_plan
 
-_spec = importlib.util.spec_from_file_location("plan_values", Path(__file__).with_name("test_plan_cannot_be_ambiguous.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_plan_values = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_plan_values)
-PLAN = parse_plan(_plan_values.VALUES)
+PLAN = example_plan()
 
 updates = arrays(np.float64, 10, elements=st.floats(-1, 1))
 logits = arrays(np.float64, 4, elements=st.floats(-8, 8))

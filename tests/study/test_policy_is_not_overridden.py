@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
+from plans import example_plan
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
-from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.policy import SitePolicy, broken_clauses, load_policy, require_allowed
-
-_spec = importlib.util.spec_from_file_location("plan_values", Path(__file__).with_name("test_plan_cannot_be_ambiguous.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_plan_values = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_plan_values)
-
-
-def plan(**changes: Any) -> StudyPlan:
-    values = _plan_values.VALUES
-    for path, value in changes.items():
-        values = _plan_values.changed(path.replace("__", "."), value)
-    return parse_plan(values)
 
 
 def test_a_plan_within_the_policy_is_allowed() -> None:
-    require_allowed(SitePolicy(), plan(), "beta", None)
+    require_allowed(SitePolicy(), example_plan(), "beta", None)
 
 
 @pytest.mark.parametrize(
@@ -41,19 +26,19 @@ def test_a_plan_within_the_policy_is_allowed() -> None:
     ],
 )
 def test_each_clause_is_checked(policy: SitePolicy, clause: str) -> None:
-    assert [b.clause for b in broken_clauses(policy, plan(), "beta", None)] == [clause]
+    assert [b.clause for b in broken_clauses(policy, example_plan(), "beta", None)] == [clause]
 
 
 def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:
     policy = SitePolicy(foundation_endpoints=("https://inside.example/",))
-    assert not broken_clauses(policy, plan(), "beta", "https://inside.example/v2")
-    assert [b.clause for b in broken_clauses(policy, plan(), "beta", "https://outside.example")] == [
+    assert not broken_clauses(policy, example_plan(), "beta", "https://inside.example/v2")
+    assert [b.clause for b in broken_clauses(policy, example_plan(), "beta", "https://outside.example")] == [
         "foundation_endpoints"
     ]
 
 
 def test_research_metrics_need_the_policys_word() -> None:
-    research = plan(study__mode="research")
+    research = example_plan(study__mode="research")
     assert [b.clause for b in broken_clauses(SitePolicy(), research, "beta", None)] == ["metrics"]
     assert not broken_clauses(SitePolicy(metrics="research"), research, "beta", None)
 
@@ -61,7 +46,7 @@ def test_research_metrics_need_the_policys_word() -> None:
 def test_all_broken_clauses_are_named_in_one_error() -> None:
     strict = SitePolicy(largest_epsilon=0.5, smallest_cohort=5, channels_allowed=("model-update",))
     with pytest.raises(PolicyViolation) as caught:
-        require_allowed(strict, plan(), "beta", "http://somewhere")
+        require_allowed(strict, example_plan(), "beta", "http://somewhere")
     for clause in ("largest_epsilon", "smallest_cohort", "channels_allowed", "foundation_endpoints", "4 clause(s)"):
         assert clause in caught.value.message
 

@@ -1,0 +1,130 @@
+"""Everything that can be refused before a hospital joins: policy, plan, identity, data, public set, teacher.
+
+The checks run from the cheapest to the dearest, and all of them before anything is trained, spent or sent, so that a
+mistake costs a minute and no privacy. Torch is imported only after the cheap ones have passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secure_fedhelp.errors import IdentityError, NotOnRoster, PlanChanged
+from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
+from secure_fedhelp.hospital.vault import Vault
+from secure_fedhelp.identity.cards import make_card
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.tls import Credentials, load_credentials, read_private
+from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.sealing import SealingKey
+from secure_fedhelp.study.plan import StudyPlan, load_plan
+from secure_fedhelp.study.policy import SitePolicy, require_allowed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from secure_fedhelp.data.records import PublicSet, Records
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who we are in this study, checked: files only, nothing trained or sent yet."""
+
+    folder: HospitalFolder
+    config: HospitalConfig
+    policy: SitePolicy
+    plan: StudyPlan
+    credentials: Credentials
+    signing: SigningKey
+    sealing: SealingKey
+    vault: Vault
+    card: bytes
+
+
+@dataclass(frozen=True)
+class StudyRecords:
+    """What this hospital trains with: its private records, the public set, and an optional evaluation set."""
+
+    private: Records
+    public: PublicSet
+    test: Records | None
+
+
+def prepare_membership(root: Path, plan_path: Path, now: float) -> Membership:
+    """Read and check configuration, policy, plan and keys. Raises the named error of the first thing that is wrong."""
+    folder = HospitalFolder(root)
+    config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
+    _require_on_roster(plan, config)
+    require_allowed(policy, plan, config.name, config.foundation_url)
+    check_capacity(plan)
+    vault = Vault(folder.state)
+    signed = vault.signed_plan()
+    if signed is not None and signed != plan.hash:
+        raise PlanChanged(
+            f"{plan_path}: this folder has signed plan {signed[:16]}, the file is now plan {plan.hash[:16]}",
+            "Put the signed plan file back, or take part in the new study from another folder.",
+        )
+    credentials = load_credentials(folder.keys, now)
+    _require_identity(credentials, plan, config)
+    signing = SigningKey.load(folder.keys / "signing.key")
+    sealing = SealingKey.from_private_bytes(read_private(folder.keys / "sealing.key"))
+    # A card signs with ECDSA, which differs each time; a restarted hospital repeats the card it joined with.
+    card = vault.card() or make_card(
+        plan.hash, "hospital", config.name, signing.public_hex, sealing.public_hex, folder.keys, signing
+    )
+    return Membership(folder, config, policy, plan, credentials, signing, sealing, vault, card)
+
+
+def check_capacity(plan: StudyPlan) -> None:
+    """Raise CapacityExceeded if the largest sum the plan allows could wrap around in its profile."""
+    chosen = profile(plan.aggregation.profile)
+    chosen.check_capacity(sum(plan.weights.values()) * max(c.bound for c in plan.channels))
+
+
+def prepare_records(member: Membership) -> StudyRecords:
+    """Load and check the hospital's records and the public set against the plan."""
+    from secure_fedhelp.data.checks import check_records
+    from secure_fedhelp.data.images import load_images, load_public
+    from secure_fedhelp.data.tables import load_table
+
+    plan, root = member.plan, member.folder.root
+    load = load_table if plan.data.kind == "table" else load_images
+    private = load(root / member.config.records, plan.data)
+    check_records(private, plan, member.config.name)
+    public = load_public(root / member.config.public, plan.data)
+    test = load(root / member.config.test, plan.data) if member.config.test else None
+    return StudyRecords(private, public, test)
+
+
+def ask_teacher(
+    member: Membership, public: PublicSet, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> NDArray[np.float32] | None:
+    """The foundation model's logits on the public set: asked once, then from the cache. None without a server."""
+    from secure_fedhelp.learning.foundation import FoundationClient, TeacherCache
+
+    config = member.config
+    if config.foundation_url is None:
+        return None
+    client = FoundationClient(
+        config.foundation_url, config.foundation_model, config.foundation_timeout_seconds, sleep=sleep
+    )
+    cache = TeacherCache(member.folder.root / "public", clock=clock)
+    return cache.answers(public, client, len(member.plan.data.classes))
+
+
+def _require_on_roster(plan: StudyPlan, config: HospitalConfig) -> None:
+    if config.name not in {h.name for h in plan.hospitals}:
+        raise NotOnRoster(f"the plan does not list {config.name}")
+
+
+def _require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:
+    identity = credentials.identity
+    wanted = (plan.consortium, "hospital", config.name)
+    if (identity.consortium, identity.role, identity.name) != wanted:
+        raise IdentityError(
+            f"the certificate is for {identity.role} {identity.name} of {identity.consortium}, "
+            f"not for {wanted[1]} {wanted[2]} of {wanted[0]}"
+        )

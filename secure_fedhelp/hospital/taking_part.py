@@ -1,0 +1,171 @@
+"""One hospital process from start to end: check everything, run the agent, keep the models, write the results.
+
+In deployment the results stay in the hospital's folder. In research mode (which the site policy must allow) the same
+files hold metrics on the plan's evaluation set, beside two local baselines, for the study's summary.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from secure_fedhelp.hospital.agent import Agent
+from secure_fedhelp.hospital.preparation import (
+    Membership,
+    StudyRecords,
+    ask_teacher,
+    prepare_membership,
+    prepare_records,
+)
+from secure_fedhelp.hospital.status import write_status
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.privacy.release import ReleaseGate
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.wire.client import CoordinatorClient
+
+if TYPE_CHECKING:
+    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+
+#: Prints one line for a person.
+Say = Callable[[str], None]
+
+
+def take_part(
+    root: Path,
+    plan_path: Path,
+    address: str,
+    say: Say,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only."""
+    member = prepare_membership(root, plan_path, clock())
+    say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
+    records = prepare_records(member)
+    teacher = ask_teacher(member, records.public, clock, sleep)
+    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    from secure_fedhelp.privacy.noise import SystemNoise
+
+    method = FedHelp(member.plan, member.config.name, records.private, records.public, teacher, SystemNoise())
+    client = CoordinatorClient(address, member.credentials, member.plan.consortium, sleep=sleep, clock=clock)
+    try:
+        with Ledger.open(member.folder.ledger, member.config.name, member.signing, clock) as ledger:
+            gate = ReleaseGate(ledger, member.plan, member.config.name)
+            journal = _Journal(member, records, method, gate, say)
+            agent = Agent(
+                plan=member.plan,
+                policy=member.policy,
+                hospital=member.config.name,
+                card=member.card,
+                ca_pem=member.credentials.ca_pem,
+                signing=member.signing,
+                sealing=member.sealing,
+                vault=member.vault,
+                ledger=ledger,
+                gate=gate,
+                method=method,
+                coordinator=client,
+                clock=clock,
+                progress=journal.step,
+            )
+            agent.run()
+            journal.finish(client.bytes_up, client.bytes_down)
+    finally:
+        client.close()
+
+
+class _Journal:
+    """Tells what happens: a printed line, the status file, metrics a round, and the result at the end."""
+
+    def __init__(self, member: Membership, records: StudyRecords, method: FedHelp, gate: ReleaseGate, say: Say) -> None:
+        self._member, self._records, self._method, self._gate, self._say = member, records, method, gate, say
+        self._status = "contributed"
+        self._history: list[dict[str, object]] = self._read_history()
+        # Traffic of earlier runs of this process, up to the last round they recorded.
+        self._before = {k: int(str(self._history[-1][k])) if self._history else 0 for k in ("bytes_up", "bytes_down")}
+
+    def step(self, what: str, details: dict[str, object]) -> None:
+        self._say(f"{what} {' '.join(f'{k}={_short(v)}' for k, v in details.items())}".rstrip())
+        if what == "budget exhausted":
+            self._status = f"budget exhausted in round {int(str(details['round'])) + 1}"
+        if what == "absorbed":
+            self._record_round(details)
+        write_status(self._member.folder.status, what, details)
+
+    def finish(self, bytes_up: int, bytes_down: int) -> None:
+        """Train the models that stay at home, keep them, and write ``result.json``."""
+        self._say("training the personal model at home")
+        write_status(self._member.folder.status, "personalising", {})
+        method, member = self._method, self._member
+        method.personalise()
+        member.folder.models.mkdir(exist_ok=True, mode=0o700)
+        for name, data in method.export_models().items():
+            write_atomic(member.folder.models / f"{name}.pt", data, 0o600)
+        privacy = member.plan.privacy_of(member.config.name)
+        result: dict[str, object] = {
+            "name": member.config.name,
+            "tier": member.plan.hospital(member.config.name).tier,
+            "patients": self._records.private.n_patients,
+            "epsilon": self._gate.epsilon_spent(),
+            "delta": privacy.delta,
+            "epsilon_budget": privacy.epsilon,
+            "bytes_up": self._before["bytes_up"] + bytes_up,
+            "bytes_down": self._before["bytes_down"] + bytes_down,
+            "status": self._status,
+            "history": self._history,
+            **self._metrics(),
+        }
+        write_atomic(member.folder.result, json.dumps(result, sort_keys=True, indent=1).encode())
+        write_status(member.folder.status, "done", {})
+        self._say("done")
+
+    def _metrics(self) -> dict[str, object]:
+        test = self._records.test
+        if test is None:
+            return {"study_model": None, "personal_model": None, "local_only": None, "local_non_private": None}
+        found: dict[str, object] = {name: m.as_dict() for name, m in self._method.evaluate(test).items()}
+        found |= {"local_only": None, "local_non_private": None}
+        if self._member.plan.study.mode == "research":
+            self._say("training the two local baselines (research mode)")
+            write_status(self._member.folder.status, "baselines", {})
+            found |= self._baselines()
+        return found
+
+    def _baselines(self) -> dict[str, object]:
+        from secure_fedhelp.learning import baselines
+        from secure_fedhelp.privacy.noise import SystemNoise
+
+        plan, name, private, test = (
+            self._member.plan,
+            self._member.config.name,
+            self._records.private,
+            self._records.test,
+        )
+        assert test is not None  # noqa: S101 - narrowed by the caller
+        return {
+            "local_only": baselines.local_only(plan, name, private, SystemNoise(), test).as_dict(),
+            "local_non_private": baselines.local_non_private(plan, name, private, test).as_dict(),
+        }
+
+    def _record_round(self, details: dict[str, object]) -> None:
+        row: dict[str, object] = dict(details)
+        for key, before in self._before.items():
+            row[key] = before + int(str(details[key]))
+        if self._records.test is not None:
+            row |= self._method.evaluate_shared(self._records.test).as_dict()
+        self._history = [h for h in self._history if h["round"] != row["round"]] + [row]
+        lines = "".join(json.dumps(h, sort_keys=True) + "\n" for h in self._history)
+        write_atomic(self._member.folder.metrics, lines.encode())
+
+    def _read_history(self) -> list[dict[str, object]]:
+        path = self._member.folder.metrics
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

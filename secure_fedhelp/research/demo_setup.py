@@ -1,0 +1,145 @@
+"""The folders of a demonstration study: consortium, members, data, plan. The same code that real consortia run.
+
+What differs from real life is only who does it: here one person plays the consortium's administrator and every
+hospital, so every private key lies under one run directory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from secure_fedhelp.data.images import write_images, write_public
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.data.tables import write_table
+from secure_fedhelp.errors import InvalidConfiguration, StorageError
+from secure_fedhelp.hospital.folder import HospitalFolder
+from secure_fedhelp.hospital.setup import init_hospital
+from secure_fedhelp.identity.authority import Authority
+from secure_fedhelp.identity.certificates import make_request
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.teacher import fit_teacher
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.plan import StudyPlan
+
+_VALID_DAYS = 30
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run directory."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.toml"
+
+    @property
+    def consortium(self) -> Path:
+        return self.root / "consortium"
+
+    @property
+    def coordinator(self) -> Path:
+        return self.root / "coordinator"
+
+    @property
+    def foundation(self) -> Path:
+        return self.root / "foundation"
+
+    @property
+    def teacher(self) -> Path:
+        return self.foundation / "teacher.npz"
+
+    def hospital(self, name: str) -> HospitalFolder:
+        return HospitalFolder(self.root / "hospitals" / name)
+
+
+def create_run_folder(root: Path, overwrite: bool) -> RunFolder:
+    """An empty run directory. Raises InvalidConfiguration if it holds something and ``overwrite`` is not set."""
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        # Only a folder that an earlier run made is ever deleted: a mistyped --out must not cost somebody's files.
+        ours = (root / "plan.toml").exists() and (root / "hospitals").is_dir()
+        if not overwrite or not ours:
+            hint = "Choose another --out" + (", or add --overwrite to replace the earlier run." if ours else ".")
+            raise InvalidConfiguration(f"{root} already exists and is not empty", hint)
+        shutil.rmtree(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot create {root}: {error.strerror}") from error
+    return RunFolder(root)
+
+
+def write_plan(path: Path, plan: StudyPlan) -> None:
+    """The plan as TOML; reading it back gives the same plan and so the same hash."""
+    values = plan.model_dump(mode="json")
+    write_atomic(path, tomli_w.dumps(values).encode())
+
+
+def create_consortium(run: RunFolder, plan: StudyPlan, now: float) -> None:
+    """A certificate authority, and for every party its keys, request and certificate."""
+    authority = Authority.create(run.consortium, plan.consortium, now, _VALID_DAYS)
+    run.coordinator.mkdir(parents=True, exist_ok=True)
+    request = make_request(run.coordinator, plan.consortium, "coordinator", "coordinator")
+    SigningKey.generate().save(run.coordinator / "signing.key")
+    names = ("localhost", "127.0.0.1")
+    certificate = authority.sign(request.read_bytes(), "coordinator", "coordinator", now, _VALID_DAYS, dns_names=names)
+    _hand_over(run, run.coordinator, certificate)
+    for hospital in plan.hospitals:
+        folder = run.hospital(hospital.name)
+        request = init_hospital(folder.root, plan.consortium, hospital.name)
+        certificate = authority.sign(request.read_bytes(), "hospital", hospital.name, now, _VALID_DAYS)
+        _hand_over(run, folder.keys, certificate)
+
+
+def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
+    write_atomic(keys / "tls.crt", certificate)
+    write_atomic(keys / "ca.crt", (run.consortium / "ca.crt").read_bytes())
+
+
+def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str) -> None:
+    """Each hospital's records, public set, configuration and policy, in its own folder."""
+    for name, (_, records) in data.hospitals.items():
+        folder = run.hospital(name)
+        private, test = _write_records(folder.root / "data", records, data.test, plan)
+        write_public(folder.root / "public" / "public.npz", data.public)
+        config = {
+            "name": name,
+            "consortium": plan.consortium,
+            "records": f"data/{private}",
+            "public": "public/public.npz",
+            "test": f"data/{test}",
+            "foundation_url": foundation_url,
+        }
+        write_atomic(folder.root / "hospital.toml", tomli_w.dumps(config).encode())
+        privacy = plan.privacy_of(name)
+        policy = {
+            "largest_epsilon": privacy.epsilon,
+            "largest_delta": privacy.delta,
+            "smallest_cohort": plan.aggregation.minimum_cohort,
+            "foundation_endpoints": [foundation_url],
+            "metrics": "research",
+        }
+        write_atomic(folder.root / "policy.toml", tomli_w.dumps(policy).encode())
+
+
+def _write_records(folder: Path, private: Records, test: Records, plan: StudyPlan) -> tuple[str, str]:
+    if plan.data.kind == "table":
+        write_table(folder / "records.csv", private, plan.data)
+        write_table(folder / "test.csv", test, plan.data)
+        return "records.csv", "test.csv"
+    write_images(folder / "records.npz", private)
+    write_images(folder / "test.npz", test)
+    return "records.npz", "test.npz"
+
+
+def write_teacher(run: RunFolder, plan: StudyPlan, reference: Records) -> None:
+    """Fit the demonstration's foundation model on records that belong to no hospital, and keep it for its server."""
+    teacher = fit_teacher(reference.inputs, reference.labels, len(plan.data.classes), plan.data.kind, plan.study.seed)
+    run.foundation.mkdir(parents=True, exist_ok=True)
+    teacher.save(run.teacher)

@@ -1,0 +1,109 @@
+"""Child processes of a demonstration: started, watched, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from secure_fedhelp.errors import FedHelpError
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class ProcessFailed(FedHelpError):
+    """A party of the demonstration ended with an error; its last lines are in the message."""
+
+    exit_code = 5
+    default_hint = "See the party's log file in the run directory."
+
+
+@dataclass
+class Party:
+    """One child process and the log file that takes its output."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def tail(self, lines: int = 6) -> str:
+        """The last lines of the log, for an error message."""
+        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(text[-lines:])
+
+
+@dataclass
+class Parties:
+    """All child processes of a run; a context manager that ends every one of them when it is left."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    parties: dict[str, Party] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    def __enter__(self) -> Parties:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_all()
+
+    def start(self, name: str, arguments: list[str], log: Path) -> Party:
+        """Start ``secure-fedhelp`` with ``arguments``; its output goes to ``log`` (appended: a restart keeps it)."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # One thread a process: the parties share the cores, and more threads than cores is many times slower. The
+        # arena limit keeps eight processes with torch small.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", **self.environment}
+        with log.open("ab") as out:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
+                [sys.executable, "-m", "secure_fedhelp", *arguments],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        self.parties[name] = Party(name, process, log)
+        return self.parties[name]
+
+    def require_running(self, name: str) -> None:
+        """Raise ProcessFailed if the party has ended with an error."""
+        party = self.parties[name]
+        code = party.process.poll()
+        if code not in (None, 0):
+            raise ProcessFailed(f"{name} ended with exit code {code}:\n{party.tail()}", f"See {party.log}.")
+
+    def running(self) -> list[str]:
+        return [name for name, party in self.parties.items() if party.process.poll() is None]
+
+    def sample_memory(self) -> int:
+        """Resident memory of this process and all its parties in bytes; the largest sample is kept.
+
+        Pages shared between processes (libraries) are counted once for each, so the figure is on the safe side.
+        """
+        total = sum(_resident(pid) for pid in [os.getpid(), *(p.process.pid for p in self.parties.values())])
+        self.peak_memory_bytes = max(self.peak_memory_bytes, total)
+        return total
+
+    def stop_all(self, patience_seconds: float = 5.0) -> None:
+        """Ask every party to end, then make it end; returns when none is left."""
+        alive = [p.process for p in self.parties.values() if p.process.poll() is None]
+        for process in alive:
+            process.send_signal(signal.SIGTERM)
+        for process in alive:
+            try:
+                process.wait(patience_seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return 0
