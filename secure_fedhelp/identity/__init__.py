@@ -1,0 +1,1 @@
+"""Who is who: certificates of a consortium's own authority, Ed25519 signatures, member cards, revocation."""

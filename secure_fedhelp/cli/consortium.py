@@ -1,0 +1,121 @@
+"""``secure-fedhelp consortium``: for the administrator of a consortium's certificate authority."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from secure_fedhelp.identity import pem
+from secure_fedhelp.identity.authority import Authority
+from secure_fedhelp.identity.certificates import certificate_fingerprint, request_fingerprint
+from secure_fedhelp.identity.issued import IssuedCertificate
+from secure_fedhelp.identity.secret_files import read_public
+from secure_fedhelp.study.files import write_atomic
+
+app = typer.Typer(
+    help="Run a consortium's certificate authority: sign hospitals' requests, revoke certificates.",
+    no_args_is_help=True,
+)
+
+AuthorityFolder = Annotated[Path, typer.Option("--authority", help="The authority's folder, made by 'init'.")]
+
+
+def _now() -> float:
+    return time.time()
+
+
+def _say(*lines: str) -> None:
+    """Print lines as they are: a fingerprint or a path must not be broken or read as markup."""
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+@app.command(epilog="Example: secure-fedhelp consortium init ~/authority --name north")
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder, on a machine that needs no network.")],
+    name: Annotated[str, typer.Option(help="The consortium's name, as in every study plan.")],
+    days: Annotated[int, typer.Option(help="Days until the authority itself ends.")] = 3650,
+) -> None:
+    """Make a consortium's certificate authority."""
+    authority = Authority.create(folder, name, _now(), days)
+    _say(
+        f"Made the authority of consortium {name} in {folder}.",
+        "Fingerprint of ca.crt:",
+        certificate_fingerprint(authority.ca_pem),
+        "Next: send ca.crt and revoked.crl to every member, and read them the fingerprint by telephone.",
+        f"Keep {folder / 'ca.key'} on this machine only, and one copy of the folder in a safe.",
+    )
+
+
+@app.command(
+    epilog="Example: secure-fedhelp consortium sign north-clinic.csr --authority ~/authority --role hospital "
+    "--name north-clinic --out north-clinic.crt"
+)
+def sign(
+    request: Annotated[Path, typer.Argument(help="The member's tls.csr.")],
+    authority: AuthorityFolder,
+    role: Annotated[str, typer.Option(help="hospital or coordinator.")],
+    name: Annotated[str, typer.Option(help="The member's name, as in every study plan.")],
+    out: Annotated[Path, typer.Option(help="Where to write the certificate.")],
+    dns: Annotated[
+        list[str] | None, typer.Option(help="Coordinator only: host name or IP that hospitals connect to; repeatable.")
+    ] = None,
+    days: Annotated[int, typer.Option(help="Days until the certificate ends.")] = 365,
+    renew: Annotated[bool, typer.Option("--renew", help="The member already has a valid certificate.")] = False,
+) -> None:
+    """Sign a member's certificate request."""
+    opened, csr_pem = Authority.open(authority), read_public(request)
+    certificate = opened.sign(csr_pem, role, name, _now(), days, dns or (), renew=renew)
+    write_atomic(out, certificate)
+    _say(
+        f"Signed a certificate of {role} {name} for {days} days: {out}",
+        "Fingerprint of the member's key:",
+        request_fingerprint(csr_pem),
+        f"Next: telephone {name} and compare it with the one that its 'init' printed. Only then send {out}, which goes",
+        "into the member's folder as tls.crt, with ca.crt and revoked.crl beside it.",
+        f"If it differs, somebody else made the request: secure-fedhelp consortium revoke {name} --authority {authority}",
+    )
+
+
+@app.command(epilog="Example: secure-fedhelp consortium revoke north-clinic --authority ~/authority")
+def revoke(
+    name: Annotated[str, typer.Argument(help="The member whose certificates are withdrawn.")],
+    authority: AuthorityFolder,
+) -> None:
+    """Revoke every valid certificate of a member (a lost or stolen key, or a member that left)."""
+    revoked = Authority.open(authority).revoke(name, _now())
+    _say(
+        f"Revoked {len(revoked)} certificate(s) of {name}."
+        if revoked
+        else f"{name} has no valid certificate left to revoke; the list was written anew.",
+        f"Next: send {authority / 'revoked.crl'} to every member, into the folder with its tls.crt.",
+        "A running coordinator and running hospitals notice the new file by themselves.",
+    )
+
+
+@app.command("list", epilog="Example: secure-fedhelp consortium list --authority ~/authority")
+def list_certificates(authority: AuthorityFolder) -> None:
+    """List every certificate ever signed."""
+    opened, now = Authority.open(authority), _now()
+    table = Table(title=f"Consortium {opened.consortium}")
+    for column in ("Name", "Role", "Valid until", "State", "Serial"):
+        table.add_column(column, overflow="fold")
+    for certificate in opened.issued():
+        serial = f"{certificate.serial:x}"
+        table.add_row(
+            certificate.name, certificate.role, pem.when(certificate.not_after), _state(certificate, now), serial
+        )
+    Console(highlight=False).print(table)
+    _say("Fingerprint of ca.crt:", certificate_fingerprint(opened.ca_pem))
+
+
+def _state(certificate: IssuedCertificate, now: float) -> str:
+    if certificate.revoked_at is not None:
+        return f"revoked {pem.when(certificate.revoked_at)}"
+    return "valid" if certificate.valid(now) else "expired"
