@@ -14,11 +14,12 @@ from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.certificates import certificate_fingerprint, request_fingerprint
 from secure_fedhelp.identity.issued import IssuedCertificate
-from secure_fedhelp.identity.secret_files import read_public
+from secure_fedhelp.identity.private_files import read_public
 from secure_fedhelp.study.files import write_atomic
 
 app = typer.Typer(
-    help="Run a consortium's certificate authority: sign hospitals' requests, revoke certificates.",
+    help="Run a consortium's certificate authority: sign members' requests, revoke certificates.\n\n"
+    "Example: secure-fedhelp consortium init ~/authority --name north",
     no_args_is_help=True,
 )
 
@@ -79,7 +80,8 @@ def sign(
         request_fingerprint(csr_pem),
         f"Next: telephone {name} and compare it with the one that its 'init' printed. Only then send {out}, which goes",
         "into the member's folder as tls.crt, with ca.crt and revoked.crl beside it.",
-        f"If it differs, somebody else made the request: secure-fedhelp consortium revoke {name} --authority {authority}",
+        "If it differs, somebody else made the request; withdraw the certificate:",
+        f"secure-fedhelp consortium revoke {name} --authority {authority}",
     )
 
 

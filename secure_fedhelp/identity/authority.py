@@ -20,7 +20,7 @@ from secure_fedhelp.errors import DuplicateHospital, IdentityError, InvalidConfi
 from secure_fedhelp.identity import issuing, pem
 from secure_fedhelp.identity.certificates import authority_uri, consortium_of, require_valid, spiffe_uri
 from secure_fedhelp.identity.issued import IssuedCertificate, IssuedLine, RevokedLine, append_lines, read_issued
-from secure_fedhelp.identity.secret_files import read_public, read_secret
+from secure_fedhelp.identity.private_files import read_public, read_private
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 
@@ -66,7 +66,7 @@ class Authority:
     def open(cls, folder: Path) -> Authority:
         """An authority made before. InvalidConfiguration if there is none; UnsafePermissions if others can read its
         key; IdentityError if key and certificate are not a pair."""
-        key = pem.read_private_key(read_secret(folder / "ca.key", _HINT_INIT), str(folder / "ca.key"))
+        key = pem.read_private_key(read_private(folder / "ca.key", _HINT_INIT), str(folder / "ca.key"))
         certificate = pem.read_authority(read_public(folder / "ca.crt", _HINT_INIT))
         if pem.public_der(key.public_key()) != pem.public_der(certificate.public_key()):
             raise IdentityError(f"{folder}: ca.key is not the key of ca.crt", "Restore the authority's folder.")

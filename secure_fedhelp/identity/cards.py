@@ -79,8 +79,8 @@ def make_card(
     sealing_public_hex: str,
     folder: Path,
     signing_key: SigningKey,
-) -> MemberCard:
-    """A member's own card, from ``tls.key`` and ``tls.crt`` in ``folder``.
+) -> bytes:
+    """A member's own card as it travels, made with ``tls.key`` and ``tls.crt`` in ``folder``.
 
     Raises what :func:`secure_fedhelp.identity.tls.load_pair` raises, IdentityError if ``signing_public_hex`` is not
     the public half of ``signing_key``, and InvalidConfiguration for a malformed field. Whether the certificate names
@@ -102,7 +102,7 @@ def make_card(
     tls_key = pem.read_private_key(key_pem, str(folder / "tls.key"))
     fields["signature"] = tls_key.sign(domain_separated(_CARD, canonical_bytes(fields)), _ECDSA).hex()
     try:
-        return MemberCard.model_validate(fields)
+        return MemberCard.model_validate(fields).to_bytes()
     except ValidationError as error:
         raise InvalidConfiguration(f"a member card cannot be made: {explain(error)}") from error
 

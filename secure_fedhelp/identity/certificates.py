@@ -27,7 +27,7 @@ from secure_fedhelp.errors import (
 )
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.revocation import read_revocations
-from secure_fedhelp.identity.secret_files import read_secret
+from secure_fedhelp.identity.private_files import read_private
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import Name
 
@@ -88,7 +88,7 @@ def make_request(folder: Path, consortium: str, role: str, name: str) -> Path:
         raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
     key_path, request_path = folder / "tls.key", folder / "tls.csr"
     if key_path.exists():
-        key = pem.read_private_key(read_secret(key_path), str(key_path))
+        key = pem.read_private_key(read_private(key_path), str(key_path))
     else:
         key = ec.generate_private_key(ec.SECP256R1())
         write_atomic(key_path, pem.private_pem(key), 0o600)

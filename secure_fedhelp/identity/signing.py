@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from secure_fedhelp.errors import BadSignature, IdentityError
-from secure_fedhelp.identity.secret_files import read_secret
+from secure_fedhelp.identity.private_files import read_private
 from secure_fedhelp.study.files import write_atomic
 
 _PRIME: Final = 2**255 - 19
@@ -50,7 +50,7 @@ class SigningKey:
         Raises UnsafePermissions if others can read the file, InvalidConfiguration if it is missing, IdentityError if
         it does not hold an Ed25519 key.
         """
-        pem = read_secret(path, "Make it with 'secure-fedhelp hospital init' (or 'coordinator init').")
+        pem = read_private(path, "Make it with 'secure-fedhelp hospital init' (or 'coordinator init').")
         try:
             private = serialization.load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:

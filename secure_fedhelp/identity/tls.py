@@ -14,7 +14,9 @@ from pathlib import Path
 from secure_fedhelp.errors import IdentityError
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.certificates import Identity, check_certificate
-from secure_fedhelp.identity.secret_files import read_public, read_secret
+from secure_fedhelp.identity.private_files import read_public, read_private
+
+__all__ = ["Credentials", "load_credentials", "load_pair", "read_private"]
 
 _HINTS = {
     "tls.key": "Make it with 'secure-fedhelp hospital init' (or 'coordinator init').",
@@ -31,6 +33,8 @@ class Credentials:
     key_pem: bytes = field(repr=False)
     certificate_pem: bytes
     identity: Identity
+    #: The folder's revocation list, or None: :func:`secure_fedhelp.identity.cards.check_card` wants it for others too.
+    revocations: bytes | None = field(repr=False)
 
 
 def load_credentials(folder: Path, now: float) -> Credentials:
@@ -44,12 +48,12 @@ def load_credentials(folder: Path, now: float) -> Credentials:
     ca_pem = read_public(folder / "ca.crt", _HINTS["ca.crt"])
     revocations = read_public(folder / "revoked.crl") if (folder / "revoked.crl").exists() else None
     identity = check_certificate(certificate_pem, ca_pem, now, revocations)
-    return Credentials(ca_pem, key_pem, certificate_pem, identity)
+    return Credentials(ca_pem, key_pem, certificate_pem, identity, revocations)
 
 
 def load_pair(folder: Path) -> tuple[bytes, bytes]:
     """``tls.key`` and ``tls.crt`` as PEM, if they belong together. Errors as in :func:`load_credentials`."""
-    key_pem = read_secret(folder / "tls.key", _HINTS["tls.key"])
+    key_pem = read_private(folder / "tls.key", _HINTS["tls.key"])
     certificate_pem = read_public(folder / "tls.crt", _HINTS["tls.crt"])
     key = pem.read_private_key(key_pem, str(folder / "tls.key"))
     certificate = pem.read_certificate(certificate_pem, str(folder / "tls.crt"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from secure_fedhelp.errors import InvalidConfiguration, StorageError, UnsafePermissions
 
 
-def read_secret(path: Path, hint: str | None = None) -> bytes:
+def read_private(path: Path, hint: str | None = None) -> bytes:
     """The content of a file that only its owner may touch.
 
     The mode is read from the *open* file, so that the file checked and the file read cannot be two. Raises
