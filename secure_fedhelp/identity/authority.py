@@ -20,7 +20,7 @@ from secure_fedhelp.errors import DuplicateHospital, IdentityError, InvalidConfi
 from secure_fedhelp.identity import issuing, pem
 from secure_fedhelp.identity.certificates import authority_uri, consortium_of, require_valid, spiffe_uri
 from secure_fedhelp.identity.issued import IssuedCertificate, IssuedLine, RevokedLine, append_lines, read_issued
-from secure_fedhelp.identity.private_files import read_public, read_private
+from secure_fedhelp.identity.private_files import read_private, read_public
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 

@@ -26,8 +26,8 @@ from secure_fedhelp.errors import (
     WrongAuthority,
 )
 from secure_fedhelp.identity import pem
-from secure_fedhelp.identity.revocation import read_revocations
 from secure_fedhelp.identity.private_files import read_private
+from secure_fedhelp.identity.revocation import read_revocations
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import Name
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from secure_fedhelp.errors import IdentityError
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.certificates import Identity, check_certificate
-from secure_fedhelp.identity.private_files import read_public, read_private
+from secure_fedhelp.identity.private_files import read_private, read_public
 
 __all__ = ["Credentials", "load_credentials", "load_pair", "read_private"]
 
