@@ -14,16 +14,14 @@ from secure_fedhelp.errors import (
     BudgetExhausted,
     KeyCeremonyFailed,
     PlanChanged,
-    StudyEnded,
     TranscriptInvalid,
-    UnderQuorum,
     WrongRound,
 )
 from secure_fedhelp.hospital.contribution import SignedUpload, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.ports import Coordinator, Method
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
 from secure_fedhelp.identity.cards import MemberCard, check_card
-from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.signing import SigningKey, verify
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, ReleaseGate
 from secure_fedhelp.secagg.ckks import Cipher
@@ -34,7 +32,7 @@ from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.study.transcript import TranscriptEntry, verify_transcript
-from secure_fedhelp.wire.messages import StudyState
+from secure_fedhelp.wire.messages import FINAL_REASON, Phase, StudyState, decline_statement, key_statement
 
 #: Told of each step: (what, details). For the log and the status file.
 Progress = Callable[[str, dict[str, object]], None]
@@ -75,28 +73,29 @@ class Agent:
         known = 0
         while True:
             state = self.coordinator.watch(known, _POLL_SECONDS)
-            if self.hospital in state.absent and state.phase in ("keying", "collecting"):
+            if self.hospital in state.absent and state.phase in (Phase.KEYING, Phase.COLLECTING):
                 self.coordinator.join(self.card)  # we were slow, not gone
             self._step(state)
-            if state.phase == "finished":
+            if state.phase is Phase.FINISHED:
                 break
-            if state.phase == "ended":
+            ended = state.ended_error()
+            if ended is not None:
                 self.coordinator.goodbye()
-                raise UnderQuorum(state.reason) if "UnderQuorum" in state.reason else StudyEnded(state.reason)
+                raise ended
             known = state.version
         self.coordinator.goodbye()
         self.progress("finished", {"rounds": self._rounds})
 
     def _step(self, state: StudyState) -> None:
-        if state.phase == "gathering":
+        if state.phase is Phase.GATHERING:
             return
         self._learn_roster()
-        if state.phase in ("collecting", "finished", "ended"):
+        if self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING):
+            self._key_step(state)  # while collecting: we came back after the ceremony
+        if state.phase in (Phase.COLLECTING, Phase.FINISHED, Phase.ENDED):
             self._catch_up(state)
         self._declined = self._declined or self.hospital in state.declined
-        if state.phase == "keying":
-            self._key_step(state)
-        elif state.phase == "collecting" and not self._declined:
+        if state.phase is Phase.COLLECTING and not self._declined:
             self._contribute(state)
 
     def _resume(self) -> None:
@@ -133,40 +132,45 @@ class Agent:
 
     def _key_step(self, state: StudyState) -> None:
         epoch = state.key_epoch
-        if state.maker == self.hospital:
-            self._make_key(epoch)
-        elif self.vault.study_key(epoch) is None:
-            self._receive_key(epoch, state.maker)
-        key = self._study_key(epoch)
+        key = self._make_key(epoch) if state.maker == self.hospital else self._receive_key(epoch)
         if key is None:
-            return
+            return  # the maker has not posted it yet; the state will change when it has
         fingerprint = key.fingerprint(self.plan.hash, epoch)
-        statement = canonical_bytes({"study": self.plan.hash, "epoch": epoch, "fingerprint": fingerprint})
-        self.coordinator.confirm_key(epoch, fingerprint, self.signing.sign("key-confirmation", statement))
+        signature = self.signing.sign("key-confirmation", key_statement(self.plan.hash, epoch, fingerprint))
+        self.coordinator.confirm_key(epoch, fingerprint, signature)
         self.progress("key confirmed", {"epoch": epoch})
 
-    def _make_key(self, epoch: int) -> None:
-        data = self.vault.study_key(epoch)
-        if data is None:
-            data = StudyKey.generate(profile(self.plan.aggregation.profile)).to_bytes()
-            self.vault.remember_study_key(epoch, data)
-        key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
+    def _make_key(self, epoch: int) -> StudyKey:
+        key = self._study_key(epoch)
+        if key is None:
+            key = StudyKey.generate(profile(self.plan.aggregation.profile))
+            self.vault.remember_study_key(epoch, key.to_bytes())
+        data = key.to_bytes()
         sealed = {
             name: seal(card.sealing_key, data, self._key_context(epoch, self.hospital, name))
             for name, card in self._cards.items()
             if name != self.hospital
         }
         self.coordinator.post_key(epoch, sealed, key.fingerprint(self.plan.hash, epoch))
+        return key
 
-    def _receive_key(self, epoch: int, maker: str) -> None:
+    def _receive_key(self, epoch: int) -> StudyKey | None:
         answer = self.coordinator.get_key(epoch)
-        if not answer.sealed:
-            return  # the maker has not posted it yet
+        confirmation = answer.confirmations.get(answer.maker)
+        if not answer.sealed or confirmation is None:
+            return None
+        if answer.maker not in self._cards:
+            raise KeyCeremonyFailed(f"{answer.maker or 'nobody'} is no member of this study and cannot make its key")
+        # Sealing needs only public keys, so a sealed key proves nothing of its sender: without the maker's signature
+        # over the fingerprint the coordinator could hand everybody a key of its own and read every upload.
+        statement = key_statement(self.plan.hash, epoch, answer.fingerprint)
+        verify(self._cards[answer.maker].signing_key, "key-confirmation", statement, confirmation)
         data = self.sealing.open(answer.sealed, self._key_context(epoch, answer.maker, self.hospital))
         key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
         if key.fingerprint(self.plan.hash, epoch) != answer.fingerprint:
             raise KeyCeremonyFailed(f"the key sealed by {answer.maker} is not the one it announced")
         self.vault.remember_study_key(epoch, data)
+        return key
 
     def _study_key(self, epoch: int) -> StudyKey | None:
         data = self.vault.study_key(epoch)
@@ -178,7 +182,8 @@ class Agent:
         )
 
     def _cipher(self, epoch: int) -> Cipher:
-        key = self._study_key(epoch)
+        # A hospital that was away during a ceremony finds its sealed key still waiting.
+        key = self._study_key(epoch) or self._receive_key(epoch)
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
         return Cipher(profile(self.plan.aggregation.profile), key)
@@ -230,10 +235,8 @@ class Agent:
         return self.gate.release(number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v)))
 
     def _decline(self, number: int, error: BudgetExhausted) -> None:
-        reason = "BudgetExhausted"
-        statement = canonical_bytes(
-            {"study": self.plan.hash, "round": number, "hospital": self.hospital, "reason": reason}
-        )
+        reason = FINAL_REASON
+        statement = decline_statement(self.plan.hash, number, self.hospital, reason)
         self.coordinator.decline(number, reason, self.signing.sign("decline", statement))
         self._declined = True
         self.progress("budget exhausted", {"round": number, "message": error.message})
@@ -242,7 +245,7 @@ class Agent:
 
     def _catch_up(self, state: StudyState) -> None:
         """Open and absorb every published round this hospital has not absorbed yet."""
-        published = self.plan.study.rounds if state.phase == "finished" else state.round
+        published = state.round
         if self._rounds >= published:
             return
         entries = self._verified_entries()
