@@ -91,7 +91,9 @@ class Agent:
             return
         self._learn_roster()
         if self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING):
-            self._key_step(state)  # while collecting: we came back after the ceremony
+            # While collecting it means that we came back after the ceremony; without the key there is nothing to do.
+            if not self._key_step(state):
+                return
         if state.phase in (Phase.COLLECTING, Phase.FINISHED, Phase.ENDED):
             self._catch_up(state)
         self._declined = self._declined or self.hospital in state.declined
@@ -130,15 +132,16 @@ class Agent:
 
     # -- the study key ----------------------------------------
 
-    def _key_step(self, state: StudyState) -> None:
+    def _key_step(self, state: StudyState) -> bool:
         epoch = state.key_epoch
         key = self._make_key(epoch) if state.maker == self.hospital else self._receive_key(epoch)
         if key is None:
-            return  # the maker has not posted it yet; the state will change when it has
+            return False  # the maker has not posted it yet; the state will change when it has
         fingerprint = key.fingerprint(self.plan.hash, epoch)
         signature = self.signing.sign("key-confirmation", key_statement(self.plan.hash, epoch, fingerprint))
         self.coordinator.confirm_key(epoch, fingerprint, signature)
         self.progress("key confirmed", {"epoch": epoch})
+        return True
 
     def _make_key(self, epoch: int) -> StudyKey:
         key = self._study_key(epoch)
