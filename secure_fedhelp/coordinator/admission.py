@@ -1,0 +1,124 @@
+"""Whether one upload header may count in the running round. Pure, like rounds.py, of which these are rules 12 to 18."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secure_fedhelp.coordinator.state import State
+from secure_fedhelp.errors import (
+    BudgetExhausted,
+    CiphertextWrongLength,
+    CiphertextWrongParameters,
+    IdentityError,
+    KeyCeremonyFailed,
+    LedgerInvalid,
+    MessageTooLarge,
+    NotOnRoster,
+    PlanChanged,
+    ReplayedUpload,
+    VersionMismatch,
+    WrongRound,
+)
+from secure_fedhelp.identity.signing import verify
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.messages import Phase, UploadHeader, parse_header
+
+HEADER_CONTEXT = "upload-header"
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What an upload of this study must say: the plan, the body's length in bytes, the pinned TenSEAL version."""
+
+    plan: StudyPlan
+    body_bytes: int
+    tenseal: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """A header that may count; ``done`` if its body already does, and nothing is left to send."""
+
+    header: UploadHeader
+    done: bool
+
+
+def admit(constants: Constants, state: State, name: str, header_bytes: bytes, signature: bytes) -> Admission:
+    """Check everything about an upload by ``name`` (the caller's certificate) that can be said before its body.
+
+    Raises the named error of the first rule it breaks; nothing of a refused upload is kept.
+    """
+    header = parse_header(header_bytes)
+    _check_sender(constants, state, name, header)
+    verify(state.member(name).signing_key, HEADER_CONTEXT, header_bytes, signature)
+    if header.study != constants.plan.hash:
+        raise PlanChanged(f"the upload is for study {header.study[:16]}, this is study {constants.plan.hash[:16]}")
+    if _stands(state, name, header):
+        return Admission(header, done=True)
+    _check_round(state, name, header)
+    _check_parameters(constants, name, header)
+    _check_ledger(state, name, header)
+    return Admission(header, done=False)
+
+
+def _check_sender(constants: Constants, state: State, name: str, header: UploadHeader) -> None:
+    if header.hospital not in {h.name for h in constants.plan.hospitals}:
+        raise NotOnRoster(f"the plan does not list {header.hospital}")
+    if header.hospital != name:
+        raise IdentityError(f"the certificate is {name}'s, the upload's header names {header.hospital}")
+    state.member(name)
+
+
+def _stands(state: State, name: str, header: UploadHeader) -> bool:
+    """Whether this very body already counts; ReplayedUpload if another one does."""
+    if header.round == state.round and name in state.uploads:
+        standing = state.uploads[name].header.body_sha256
+    elif header.round == state.round - 1 and name in state.published:
+        standing = state.published[name]
+    else:
+        return False
+    if standing != header.body_sha256:
+        raise ReplayedUpload(f"{name} has already uploaded another body in round {header.round}")
+    return True
+
+
+def _check_round(state: State, name: str, header: UploadHeader) -> None:
+    if state.over:
+        raise state.over_error()
+    if state.phase is not Phase.COLLECTING or (header.round, header.key_epoch) != (state.round, state.key_epoch):
+        raise WrongRound(
+            f"the upload is for round {header.round}, key epoch {header.key_epoch}; the study is {state.phase.value} "
+            f"in round {state.round}, key epoch {state.key_epoch}"
+        )
+    if name in state.out:
+        raise BudgetExhausted(f"{name} has declined for the rest of the study")
+    if name in state.declines:
+        raise ReplayedUpload(f"{name} has declined round {state.round}", "Upload again in the next round.")
+    if name not in state.confirmed:
+        raise KeyCeremonyFailed(
+            f"{name} has not confirmed the key of epoch {state.key_epoch}", "Confirm the key's fingerprint first."
+        )
+
+
+def _check_parameters(constants: Constants, name: str, header: UploadHeader) -> None:
+    profile = constants.plan.aggregation.profile
+    if header.profile != profile:
+        raise CiphertextWrongParameters(f"the upload uses profile {header.profile!r}, the plan says {profile!r}")
+    if header.tenseal != constants.tenseal:
+        raise VersionMismatch(f"{name} uses TenSEAL {header.tenseal}, the study uses {constants.tenseal}")
+    if header.weight != constants.plan.weights[name]:
+        raise CiphertextWrongParameters(
+            f"the upload was weighted by {header.weight!r}, the plan says {constants.plan.weights[name]!r}"
+        )
+    if header.body_bytes != constants.body_bytes:
+        error = MessageTooLarge if header.body_bytes > constants.body_bytes else CiphertextWrongLength
+        raise error(f"a body of {header.body_bytes} bytes, the plan says {constants.body_bytes}")
+
+
+def _check_ledger(state: State, name: str, header: UploadHeader) -> None:
+    """A ledger only grows. Fewer entries than were witnessed, or another head at the same length, is another ledger."""
+    entries, head = state.witnessed.get(name, (0, header.ledger_head))
+    if header.ledger_entries < entries:
+        raise LedgerInvalid(f"the ledger of {name} has {header.ledger_entries} entries, {entries} were witnessed")
+    if header.ledger_entries == entries and header.ledger_head != head:
+        raise LedgerInvalid(f"the ledger of {name} has another head at {entries} entries than was witnessed")

@@ -1,0 +1,1 @@
+"""Made by ``python -m secure_fedhelp.wire.generate``; do not edit."""

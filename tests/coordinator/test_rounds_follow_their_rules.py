@@ -1,0 +1,573 @@
+"""Each rule in the docstring of rounds.py, by its number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from members import Hospital
+from plans import example_plan
+
+from secure_fedhelp.coordinator import events
+from secure_fedhelp.coordinator.admission import Constants
+from secure_fedhelp.coordinator.rounds import Rounds
+from secure_fedhelp.coordinator.state import NO_DEADLINE, State, public_state
+from secure_fedhelp.errors import (
+    BadSignature,
+    BudgetExhausted,
+    CiphertextWrongLength,
+    CiphertextWrongParameters,
+    DuplicateHospital,
+    FedHelpError,
+    IdentityError,
+    KeyCeremonyFailed,
+    LedgerInvalid,
+    MessageTooLarge,
+    NotOnRoster,
+    PlanChanged,
+    ProtocolError,
+    ReplayedUpload,
+    StudyAlreadyStarted,
+    StudyEnded,
+    UnderQuorum,
+    VersionMismatch,
+    WrongRound,
+)
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.versions import TENSEAL_VERSION
+from secure_fedhelp.wire.messages import Phase
+
+NAMES = ("alpha", "beta", "gamma", "delta")
+PLAN = example_plan(
+    hospitals=[{"name": n, "tier": "small", "nominal_patients": 40} for n in NAMES],
+    study__rounds=3,
+    aggregation__minimum_cohort=2,
+    aggregation__key_epoch_rounds=2,
+    aggregation__round_deadline_seconds=100,
+    aggregation__gather_deadline_seconds=1000,
+)
+BODY_BYTES = profile("standard").body_bytes(PLAN.total_length)
+RULES = Rounds(Constants(PLAN, BODY_BYTES, TENSEAL_VERSION))
+BODY = b"1" * BODY_BYTES
+
+
+class Study:
+    """A study in the making: applies events at a settable time."""
+
+    def __init__(self, *joining: str) -> None:
+        self.hospitals = {name: Hospital(PLAN, name) for name in NAMES}
+        self.now = 0.0
+        self.state = RULES.start(self.now)
+        for name in joining:
+            self.do(self.hospitals[name].joined())
+
+    def do(self, event: events.Event) -> State:
+        self.state = RULES.apply(self.state, event, self.now)
+        return self.state
+
+    def refuses(self, event: events.Event, error: type[FedHelpError], match: str | None = None) -> None:
+        with pytest.raises(error, match=match) as caught:
+            RULES.apply(self.state, event, self.now)
+        assert type(caught.value) is error
+
+    def is_quiet(self, event: events.Event) -> None:
+        assert RULES.apply(self.state, event, self.now) is self.state
+
+    def late(self) -> State:
+        self.now = self.state.deadline
+        return self.do(events.Ticked())
+
+    def keyed(self, *confirming: str) -> Study:
+        epoch = self.state.key_epoch
+        recipients = tuple(self.state.members.keys() - {self.state.maker})
+        posted = self.hospitals[self.state.maker].posted(epoch)
+        self.do(posted.model_copy(update={"recipients": recipients}))
+        for name in confirming or self.state.active:
+            self.do(self.hospitals[name].confirmed(epoch))
+        return self
+
+    def upload(self, *names: str, **changes: object) -> State:
+        place = {"round": self.state.round, "key_epoch": self.state.key_epoch}
+        for name in names:
+            self.do(self.hospitals[name].uploaded(BODY, **(place | changes)))
+        return self.state
+
+    def publish(self) -> State:
+        return self.do(events.Published(round=self.state.round, line=b"line"))
+
+
+def collecting(*joining: str) -> Study:
+    study = Study(*(joining or NAMES))
+    if study.state.phase is Phase.GATHERING:
+        study.late()
+    return study.keyed()
+
+
+# -- rules 1 to 4: joining ---------------------------------------
+
+
+def test_1_only_hospitals_of_the_plan_join() -> None:
+    Study().refuses(Hospital(PLAN, "mallory").joined(), NotOnRoster)
+
+
+def test_1_nobody_joins_for_the_first_time_after_the_start() -> None:
+    collecting("alpha", "beta").refuses(Hospital(PLAN, "delta").joined(), StudyAlreadyStarted)
+
+
+def test_2_the_same_card_again_changes_nothing() -> None:
+    study = Study("alpha")
+    study.is_quiet(study.hospitals["alpha"].joined())
+
+
+def test_2_a_renewed_card_with_the_same_keys_is_welcome_and_the_first_card_stays() -> None:
+    study = collecting("alpha", "beta", "gamma")
+    study.do(events.Left(name="alpha"))
+    study.do(study.hospitals["alpha"].joined(card=b"renewed"))
+    assert "alpha" in study.state.present
+    assert study.state.members["alpha"].card == b"card of alpha"
+
+
+def test_2_other_keys_under_a_taken_name_are_refused() -> None:
+    study = Study("alpha")
+    study.refuses(Hospital(PLAN, "alpha").joined(), DuplicateHospital, "other keys")
+    alpha = study.hospitals["alpha"]
+    study.refuses(Hospital(PLAN, "alpha", alpha.key, "another").joined(), DuplicateHospital, "other keys")
+
+
+def test_2_one_key_under_two_names_is_refused() -> None:
+    study = Study("alpha")
+    study.refuses(Hospital(PLAN, "beta", study.hospitals["alpha"].key).joined(), DuplicateHospital, "same keys")
+
+
+def test_3_gathering_ends_when_all_are_there() -> None:
+    study = Study("alpha", "beta", "gamma")
+    assert study.state.phase is Phase.GATHERING
+    study.do(study.hospitals["delta"].joined())
+    assert (study.state.phase, study.state.maker) == (Phase.KEYING, "alpha")
+
+
+def test_3_gathering_ends_at_its_deadline_with_enough() -> None:
+    study = Study("gamma", "delta")
+    study.now = study.state.deadline - 1
+    study.is_quiet(events.Ticked())
+    assert study.late().phase is Phase.KEYING
+    assert study.state.maker == "gamma"
+
+
+def test_3_too_few_at_the_deadline_end_the_study_and_are_named() -> None:
+    state = Study("gamma").late()
+    assert state.phase is Phase.ENDED
+    error = public_state(PLAN, state).ended_error()
+    assert isinstance(error, UnderQuorum)
+    assert "missing: alpha, beta, delta" in error.message
+
+
+def test_3_who_left_before_the_start_is_not_counted() -> None:
+    study = Study("gamma", "delta")
+    study.do(events.Left(name="delta"))
+    assert study.late().phase is Phase.ENDED
+
+
+def test_4_goodbye_means_absent_until_the_next_join() -> None:
+    study = collecting()
+    study.do(events.Left(name="delta"))
+    assert public_state(PLAN, study.state).absent == ("delta",)
+    study.is_quiet(events.Left(name="delta"))
+    study.upload("alpha", "beta", "gamma")
+    assert study.state.phase is Phase.SUMMING
+    study.do(study.hospitals["delta"].joined())
+    assert public_state(PLAN, study.state).absent == ()
+
+
+def test_4_an_upload_makes_present_again() -> None:
+    study = collecting()
+    study.do(events.Left(name="delta"))
+    study.upload("delta")
+    assert "delta" in study.state.present
+
+
+def test_4_a_stranger_cannot_say_goodbye() -> None:
+    Study("alpha").refuses(events.Left(name="beta"), NotOnRoster)
+
+
+# -- rules 5 to 8: the study key ---------------------------------------
+
+
+def test_5_the_next_makes_the_key_if_the_first_is_silent() -> None:
+    study = Study(*NAMES)
+    first = study.state.deadline
+    assert study.late().maker == "beta"
+    assert study.state.deadline == first + 100
+    assert public_state(PLAN, study.state).absent == ("alpha",)
+    study.refuses(study.hospitals["alpha"].posted(), WrongRound, "made by beta")
+
+
+def test_5_the_next_makes_the_key_at_once_if_the_first_says_goodbye() -> None:
+    study = Study(*NAMES)
+    assert study.do(events.Left(name="alpha")).maker == "beta"
+    study.do(study.hospitals["alpha"].joined())
+    assert study.state.maker == "beta"
+
+
+def test_5_a_study_whose_makers_all_stay_silent_ends() -> None:
+    study = Study(*NAMES)
+    while study.state.phase is Phase.KEYING:
+        study.late()
+    assert study.state.phase is Phase.ENDED
+
+
+def test_5_if_everybody_left_who_comes_back_makes_the_key() -> None:
+    study = Study(*NAMES)
+    for name in NAMES:
+        study.do(events.Left(name=name))
+    assert study.state.maker == ""
+    assert study.do(study.hospitals["gamma"].joined()).maker == "gamma"
+
+
+@pytest.mark.parametrize("recipients", [("beta", "gamma"), ("alpha", "beta", "gamma"), ("beta", "gamma", "gamma")])
+def test_6_the_key_goes_to_each_other_member_once(recipients: tuple[str, ...]) -> None:
+    study = Study(*NAMES)
+    study.refuses(study.hospitals["alpha"].posted().model_copy(update={"recipients": recipients}), ProtocolError)
+
+
+def test_6_the_key_goes_to_absent_members_too() -> None:
+    study = Study(*NAMES)
+    study.do(events.Left(name="delta"))
+    study.do(study.hospitals["alpha"].posted())
+    assert study.state.fingerprint
+
+
+def test_6_the_first_posting_stands() -> None:
+    study = Study(*NAMES)
+    study.do(study.hospitals["alpha"].posted())
+    study.is_quiet(study.hospitals["alpha"].posted())
+    study.refuses(study.hospitals["alpha"].posted(fingerprint="0" * 64), KeyCeremonyFailed)
+
+
+def test_6_posting_renews_the_deadline_so_that_all_have_time_to_confirm() -> None:
+    study = Study(*NAMES)
+    study.now = study.state.deadline - 1
+    study.do(study.hospitals["alpha"].posted())
+    assert study.state.deadline == study.now + 100
+
+
+def test_6_a_key_for_another_epoch_or_before_the_start_is_refused() -> None:
+    Study("alpha").refuses(Hospital(PLAN, "alpha").posted(), WrongRound)
+    study = Study(*NAMES)
+    study.refuses(study.hospitals["alpha"].posted(epoch=1), WrongRound)
+
+
+@pytest.mark.parametrize("fingerprint", ["", "x" * 200, "line\nfeed", "umläut"])
+def test_6_a_fingerprint_is_short_plain_text(fingerprint: str) -> None:
+    study = Study(*NAMES)
+    study.refuses(study.hospitals["alpha"].posted(fingerprint=fingerprint), ProtocolError)
+
+
+def test_7_a_differing_fingerprint_ends_the_study() -> None:
+    study = Study(*NAMES)
+    study.do(study.hospitals["alpha"].posted())
+    study.do(study.hospitals["beta"].confirmed(fingerprint="0" * 64))
+    assert study.state.phase is Phase.ENDED
+    assert isinstance(public_state(PLAN, study.state).ended_error(), KeyCeremonyFailed)
+    study.refuses(study.hospitals["alpha"].confirmed(), KeyCeremonyFailed)
+
+
+def test_7_a_confirmation_signed_by_another_is_refused() -> None:
+    study = Study(*NAMES)
+    study.do(study.hospitals["alpha"].posted())
+    forged = study.hospitals["alpha"].confirmed().model_copy(update={"name": "beta"})
+    study.refuses(forged, BadSignature)
+    assert study.state.phase is Phase.KEYING
+
+
+def test_7_nothing_to_confirm_before_the_key_is_there() -> None:
+    study = Study(*NAMES)
+    study.refuses(study.hospitals["alpha"].confirmed(), WrongRound)
+
+
+def test_7_confirming_twice_changes_nothing() -> None:
+    study = Study(*NAMES)
+    study.do(study.hospitals["alpha"].posted())
+    study.do(study.hospitals["beta"].confirmed())
+    study.is_quiet(study.hospitals["beta"].confirmed())
+    assert public_state(PLAN, study.state).unconfirmed == ("alpha", "delta", "gamma")
+
+
+def test_8_collecting_starts_when_all_active_confirmed() -> None:
+    study = Study(*NAMES).keyed()
+    assert (study.state.phase, study.state.round, study.state.deadline) == (Phase.COLLECTING, 0, 100)
+
+
+def test_8_who_does_not_confirm_in_time_is_absent() -> None:
+    study = Study(*NAMES).keyed("alpha", "gamma")
+    assert study.late().phase is Phase.COLLECTING
+    assert public_state(PLAN, study.state).absent == ("beta", "delta")
+
+
+def test_8_too_few_confirmations_end_the_study() -> None:
+    study = Study(*NAMES).keyed("alpha")
+    assert study.late().phase is Phase.ENDED
+    assert "missing: beta, delta, gamma" in study.state.reason
+
+
+def test_8_waits_for_the_absent_while_too_few_are_left() -> None:
+    study = Study(*NAMES).keyed("alpha")
+    for name in ("beta", "gamma", "delta"):
+        study.do(events.Left(name=name))
+    assert study.state.phase is Phase.KEYING
+    study.do(study.hospitals["beta"].confirmed())
+    assert study.state.phase is Phase.COLLECTING
+
+
+# -- rules 9 to 11: a round ---------------------------------------
+
+
+def test_9_a_round_closes_when_all_have_acted() -> None:
+    study = collecting()
+    study.upload("alpha", "beta", "gamma")
+    assert study.state.phase is Phase.COLLECTING
+    study.do(study.hospitals["delta"].declined(0, "maintenance"))
+    assert (study.state.phase, study.state.deadline) == (Phase.SUMMING, NO_DEADLINE)
+    assert sorted(study.state.uploads) == ["alpha", "beta", "gamma"]
+
+
+def test_9_a_silent_hospital_costs_one_deadline_not_one_a_round() -> None:
+    study = collecting()
+    study.upload("alpha", "beta", "gamma")
+    assert study.late().phase is Phase.SUMMING
+    study.publish()
+    study.upload("alpha", "beta", "gamma")
+    assert study.state.phase is Phase.SUMMING
+
+
+def test_9_under_quorum_at_the_deadline_names_who_is_missing() -> None:
+    study = collecting()
+    study.upload("beta")
+    state = study.late()
+    assert state.phase is Phase.ENDED
+    assert "1 hospitals, at least 2 are needed; missing: alpha, delta, gamma" in state.reason
+    assert state.uploads.keys() == {"beta"}, "everything is kept"
+
+
+def test_9_under_quorum_waits_for_absent_members_to_come_back() -> None:
+    study = collecting()
+    for name in ("beta", "gamma", "delta"):
+        study.do(events.Left(name=name))
+    study.upload("alpha")
+    assert study.state.phase is Phase.COLLECTING
+    study.upload("gamma")
+    assert study.state.phase is Phase.SUMMING
+
+
+def test_10_a_decline_is_for_its_round_only() -> None:
+    study = collecting()
+    study.do(study.hospitals["delta"].declined(0, "maintenance"))
+    study.is_quiet(study.hospitals["delta"].declined(0, "maintenance"))
+    study.refuses(study.hospitals["delta"].uploaded(BODY), ReplayedUpload, "declined round 0")
+    study.upload("alpha", "beta", "gamma")
+    study.publish()
+    assert "delta" in study.state.awaited
+    assert public_state(PLAN, study.state).declined == ()
+
+
+def test_10_an_exhausted_budget_is_for_good() -> None:
+    study = collecting()
+    study.do(study.hospitals["delta"].declined(0, "maintenance"))
+    study.do(study.hospitals["delta"].declined(0))
+    study.is_quiet(study.hospitals["delta"].declined(0))
+    study.upload("alpha", "beta", "gamma")
+    study.publish()
+    assert public_state(PLAN, study.state).declined == ("delta",)
+    assert "delta" not in study.state.awaited
+    study.refuses(study.hospitals["delta"].uploaded(BODY, round=1), BudgetExhausted)
+    study.upload("alpha", "beta", "gamma")
+    study.publish()
+    assert study.state.phase is Phase.KEYING
+    study.keyed("alpha", "beta", "gamma")
+    assert study.state.phase is Phase.COLLECTING, "nobody waits for the key of a hospital that is out"
+
+
+def test_10_declines_below_the_quorum_end_the_study_before_others_spend() -> None:
+    study = collecting()
+    for name in ("alpha", "beta"):
+        study.do(study.hospitals[name].declined(0))
+    assert study.state.phase is Phase.COLLECTING
+    study.do(study.hospitals["gamma"].declined(0))
+    assert study.state.phase is Phase.ENDED
+    assert "declined: alpha, beta, gamma" in study.state.reason
+
+
+def test_10_a_decline_must_be_signed_for_this_round() -> None:
+    study = collecting()
+    study.refuses(study.hospitals["delta"].declined(1), WrongRound)
+    forged = study.hospitals["delta"].declined(0).model_copy(update={"reason": "maintenance"})
+    study.refuses(forged, BadSignature)
+    study.refuses(study.hospitals["delta"].declined(0, "two\nlines"), ProtocolError)
+
+
+def test_10_a_decline_after_an_upload_comes_too_late() -> None:
+    study = collecting()
+    study.upload("delta")
+    study.refuses(study.hospitals["delta"].declined(0), ReplayedUpload)
+
+
+def test_11_rounds_go_on_with_a_new_key_each_epoch_and_finish() -> None:
+    study = collecting()
+    seen = []
+    while study.state.phase is not Phase.FINISHED:
+        if study.state.phase is Phase.KEYING:
+            study.keyed()
+        seen.append((study.state.round, study.state.key_epoch))
+        study.upload(*NAMES)
+        study.publish()
+    assert seen == [(0, 0), (1, 0), (2, 1)]
+    assert study.state.round == 3
+    study.refuses(study.hospitals["alpha"].declined(2), StudyEnded)
+    study.refuses(study.hospitals["alpha"].posted(1), StudyEnded)
+
+
+def test_11_only_the_closed_round_is_published_once() -> None:
+    study = collecting()
+    study.refuses(events.Published(round=0, line=b""), WrongRound)
+    study.upload(*NAMES)
+    study.refuses(events.Published(round=1, line=b""), WrongRound)
+    study.publish()
+    study.refuses(events.Published(round=0, line=b""), WrongRound)
+
+
+# -- rules 12 to 18: an upload's header ---------------------------------------
+
+
+def other_ledger(study: Study) -> events.Event:
+    study.upload(*NAMES, ledger_entries=5)
+    study.publish()
+    return study.hospitals["alpha"].uploaded(BODY, round=1, ledger_entries=5, ledger_head="b" * 64)
+
+
+def shorter_ledger(study: Study) -> events.Event:
+    study.upload(*NAMES, ledger_entries=5)
+    study.publish()
+    return study.hospitals["alpha"].uploaded(BODY, round=1, ledger_entries=4)
+
+
+def another_body(study: Study) -> events.Event:
+    study.upload("alpha")
+    return study.hospitals["alpha"].uploaded(b"2" * BODY_BYTES)
+
+
+def another_body_after_the_round(study: Study) -> events.Event:
+    study.upload(*NAMES)
+    study.publish()
+    return study.hospitals["alpha"].uploaded(b"2" * BODY_BYTES)
+
+
+def forged(study: Study) -> events.Event:
+    signature = SigningKey.generate().sign("upload-header", study.hospitals["alpha"].header(BODY))
+    return study.hospitals["alpha"].uploaded(BODY).model_copy(update={"signature": signature})
+
+
+def header_of(**changes: object) -> Callable[[Study], events.Event]:
+    return lambda study: study.hospitals["alpha"].uploaded(BODY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("attack", "error"),
+    [
+        (header_of(hospital="mallory"), NotOnRoster),
+        (header_of(hospital="beta"), IdentityError),
+        (forged, BadSignature),
+        (header_of(study="0" * 64), PlanChanged),
+        (header_of(round=1), WrongRound),
+        (header_of(key_epoch=1), WrongRound),
+        (another_body, ReplayedUpload),
+        (another_body_after_the_round, ReplayedUpload),
+        (header_of(profile="compact"), CiphertextWrongParameters),
+        (header_of(weight=0.5), CiphertextWrongParameters),
+        (header_of(tenseal="0.3.16"), VersionMismatch),
+        (header_of(body_bytes=BODY_BYTES - 1), CiphertextWrongLength),
+        (header_of(body_bytes=BODY_BYTES + 1), MessageTooLarge),
+        (shorter_ledger, LedgerInvalid),
+        (other_ledger, LedgerInvalid),
+        (header_of(profile="p" * 5000), MessageTooLarge),
+        (header_of(weight=1), ProtocolError),
+        (header_of(weight="1.0"), ProtocolError),
+        (header_of(round=-1), ProtocolError),
+        (header_of(format=2), ProtocolError),
+        (header_of(extra=1), ProtocolError),
+    ],
+)
+def test_12_to_18_a_wrong_header_is_refused_by_name(
+    attack: Callable[[Study], events.Event], error: type[FedHelpError]
+) -> None:
+    study = collecting()
+    event = attack(study)
+    study.refuses(event, error)
+
+
+def test_12_who_has_not_joined_cannot_upload() -> None:
+    study = collecting("alpha", "beta")
+    study.refuses(study.hospitals["delta"].uploaded(BODY), NotOnRoster)
+
+
+def test_13_an_old_round_is_over() -> None:
+    study = collecting()
+    study.upload("alpha", "beta", "gamma")
+    study.late()
+    study.refuses(study.hospitals["delta"].uploaded(BODY), WrongRound)
+    study.publish()
+    study.refuses(study.hospitals["delta"].uploaded(BODY), WrongRound)
+
+
+def test_13_no_upload_after_the_end() -> None:
+    study = collecting()
+    study.late()
+    study.refuses(study.hospitals["alpha"].uploaded(BODY), UnderQuorum)
+
+
+def test_14_the_same_body_again_is_accepted_quietly_even_after_the_round() -> None:
+    study = collecting()
+    study.upload("alpha")
+    again = study.hospitals["alpha"].uploaded(BODY)
+    study.is_quiet(again)
+    study.upload("beta", "gamma", "delta")
+    study.is_quiet(again)
+    study.publish()
+    study.is_quiet(again)
+
+
+def test_15_no_upload_before_the_key_is_confirmed() -> None:
+    study = Study(*NAMES).keyed("alpha", "beta", "gamma")
+    study.late()
+    study.do(study.hospitals["delta"].joined())
+    study.refuses(study.hospitals["delta"].uploaded(BODY), KeyCeremonyFailed)
+    study.do(study.hospitals["delta"].confirmed())
+    study.upload("delta")
+    assert "delta" in study.state.uploads
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b'{"a":NaN}', b"[" * 3000])
+def test_a_header_that_is_no_header(data: bytes) -> None:
+    study = collecting()
+    study.refuses(events.Uploaded(name="alpha", header=data, signature=b""), ProtocolError)
+
+
+def test_a_header_in_another_spelling() -> None:
+    study = collecting()
+    header = study.hospitals["alpha"].header(BODY).replace(b'"format":1', b'"format": 1')
+    signature = study.hospitals["alpha"].sign_header(header)
+    study.refuses(events.Uploaded(name="alpha", header=header, signature=signature), ProtocolError, "canonical")
+
+
+# -- rule 19: restarts ---------------------------------------
+
+
+def test_19_a_restart_renews_the_running_deadline() -> None:
+    study = Study("alpha")
+    study.now = 900
+    assert study.do(events.Restarted()).deadline == 900 + 1000
+    study = collecting()
+    study.now = 90
+    assert study.do(events.Restarted()).deadline == 90 + 100
+    study.late()
+    study.is_quiet(events.Restarted())
