@@ -102,7 +102,7 @@ def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
     write_atomic(keys / "ca.crt", (run.consortium / "ca.crt").read_bytes())
 
 
-def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str) -> None:
+def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str | None) -> None:
     """Each hospital's records, public set, configuration and policy, in its own folder."""
     for name, (_, records) in data.hospitals.items():
         folder = run.hospital(name)
@@ -114,15 +114,16 @@ def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation
             "records": f"data/{private}",
             "public": "public/public.npz",
             "test": f"data/{test}",
-            "foundation_url": foundation_url,
         }
+        if foundation_url is not None:
+            config["foundation_url"] = foundation_url
         write_atomic(folder.root / "hospital.toml", tomli_w.dumps(config).encode())
         privacy = plan.privacy_of(name)
         policy = {
             "largest_epsilon": privacy.epsilon,
             "largest_delta": privacy.delta,
             "smallest_cohort": plan.aggregation.minimum_cohort,
-            "foundation_endpoints": [foundation_url],
+            "foundation_endpoints": [foundation_url] if foundation_url else [],
             "metrics": "research",
         }
         write_atomic(folder.root / "policy.toml", tomli_w.dumps(policy).encode())

@@ -1,0 +1,180 @@
+"""Kill a party at the worst moment: the study ends right, nothing counts twice, nothing leaves without an entry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from studies import Study, study, wait_until
+
+from secure_fedhelp.audit.verify import verify_run
+from secure_fedhelp.errors import UnderQuorum
+from secure_fedhelp.privacy.ledger import read_ledger
+from secure_fedhelp.research.results import measured_error, read_cohorts
+from secure_fedhelp.secagg.profiles import profile
+
+pytestmark = pytest.mark.end
+
+DYING_HOSPITAL = """
+import os, signal, sys
+from pathlib import Path
+from secure_fedhelp.hospital import taking_part
+from secure_fedhelp.wire.client import CoordinatorClient
+
+class DiesBeforeItUploads(CoordinatorClient):
+    def upload(self, round_number, header, signature, body):
+        if round_number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().upload(round_number, header, signature, body)
+
+taking_part.CoordinatorClient = DiesBeforeItUploads
+taking_part.take_part(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], print)
+"""
+
+
+def assert_the_study_ended_right(running: Study) -> None:
+    """Every round has everybody once, every upload has its entry, no entry is paid twice, and the sums are right."""
+    everybody = set(running.names)
+    assert running.cohorts() == [everybody] * running.plan.study.rounds
+    for name in running.names:
+        rounds = [entry["round"] for entry in running.ledger(name)]
+        assert rounds == list(range(running.plan.study.rounds)), name
+    cohorts = read_cohorts(running.run.coordinator / "transcript.jsonl")
+    bound = profile(running.plan.aggregation.profile).error_bound(len(everybody))
+    assert measured_error(running.run, running.plan, cohorts) <= bound
+    verify_run(running.run.root)
+
+
+def test_coordinator_killed_while_uploads_arrive(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=2) as running:
+        running.start_coordinator()
+        for name in running.names:
+            running.start_thread(name)
+        # The first accepted upload: others of the same round are still on their way or not yet trained.
+        uploaded = running.run.hospital(running.names[0]).state / "round-00000-acknowledged"
+        wait_until(lambda: any((running.run.hospital(n).state / uploaded.name).exists() for n in running.names))
+        running.kill("coordinator")
+        running.start_coordinator()
+        running.join_threads()
+        assert_the_study_ended_right(running)
+
+
+def test_hospital_killed_after_it_spent_and_before_it_uploaded(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3) as running:
+        running.start_coordinator()
+        victim, *others = running.names
+        folder = running.run.hospital(victim).root
+        for name in others:
+            running.start_thread(name)
+        arguments = [sys.executable, "-c", DYING_HOSPITAL, str(folder), str(running.run.plan), running.address]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        paid = running.ledger(victim)
+        assert [entry["round"] for entry in paid] == [0, 1]  # round 1 was paid for and never left
+        running.start_thread(victim)
+        running.join_threads()
+        assert "recovered a paid release round=1" in running.said[victim] or any(
+            "resumed" in line for line in running.said[victim]
+        )
+        assert_the_study_ended_right(running)
+        assert running.ledger(victim)[:2] == paid
+
+
+def test_hospital_that_never_comes_back_costs_one_deadline(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3, aggregation__round_deadline_seconds=15.0) as running:
+        running.start_coordinator()
+        *others, victim = running.names
+        running.start_process(victim)
+        for name in others:
+            running.start_thread(name)
+        wait_until(lambda: (running.run.hospital(victim).state / "study-key-0").exists())
+        running.kill(victim)
+        running.join_threads()
+        assert len(running.entries()) == 3
+        last = running.entries()[-1]
+        assert victim in last["absent"]
+        assert {u["header"]["hospital"] for u in last["cohort"]} == set(others)
+
+
+def test_too_few_hospitals_end_the_study_by_name_and_keep_everything(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=2, aggregation__gather_deadline_seconds=4.0) as running:
+        running.start_coordinator()
+        for name in running.names[:2]:
+            running.start_thread(name)
+        with pytest.raises(UnderQuorum):
+            running.join_threads()
+        assert all(isinstance(error, UnderQuorum) for error in running.errors.values())
+        assert (running.run.coordinator / "signing.key").exists()
+        for name in running.names[:2]:
+            assert running.ledger(name) == []  # nothing was spent for a study that never began
+
+
+def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: Path) -> None:
+    from secure_fedhelp.identity.signing import SigningKey
+    from secure_fedhelp.privacy.ledger import Ledger
+    from secure_fedhelp.privacy.mechanisms import DpSgd
+
+    with study(tmp_path / "run", rounds=2) as running:
+        poor = running.names[1]
+        folder = running.run.hospital(poor)
+        privacy = running.plan.privacy_of(poor)
+        event = DpSgd(
+            sampling_rate=privacy.sampling_rate,
+            noise_multiplier=privacy.noise_multiplier,
+            clipping_norm=privacy.clipping_norm,
+            steps=privacy.steps,
+        )
+        key = SigningKey.load(folder.keys / "signing.key")
+        with Ledger.open(folder.ledger, poor, key, lambda: 1_700_000_000.0) as ledger:
+            for earlier in range(1):
+                ledger.append(
+                    event,
+                    study="0" * 64,
+                    round=earlier,
+                    unit="patient",
+                    delta=privacy.delta,
+                    channels=[],
+                    noise_source="system",
+                )
+        running.start_coordinator()
+        for name in running.names:
+            running.start_thread(name)
+        running.join_threads()
+        cohorts = running.cohorts()
+        assert cohorts[0] == set(running.names)
+        assert cohorts[1] == set(running.names) - {poor}
+        assert [d["hospital"] for d in running.entries()[1]["declined"]] == [poor]
+        assert any("budget exhausted" in line for line in running.said[poor])
+        entries = read_ledger(folder.ledger, key.public_hex)
+        assert len(entries) == 2
+
+
+def test_no_secret_of_the_study_reaches_the_coordinators_folder(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=1) as running:
+        running.start_coordinator()
+        for name in running.names:
+            running.start_thread(name)
+        running.join_threads()
+        key = (running.run.hospital(running.names[0]).state / "study-key-0").read_bytes()
+        plain = np.concatenate(
+            [v.ravel() for v in np.load(running.run.hospital(running.names[0]).state / "round-00000-values").values()]
+        )
+        needles = [key[i : i + 32] for i in range(64, len(key) - 32, 997)] + [plain[:8].astype("<f8").tobytes()]
+        for path in running.run.coordinator.rglob("*"):
+            if path.is_file():
+                data = path.read_bytes()
+                assert not any(needle in data for needle in needles), path
+
+
+def test_no_process_is_left_behind(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=1, aggregation__gather_deadline_seconds=600.0) as running:
+        running.start_coordinator()
+        pid = running.parties.parties["coordinator"].process.pid
+        os.kill(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

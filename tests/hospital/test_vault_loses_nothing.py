@@ -1,0 +1,100 @@
+"""The vault gives back exactly what was put in, to its owner only, and a full disk leaves the old state."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secure_fedhelp.errors import StorageError
+from secure_fedhelp.hospital.vault import Checkpoint, Vault
+from secure_fedhelp.study import files
+
+
+def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    channels = {"model-update": np.arange(3.0), "public-logits": np.array([-1.5])}
+    vault.remember_plan("ab" * 32)
+    vault.remember_card(b"card")
+    vault.remember_study_key(2, b"key")
+    vault.remember_checkpoint(Checkpoint(7, b"method"))
+    vault.remember_values(3, channels)
+    vault.remember_upload(3, b'{"a":1}', b"\x01\x02", b"body")
+    vault.remember_acknowledged(3)
+    vault.remember_sum(3, np.array([0.5, 2.0]))
+    vault.remember_transcript([b"one", b"two"])
+
+    again = Vault(tmp_path / "state")
+    assert again.signed_plan() == "ab" * 32
+    assert again.card() == b"card"
+    assert again.study_key(2) == b"key"
+    assert again.checkpoint() == Checkpoint(7, b"method")
+    values = again.values(3)
+    assert values is not None
+    assert {k: v.tolist() for k, v in values.items()} == {k: v.tolist() for k, v in channels.items()}
+    assert again.upload(3) == (b'{"a":1}', b"\x01\x02", b"body")
+    assert again.acknowledged(3)
+    total = again.sum(3)
+    assert total is not None
+    assert total.tolist() == [0.5, 2.0]
+    assert again.transcript() == [b"one", b"two"]
+
+
+def test_an_empty_vault_knows_nothing(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    assert vault.signed_plan() is None
+    assert vault.card() is None
+    assert vault.study_key(0) is None
+    assert vault.checkpoint() is None
+    assert vault.values(0) is None
+    assert vault.upload(0) is None
+    assert vault.upload_header(0) is None
+    assert vault.sum(0) is None
+    assert vault.transcript() == []
+    assert not vault.acknowledged(0)
+
+
+def test_the_header_outlives_the_body(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    vault.remember_upload(0, b"{}", b"s", b"body")
+    vault.forget_body(0)
+    assert vault.upload(0) is None
+    assert vault.upload_header(0) == b"{}"
+
+
+def test_values_that_were_not_paid_for_can_be_dropped(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    vault.remember_values(0, {"model-update": np.zeros(1)})
+    vault.forget_values(0)
+    assert vault.values(0) is None
+
+
+def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    vault.remember_study_key(0, b"key")
+    vault.remember_values(0, {"model-update": np.zeros(1)})
+    for path in (tmp_path / "state").iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vault = Vault(tmp_path / "state")
+    vault.remember_checkpoint(Checkpoint(1, b"old"))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        vault.remember_checkpoint(Checkpoint(2, b"new"))
+    assert vault.checkpoint() == Checkpoint(1, b"old")
+
+
+def test_an_unreadable_file_is_a_storage_error(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    (tmp_path / "state" / "checkpoint").mkdir()
+    with pytest.raises(StorageError):
+        vault.checkpoint()
