@@ -1,0 +1,40 @@
+"""What is asked of a hospital's records before anything is trained or spent.
+
+The answer is for the hospital alone. It is *not* part of what leaves: a hospital whose records do not fit does not
+join, and whether it joins is decided before the study by people who know roughly how many patients it has.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.errors import InvalidData, OneClassOnly, TooFewPatients
+from secure_fedhelp.study.plan import StudyPlan
+
+#: The true number of patients must be at least this share of the plan's nominal number: noise and learning rate are
+#: set for the nominal batch, and with half of it the signal is halved while the noise stays.
+SMALLEST_SHARE = 0.5
+#: Fewest patients a step may be expected to draw; below one, most steps would send noise only.
+SMALLEST_EXPECTED_BATCH = 1.0
+
+
+def check_records(records: Records, plan: StudyPlan, hospital: str) -> None:
+    """Raise InvalidData (shape, unknown class), OneClassOnly or TooFewPatients, or return."""
+    if records.inputs.shape[1:] != plan.data.input_shape:
+        raise InvalidData(f"inputs of shape {records.inputs.shape[1:]}, the plan says {plan.data.input_shape}")
+    classes = len(plan.data.classes)
+    if len(records) and not (0 <= records.labels.min() and records.labels.max() < classes):
+        raise InvalidData(f"a label is not one of the plan's {classes} classes")
+    if len(np.unique(records.labels)) < 2:
+        found = ", ".join(plan.data.classes[label] for label in np.unique(records.labels)) or "no record"
+        raise OneClassOnly(f"{hospital}: all records are of one class ({found})")
+    entry, privacy = plan.hospital(hospital), plan.privacy_of(hospital)
+    expected = privacy.sampling_rate * entry.nominal_patients
+    if expected < SMALLEST_EXPECTED_BATCH:
+        raise TooFewPatients(f"{hospital}: the plan's rate draws {expected:.2f} of its nominal patients a step")
+    needed = max(2, round(SMALLEST_SHARE * entry.nominal_patients))
+    if records.n_patients < needed:
+        raise TooFewPatients(
+            f"{hospital}: {records.n_patients} patients; the plan's nominal {entry.nominal_patients} needs {needed}"
+        )

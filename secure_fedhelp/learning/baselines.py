@@ -1,0 +1,99 @@
+"""What a hospital could have done without the study: the rivals that a result must be measured against.
+
+Same architectures, same number of private steps, same epsilon, same public set; only the other hospitals are missing.
+Each function trains and judges on ``test``; no model leaves it.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fedhelp.data.records import PublicSet, Records
+from secure_fedhelp.learning.evaluation import Metrics, evaluate
+from secure_fedhelp.learning.methods.fedhelp import record_loss
+from secure_fedhelp.learning.models import Surrogate
+from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.privacy.noise import NoiseSource
+from secure_fedhelp.privacy.training import train_private
+from secure_fedhelp.study.plan import StudyPlan
+
+_PICK, _HOME = 6, 7
+
+
+def local_only(
+    plan: StudyPlan,
+    hospital: str,
+    records: Records,
+    noise: NoiseSource,
+    test: Records,
+    public: PublicSet | None = None,
+    teacher_logits: NDArray[np.floating] | None = None,
+) -> Metrics:
+    """DP-SGD on own records alone with the study's whole budget: as many rounds of as many private steps.
+
+    With ``public`` it is warm-started and takes the same public steps between: the harder rival.
+    """
+    teacher = _float64(teacher_logits)
+    small = plan.model.small
+    model = fresh_model(plan, small) if public is None else warm_model(plan, small, public, teacher)
+    rng = _rng(plan, _PICK, hospital)
+    for number in range(plan.study.rounds):
+        if public is not None:
+            public_steps(model, plan, number, public, teacher, None)
+        train_private(
+            Surrogate(model),
+            record_loss,
+            records,
+            plan.privacy_of(hospital),
+            plan.hospital(hospital).nominal_patients,
+            plan.learning.private_learning_rate,
+            noise,
+            rng,
+        )
+    return evaluate(model, test)
+
+
+def local_non_private(
+    plan: StudyPlan,
+    hospital: str,
+    records: Records,
+    test: Records,
+    public: PublicSet | None = None,
+    teacher_logits: NDArray[np.floating] | None = None,
+) -> Metrics:
+    """The hospital's own alternative: its own records, no noise, nothing shared; a large one uses the large network.
+
+    With ``public`` it starts from the public warm start, as the study's models do.
+    """
+    learning = plan.learning
+    architecture = plan.model.large if plan.hospital(hospital).tier == "large" else plan.model.small
+    if public is None:
+        model = fresh_model(plan, architecture)
+    else:
+        model = warm_model(plan, architecture, public, _float64(teacher_logits))
+    steps = plan.study.rounds * learning.pupil_steps
+    home_steps(model, records, steps, learning.pupil_learning_rate, learning, _rng(plan, _HOME, hospital))
+    return evaluate(model, test)
+
+
+def public_only(
+    plan: StudyPlan, public: PublicSet, teacher_logits: NDArray[np.floating] | None, test: Records
+) -> Metrics:
+    """No private record at all: the warm start, then every round's public steps, with the teacher if there is one."""
+    teacher = _float64(teacher_logits)
+    model = warm_model(plan, plan.model.small, public, teacher)
+    for number in range(plan.study.rounds):
+        public_steps(model, plan, number, public, teacher, None)
+    model.adopt_public_head()
+    return evaluate(model, test)
+
+
+def _float64(logits: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
+    return None if logits is None else np.asarray(logits, dtype=np.float64)
+
+
+def _rng(plan: StudyPlan, purpose: int, hospital: str) -> np.random.Generator:
+    return np.random.default_rng([plan.study.seed, purpose, zlib.crc32(hospital.encode())])

@@ -1,0 +1,129 @@
+"""Steps that cost no privacy: on the public set, and at home on records whose model never leaves.
+
+Nothing here may touch a private record *and* end in an upload: :func:`public_steps` sees public things only, and what
+:func:`home_steps` trains stays in the hospital.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from secure_fedhelp.data.records import Inputs, PublicSet, Records
+from secure_fedhelp.learning.distillation import soft_loss
+from secure_fedhelp.learning.models import TwoHeaded, build
+from secure_fedhelp.study.plan import LearningSection, StudyPlan
+
+Logits = NDArray[np.float64]
+#: (inputs, logits) of a home batch to a further loss, such as the ranking towards the ensemble.
+ExtraLoss = Callable[[Tensor, Tensor], Tensor]
+
+#: Separates the streams of public randomness, so that no two uses of the plan's seed draw the same numbers.
+_WARM, _PUBLIC = 1, 2
+
+
+def fresh_model(plan: StudyPlan, architecture: str) -> TwoHeaded:
+    """The plan's initial weights of an architecture."""
+    return build(architecture, plan.data.input_shape, len(plan.data.classes), plan.study.seed)
+
+
+def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: Logits | None) -> TwoHeaded:
+    """The initial weights after ``warm_steps`` public steps.
+
+    A function of the plan, the public set and the teacher's answers alone, so every hospital makes the same one.
+    """
+    model = fresh_model(plan, architecture)
+    rng = np.random.default_rng([plan.study.seed, _WARM])
+    _public_steps(model, plan.learning, plan.learning.warm_steps, public, teacher, None, rng)
+    model.adopt_public_head()
+    return model
+
+
+def public_steps(
+    model: TwoHeaded,
+    plan: StudyPlan,
+    round_number: int,
+    public: PublicSet,
+    teacher: Logits | None,
+    ensemble: Logits | None,
+) -> None:
+    """One round's public steps, in place; the same everywhere, since their order follows from plan and round."""
+    rng = np.random.default_rng([plan.study.seed, _PUBLIC, round_number])
+    _public_steps(model, plan.learning, plan.learning.public_steps, public, teacher, ensemble, rng)
+
+
+def home_steps(
+    model: nn.Module,
+    records: Records,
+    steps: int,
+    learning_rate: float,
+    learning: LearningSection,
+    rng: np.random.Generator,
+    extra: ExtraLoss | None = None,
+) -> None:
+    """Adam steps on own records without noise, in place. The model must never leave the hospital, nor teach one that does."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay)
+    model.train()
+    for batch in _batches(len(records), learning.home_batch, steps, rng):
+        inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
+        logits = model(inputs)
+        loss = functional.cross_entropy(logits, labels)
+        if extra is not None:
+            loss = loss + extra(inputs, logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for p in model.parameters():
+        p.grad = None
+
+
+def _public_steps(
+    model: TwoHeaded,
+    learning: LearningSection,
+    steps: int,
+    public: PublicSet,
+    teacher: Logits | None,
+    ensemble: Logits | None,
+    rng: np.random.Generator,
+) -> None:
+    """CE(g_pub, y) where labels exist + mu KL(teacher || g_pub) on the auxiliary; KL(ensemble || g_prv) on the surrogate."""
+    if not (public.labels is not None or teacher is not None or ensemble is not None):
+        return
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning.public_learning_rate)
+    model.train()
+    for batch in _batches(len(public), learning.public_batch, steps, rng):
+        private, auxiliary = model.both(torch.from_numpy(public.inputs[batch]))
+        loss = auxiliary.sum() * 0.0
+        if public.labels is not None:
+            loss = loss + functional.cross_entropy(auxiliary, torch.from_numpy(public.labels[batch]))
+        if teacher is not None:
+            loss = loss + learning.teacher_weight * soft_loss(_tensor(teacher[batch]), auxiliary, learning.temperature)
+        if ensemble is not None:
+            loss = loss + learning.ensemble_weight * soft_loss(_tensor(ensemble[batch]), private, learning.temperature)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for p in model.parameters():
+        p.grad = None
+
+
+def _batches(count: int, size: int, steps: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """``steps`` batches of at most ``size`` of ``count`` records, each pass in a fresh order."""
+    size = min(size, count)
+    batches: list[NDArray[np.int64]] = []
+    order = rng.permutation(count)
+    while len(batches) < steps:
+        if len(order) < size:
+            order = rng.permutation(count)
+        batches.append(order[:size])
+        order = order[size:]
+    return batches
+
+
+def _tensor(values: NDArray[np.float64] | Inputs) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))

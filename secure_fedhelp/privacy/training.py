@@ -1,0 +1,164 @@
+"""The one adapter around Opacus: DP-SGD whose every public figure comes from the plan.
+
+Opacus does what it does well: per-record gradients, clipping, the order of a private step. Three things are ours,
+because they carry the guarantee:
+
+* **Patients, not records, are drawn**, each by Poisson sampling at the plan's rate with cryptographic coins, and each
+  drawn patient brings one record; so a patient with many records has no more influence than one with a single record.
+* **The denominator is a constant** of the plan (rate times *nominal* patients). A batch size computed from the private
+  count would tell it (Opacus issues 571 and 819). A step that draws nobody still adds its noise and counts.
+* **Noise comes from our source**, through the method that Opacus' own optimiser variants override.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.validators import ModuleValidator
+from torch import Tensor, nn
+
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
+from secure_fedhelp.privacy.mechanisms import DpSgd
+from secure_fedhelp.privacy.noise import NoiseSource
+from secure_fedhelp.study.plan import PrivacySection
+
+#: (logits [b, ...], labels [b]) to one loss a record, [b]. Summing is done here, so that no loss can average over a
+#: private number of records.
+RecordLoss = Callable[[Tensor, Tensor], Tensor]
+
+#: Records whose gradients are held at once; a larger batch is clipped part by part, with one noise at the end.
+PHYSICAL_BATCH = 256
+
+
+def train_private(
+    model: nn.Module,
+    loss_fn: RecordLoss,
+    records: Records,
+    privacy: PrivacySection,
+    nominal_patients: int,
+    learning_rate: float,
+    noise: NoiseSource,
+    rng: np.random.Generator,
+) -> DpSgd:
+    """``privacy.steps`` steps of DP-SGD on ``model``, in place; returns the event that was executed.
+
+    ``rng`` only chooses which record stands for a drawn patient: any choice is covered, since a patient's gradient is
+    clipped whichever record it comes from. Raises UnsupportedModel, or InvalidContribution if training diverged.
+    """
+    check_model(model, records.inputs.shape[1:])
+    expected_batch = privacy.sampling_rate * nominal_patients
+    wrapped = GradSampleModule(model, loss_reduction="sum")
+    optimizer = NoisyOptimizer(
+        torch.optim.SGD(model.parameters(), lr=learning_rate),
+        noise=noise,
+        noise_multiplier=privacy.noise_multiplier,
+        max_grad_norm=privacy.clipping_norm,
+        expected_batch_size=expected_batch,  # type: ignore[arg-type]  # Opacus only divides by it
+    )
+    model.train()
+    steps = 0
+    try:
+        with _quiet():
+            for _ in range(privacy.steps):
+                chosen = draw_records(records, privacy.sampling_rate, noise, rng)
+                _step(wrapped, optimizer, loss_fn, records, chosen)
+                steps += 1
+    finally:
+        wrapped.to_standard_module()
+        _forget_gradients(model)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise InvalidContribution("private training diverged: a parameter is NaN or infinite")
+    return DpSgd(
+        sampling_rate=privacy.sampling_rate,
+        noise_multiplier=privacy.noise_multiplier,
+        clipping_norm=privacy.clipping_norm,
+        steps=steps,
+    )
+
+
+def draw_records(
+    records: Records, sampling_rate: float, noise: NoiseSource, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Indices of one record of each patient drawn by Poisson sampling; often few, sometimes none."""
+    drawn = np.flatnonzero(noise.poisson_mask(records.n_patients, sampling_rate))
+    picks = [rng.choice(records.by_patient[patient]) for patient in drawn]
+    return np.asarray(picks, dtype=np.int64)
+
+
+class NoisyOptimizer(DPOptimizer):
+    """Opacus' optimiser with noise from a :class:`~secure_fedhelp.privacy.noise.NoiseSource`, not torch's generator."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, **settings: object) -> None:
+        super().__init__(optimizer, **settings)  # type: ignore[arg-type]  # passed through by name
+        self._noise = noise
+
+    def add_noise(self) -> None:
+        """``p.grad`` = clipped sum + N(0, (noise multiplier * clipping norm)^2), added in float64 and then rounded."""
+        deviation = self.noise_multiplier * self.max_grad_norm
+        for p in self.params:
+            drawn = torch.from_numpy(np.asarray(self._noise.normal(tuple(p.shape), deviation), dtype=np.float64))
+            p.grad = (p.summed_grad.double() + drawn).to(p.dtype).view_as(p)
+
+
+def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    """Raise UnsupportedModel, naming the layer, if the model's records would not stay apart in training."""
+    errors = ModuleValidator.validate(model, strict=False)
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise UnsupportedModel(f"layer {name!r} ({type(layer).__name__}) mixes the records of a batch")
+        if getattr(layer, "inplace", False):
+            raise UnsupportedModel(f"layer {name!r} ({type(layer).__name__}) works in place")
+    if errors:
+        raise UnsupportedModel("; ".join(str(error) for error in errors))
+    if any(not p.requires_grad for p in model.parameters()):
+        raise UnsupportedModel("a parameter is frozen: train the part that is not as a module of its own")
+    del input_shape
+
+
+def _step(
+    wrapped: GradSampleModule,
+    optimizer: NoisyOptimizer,
+    loss_fn: RecordLoss,
+    records: Records,
+    chosen: NDArray[np.int64],
+) -> None:
+    """One private step on these records; with none of them, one step of pure noise."""
+    optimizer.zero_grad()
+    parts = np.split(chosen, range(PHYSICAL_BATCH, len(chosen), PHYSICAL_BATCH))
+    for part in parts:
+        optimizer.signal_skip_step(part is not parts[-1])
+        if len(part):
+            losses = loss_fn(wrapped(torch.from_numpy(records.inputs[part])), torch.from_numpy(records.labels[part]))
+            if losses.shape != (len(part),):
+                raise ValueError(f"the loss gave shape {tuple(losses.shape)}, one value a record is needed")
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        else:
+            for p in optimizer.params:
+                p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _forget_gradients(model: nn.Module) -> None:
+    """Drop per-record gradients: they are raw private values, and nothing after training needs them."""
+    for p in model.parameters():
+        p.grad = None
+        for name in ("grad_sample", "summed_grad"):
+            if hasattr(p, name):
+                delattr(p, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Opacus' hooks make torch warn that inputs need no gradient, which is right: inputs are data."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield

@@ -1,0 +1,281 @@
+"""The four studies on open data: who the hospitals are, what is public, what is kept for testing.
+
+Every dataset is cut by *patient* into a test part, a public set, a reference part (it trains the teacher, and belongs
+to no hospital) and the private pool. Heart disease has its four natural hospitals; elsewhere the pool is dealt to six
+hospitals, 60/20/8/6/4/2 per cent, the first three large. MedMNIST names no patients, so there each image counts as one.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fedhelp.data.images import normalise
+from secure_fedhelp.data.records import Indices, PublicSet, Records
+from secure_fedhelp.data.tables import MISSING, encode_rows
+from secure_fedhelp.errors import InvalidData, UnknownDataset
+from secure_fedhelp.study.plan import Column, Tier
+
+DATASETS = ("breast-cancer", "heart", "pneumonia", "breast")
+
+SHARES: dict[str, tuple[Tier, float]] = {
+    "large-1": ("large", 0.60),
+    "large-2": ("large", 0.20),
+    "large-3": ("large", 0.08),
+    "small-1": ("small", 0.06),
+    "small-2": ("small", 0.04),
+    "small-3": ("small", 0.02),
+}
+
+HEART_SITES: dict[str, tuple[Tier, str]] = {
+    "cleveland": ("large", "processed.cleveland.data"),
+    "hungarian": ("large", "processed.hungarian.data"),
+    "long-beach": ("small", "processed.va.data"),
+    "switzerland": ("small", "processed.switzerland.data"),
+}
+
+#: Name, and the categories as the UCI files code them (none: a number), in the files' order; the target follows.
+HEART_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("age", ()),
+    ("sex", ("0", "1")),
+    ("chest_pain", ("1", "2", "3", "4")),
+    ("resting_pressure", ()),
+    ("cholesterol", ()),
+    ("fasting_sugar", ("0", "1")),
+    ("resting_ecg", ("0", "1", "2")),
+    ("largest_heart_rate", ()),
+    ("exercise_angina", ("0", "1")),
+    ("st_depression", ()),
+    ("st_slope", ("1", "2", "3")),
+    ("vessels", ()),
+    ("thal", ("3", "6", "7")),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class StudyData:
+    """One dataset, dealt out. ``hospitals`` maps a name to its tier and records; no patient is in two parts."""
+
+    hospitals: dict[str, tuple[Tier, Records]]
+    public: PublicSet
+    #: Trains the demo's foundation model; belongs to no hospital.
+    reference: Records
+    test: Records
+    #: Keyword arguments of :class:`secure_fedhelp.study.plan.DataSection`.
+    data_section_fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Public and reference records to set aside, and test records where no official test part exists."""
+
+    public: int
+    reference: int
+    test: int = 0
+
+
+#: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
+PARTS = {
+    "breast-cancer": Parts(public=30, reference=60, test=140),
+    "heart": Parts(public=40, reference=90, test=230),
+    "pneumonia": Parts(public=150, reference=400),
+    "breast": Parts(public=60, reference=80),
+}
+
+
+def prepare(dataset: str, data_dir: Path | None, seed: int) -> StudyData:
+    """Load ``dataset`` and deal it out by ``seed``.
+
+    Only breast-cancer ships with the project (scikit-learn's table); the others are read from ``data_dir``. Raises
+    UnknownDataset, or InvalidData if the files are missing or malformed.
+    """
+    makers: dict[str, Callable[[Path | None, np.random.Generator], StudyData]] = {
+        "breast-cancer": _breast_cancer,
+        "heart": _heart,
+        "pneumonia": lambda folder, rng: _medmnist("pneumonia", "pneumoniamnist.npz", folder, rng),
+        "breast": lambda folder, rng: _medmnist("breast", "breastmnist.npz", folder, rng),
+    }
+    if dataset not in makers:
+        raise UnknownDataset(f"no dataset is called {dataset!r}")
+    return makers[dataset](data_dir, np.random.default_rng([seed, DATASETS.index(dataset)]))
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _breast_cancer(_: Path | None, rng: np.random.Generator) -> StudyData:
+    from sklearn.datasets import load_breast_cancer
+
+    table = load_breast_cancer()
+    raw = np.asarray(table.data, dtype=np.float64)
+    labels = np.asarray(table.target == 0, dtype=np.int64)  # scikit-learn calls malignant 0
+    parts = PARTS["breast-cancer"]
+    test, public, reference, pool = _deal(labels, (parts.test, parts.public, parts.reference), rng)
+    columns = tuple(
+        Column(
+            name=str(name).replace(" ", "_"), kind="numeric", center=_round(values.mean()), scale=_round(values.std())
+        )
+        for name, values in zip(table.feature_names, raw[public].T, strict=True)
+    )
+    inputs = encode_rows([[repr(float(value)) for value in row] for row in raw], columns)
+    everything = Records(inputs, labels, _patients(len(labels)))
+    sites = _deal_shares(labels, pool, rng)
+    fields = _fields("breast-cancer", "table", ("benign", "malignant"), inputs.shape[1:], columns)
+    return _study(everything, sites, public, reference, test, fields)
+
+
+def _heart(folder: Path | None, rng: np.random.Generator) -> StudyData:
+    rows: list[list[str]] = []
+    labels: list[int] = []
+    members: dict[str, list[int]] = {name: [] for name in HEART_SITES}
+    for name, (_, file) in HEART_SITES.items():
+        for row in _heart_rows(_find(folder, file, "heart")):
+            members[name].append(len(rows))
+            rows.append(row[:-1])
+            labels.append(int(float(row[-1]) > 0))
+    targets = np.asarray(labels, dtype=np.int64)
+    strata = targets + 2 * np.concatenate([np.full(len(m), i) for i, m in enumerate(members.values())])
+    parts = PARTS["heart"]
+    test, public, reference, pool = _deal(strata, (parts.test, parts.public, parts.reference), rng)
+    columns = tuple(
+        _heart_column(name, cats, [rows[i][n] for i in public]) for n, (name, cats) in enumerate(HEART_COLUMNS)
+    )
+    inputs = encode_rows(rows, columns)
+    everything = Records(inputs, targets, _patients(len(targets)))
+    private = set(pool.tolist())
+    sites = {
+        name: (tier, np.asarray([i for i in members[name] if i in private], dtype=np.int64))
+        for name, (tier, _) in HEART_SITES.items()
+    }
+    return _study(
+        everything,
+        sites,
+        public,
+        reference,
+        test,
+        _fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns),
+    )
+
+
+def _heart_rows(path: Path) -> list[list[str]]:
+    """Rows of one UCI file; a cholesterol or pressure of 0 is how some sites wrote 'not measured'."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(HEART_COLUMNS) + 1:
+            raise InvalidData(f"{path.name}, line {number}: {len(row)} values, not {len(HEART_COLUMNS) + 1}")
+        for place in (3, 4):
+            if row[place] not in MISSING and float(row[place]) == 0:
+                row[place] = ""
+    return rows
+
+
+def _heart_column(name: str, categories: tuple[str, ...], public_values: Sequence[str]) -> Column:
+    if categories:
+        return Column(name=name, kind="categorical", categories=categories)
+    known = np.asarray([float(value) for value in public_values if value not in MISSING])
+    return Column(name=name, kind="numeric", center=_round(known.mean()), scale=_round(known.std()) or 1.0)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def _medmnist(dataset: str, file: str, folder: Path | None, rng: np.random.Generator) -> StudyData:
+    path = _find(folder, file, dataset)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            images = [normalise(stored[f"{part}_images"]) for part in ("train", "val", "test")]
+            labels = [stored[f"{part}_labels"].reshape(-1).astype(np.int64) for part in ("train", "val", "test")]
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidData(f"{path}: not the official MedMNIST file ({error})") from error
+    everything = Records(np.concatenate(images), np.concatenate(labels), _patients(sum(map(len, images))))
+    open_part = len(images[0]) + len(images[1])
+    test = np.arange(open_part, len(everything))  # the official test part, as in published figures
+    parts = PARTS[dataset]
+    public, reference, pool = _deal(everything.labels[:open_part], (parts.public, parts.reference), rng)
+    sites = _deal_shares(everything.labels, pool, rng)
+    names = ("normal", "pneumonia") if dataset == "pneumonia" else ("malignant", "benign")
+    fields = _fields(dataset, "image", names, everything.inputs.shape[1:], ())
+    return _study(everything, sites, public, reference, test, fields)
+
+
+# --- dealing --------------------------------------------------------------------------------------------------------
+
+
+def _deal(strata: NDArray[np.int64], counts: Sequence[int], rng: np.random.Generator) -> list[Indices]:
+    """Disjoint index sets of about these sizes, then the rest, each with every stratum in proportion."""
+    total = len(strata)
+    parts: list[list[Indices]] = [[] for _ in range(len(counts) + 1)]
+    edges = np.concatenate([[0], np.cumsum(counts)]) / total
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        cuts = np.round(edges * len(members)).astype(int)
+        for number in range(len(counts)):
+            parts[number].append(members[cuts[number] : cuts[number + 1]])
+        parts[-1].append(members[cuts[-1] :])
+    return [rng.permutation(np.concatenate(part)) for part in parts]
+
+
+def _deal_shares(labels: NDArray[np.int64], pool: Indices, rng: np.random.Generator) -> dict[str, tuple[Tier, Indices]]:
+    """The pool by :data:`SHARES`, the classes in proportion, so that even the smallest hospital has two of them."""
+    shares = [share for _, share in SHARES.values()]
+    dealt = _deal(labels[pool], [round(share * len(pool)) for share in shares[1:]], rng)
+    largest, others = dealt[-1], dealt[:-1]
+    return {
+        name: (tier, pool[part]) for (name, (tier, _)), part in zip(SHARES.items(), [largest, *others], strict=True)
+    }
+
+
+def _study(
+    everything: Records,
+    sites: dict[str, tuple[Tier, Indices]],
+    public: Indices,
+    reference: Indices,
+    test: Indices,
+    fields: dict[str, Any],
+) -> StudyData:
+    open_set = PublicSet.of(everything.inputs[public], everything.labels[public])
+    return StudyData(
+        hospitals={name: (tier, everything.take(indices)) for name, (tier, indices) in sites.items()},
+        public=open_set,
+        reference=everything.take(reference),
+        test=everything.take(test),
+        data_section_fields={
+            **fields,
+            "public_sha256": open_set.sha256,
+            "public_records": len(open_set),
+            "public_labelled": True,
+        },
+    )
+
+
+def _fields(
+    dataset: str, kind: str, classes: tuple[str, ...], shape: tuple[int, ...], columns: tuple[Column, ...]
+) -> dict[str, Any]:
+    return {"dataset": dataset, "kind": kind, "classes": classes, "input_shape": shape, "columns": columns}
+
+
+def _find(folder: Path | None, file: str, dataset: str) -> Path:
+    """The file in ``folder`` or one level below it; InvalidData with a hint if it is nowhere."""
+    hint = f"Download {file} (see the README, 'Data') and pass its folder with --data-dir."
+    if folder is None:
+        raise InvalidData(f"{dataset} does not ship with the project", hint)
+    found = [path for path in (folder / file, *sorted(folder.glob(f"*/{file}"))) if path.is_file()]
+    if not found:
+        raise InvalidData(f"{folder}: no {file} there", hint)
+    return found[0]
+
+
+def _patients(count: int) -> tuple[str, ...]:
+    return tuple(f"p{number:05d}" for number in range(count))
+
+
+def _round(value: float) -> float:
+    """Four significant digits: a public constant somebody can read in the plan."""
+    return float(f"{value:.4g}")

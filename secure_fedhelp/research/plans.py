@@ -1,0 +1,150 @@
+"""The studies' plans: one tuned set of public constants a dataset, and the noise that makes them fit a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from secure_fedhelp.errors import UnknownDataset
+from secure_fedhelp.learning.models import parameter_count
+from secure_fedhelp.privacy.accountant import noise_for_budget
+from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.study.plan import StudyPlan, Tier, parse_plan
+
+
+@dataclass(frozen=True)
+class TierDefaults:
+    """Share of patients a step draws, and private steps a round."""
+
+    sampling_rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class StudyDefaults:
+    """Everything a plan fixes that the data does not. ``learning`` holds a plan's [learning] section."""
+
+    small: str
+    large: str
+    learning: dict[str, Any]
+    tiers: dict[Tier, TierDefaults]
+    clipping_norm: float = 1.0
+    rounds: int = 8
+    epsilon: float = 3.0
+    #: Below one over the patients of the largest hospital, and below every hospital's share of one patient.
+    delta: float = 1e-4
+    update_bound: float = 2.0
+    logit_bound: float = 16.0
+
+
+_IMAGE_LEARNING: dict[str, Any] = {
+    "private_learning_rate": 0.5,
+    "public_learning_rate": 1e-3,
+    "public_steps": 10,
+    "warm_steps": 60,
+    "public_batch": 32,
+    "pupil_steps": 40,
+    "pupil_learning_rate": 1e-3,
+    "personal_steps": 100,
+    "personal_learning_rate": 3e-4,
+}
+_TABLE_LEARNING: dict[str, Any] = {
+    "private_learning_rate": 0.5,
+    "public_learning_rate": 3e-3,
+    "public_steps": 10,
+    "warm_steps": 60,
+    "public_batch": 16,
+    "pupil_steps": 40,
+    "pupil_learning_rate": 1e-3,
+    "personal_steps": 100,
+    "personal_learning_rate": 1e-3,
+}
+
+DEFAULTS: dict[str, StudyDefaults] = {
+    "breast-cancer": StudyDefaults(
+        small="mlp-52",
+        large="mlp-128-64",
+        learning=_TABLE_LEARNING,
+        tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
+    ),
+    "heart": StudyDefaults(
+        small="mlp-60",
+        large="mlp-128-64",
+        learning=_TABLE_LEARNING,
+        tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
+    ),
+    "pneumonia": StudyDefaults(
+        small="cnn-8-16-20",
+        large="cnn-16-32-64",
+        learning=_IMAGE_LEARNING,
+        tiers={"large": TierDefaults(0.05, 5), "small": TierDefaults(0.3, 5)},
+    ),
+    "breast": StudyDefaults(
+        small="cnn-8-16-20",
+        large="cnn-16-32-64",
+        learning=_IMAGE_LEARNING,
+        tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
+    ),
+}
+
+
+def build_plan(dataset: str, study: StudyData, rounds: int | None, epsilon: float | None, seed: int) -> StudyPlan:
+    """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults.
+
+    The noise multiplier of each tier is the smallest with which all private steps of all rounds stay within
+    ``epsilon`` at the plan's delta (PLD accountant).
+    """
+    if dataset not in DEFAULTS:
+        raise UnknownDataset(f"no dataset is called {dataset!r}")
+    defaults = DEFAULTS[dataset]
+    rounds = defaults.rounds if rounds is None else rounds
+    epsilon = defaults.epsilon if epsilon is None else epsilon
+    data = study.data_section_fields
+    shape, classes = data["input_shape"], len(data["classes"])
+    tiers = sorted({tier for tier, _ in study.hospitals.values()})
+    return parse_plan(
+        {
+            "study": {
+                "name": f"{dataset}-demo",
+                "method": "fedhelp",
+                "rounds": rounds,
+                "seed": seed,
+                "mode": "research",
+            },
+            "consortium": "demo-consortium",
+            "data": data,
+            "model": {"small": defaults.small, "large": defaults.large},
+            "learning": defaults.learning,
+            "privacy": {tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon) for tier in tiers},
+            "aggregation": {"profile": "standard", "minimum_cohort": 3, "weights": "precision"},
+            "channels": [
+                {
+                    "name": "model-update",
+                    "length": parameter_count(defaults.small, shape, classes),
+                    "bound": defaults.update_bound,
+                },
+                {"name": "public-logits", "length": len(study.public) * classes, "bound": defaults.logit_bound},
+            ],
+            "hospitals": [
+                {"name": name, "tier": tier, "nominal_patients": nominal(records.n_patients)}
+                for name, (tier, records) in study.hospitals.items()
+            ],
+        },
+        f"plan of {dataset}",
+    )
+
+
+def nominal(patients: int) -> int:
+    """A public round number for a hospital's patients: down to a multiple of five, from ten on."""
+    return patients if patients < 10 else patients // 5 * 5
+
+
+def _privacy(defaults: StudyDefaults, tier: TierDefaults, rounds: int, epsilon: float) -> dict[str, Any]:
+    return {
+        "sampling_rate": tier.sampling_rate,
+        "noise_multiplier": noise_for_budget(epsilon, defaults.delta, tier.sampling_rate, rounds * tier.steps),
+        "clipping_norm": defaults.clipping_norm,
+        "steps": tier.steps,
+        "epsilon": epsilon,
+        "delta": defaults.delta,
+    }
