@@ -61,6 +61,8 @@ class SavedForm:
         if saved[:_HEADER_BYTES] != _header(len(saved) - _HEADER_BYTES, _ZSTD):
             raise VersionMismatch("the SEAL library saves in another form than the pinned version")
         content = zstandard.ZstdDecompressor().decompress(saved[_HEADER_BYTES:], max_output_size=len(self._constants))
+        if len(content) != len(self._constants):
+            raise VersionMismatch(f"the SEAL library saved {len(content)} bytes, not {len(self._constants)}")
         record = np.frombuffer(content, dtype=self._dtype)[0]
         rest = record.copy()
         rest["residues"] = 0
