@@ -90,6 +90,7 @@ def test_memory_file_shrinks_to_what_was_written_last(standard: Profile, form: S
 
 
 def test_memory_files_are_closed_with_their_owners(standard: Profile, keys: dict[str, StudyKey]) -> None:
+    gc.collect()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         Cipher(standard, keys["standard"])
