@@ -22,13 +22,13 @@ from secure_fedhelp.hospital.ports import Coordinator, Method
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
 from secure_fedhelp.identity.cards import MemberCard, check_card
 from secure_fedhelp.identity.signing import SigningKey, verify
+from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, ReleaseGate
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.profiles import profile
-from secure_fedhelp.secagg.sealing import SealingKey, seal
-from secure_fedhelp.study.canonical import canonical_bytes
+from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.study.transcript import TranscriptEntry, verify_transcript
@@ -48,7 +48,7 @@ class Agent:
     policy: SitePolicy
     hospital: str
     card: bytes
-    ca_pem: bytes
+    credentials: Credentials
     signing: SigningKey
     sealing: SealingKey
     vault: Vault
@@ -108,7 +108,6 @@ class Agent:
                 "Put the signed plan file back, or start the new study in another folder.",
             )
         self.vault.remember_plan(self.plan.hash)
-        self.vault.remember_card(self.card)
         checkpoint = self.vault.checkpoint()
         if checkpoint is not None:
             self.method.load(checkpoint.method)
@@ -120,11 +119,12 @@ class Agent:
         if self._cards:
             return
         now = self.clock()
-        coordinator = check_card(self.coordinator.coordinator_card(), self.ca_pem, self.plan, now)
+        ca_pem, revoked = self.credentials.ca_pem, self.credentials.revocations
+        coordinator = check_card(self.coordinator.coordinator_card(), ca_pem, self.plan, now, revoked)
         if coordinator.role != "coordinator":
             raise TranscriptInvalid("the coordinator presented a hospital's card")
         for name, data in self.coordinator.roster().items():
-            card = check_card(data, self.ca_pem, self.plan, now)
+            card = check_card(data, ca_pem, self.plan, now, revoked)
             if card.name != name or card.role != "hospital":
                 raise TranscriptInvalid(f"the card given for {name} is another member's")
             self._cards[name] = card
@@ -150,7 +150,7 @@ class Agent:
             self.vault.remember_study_key(epoch, key.to_bytes())
         data = key.to_bytes()
         sealed = {
-            name: seal(card.sealing_key, data, self._key_context(epoch, self.hospital, name))
+            name: seal(card.sealing_key, data, key_context(self.plan.hash, epoch, self.hospital, name))
             for name, card in self._cards.items()
             if name != self.hospital
         }
@@ -168,7 +168,7 @@ class Agent:
         # over the fingerprint the coordinator could hand everybody a key of its own and read every upload.
         statement = key_statement(self.plan.hash, epoch, answer.fingerprint)
         verify(self._cards[answer.maker].signing_key, "key-confirmation", statement, confirmation)
-        data = self.sealing.open(answer.sealed, self._key_context(epoch, answer.maker, self.hospital))
+        data = self.sealing.open(answer.sealed, key_context(self.plan.hash, epoch, answer.maker, self.hospital))
         key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
         if key.fingerprint(self.plan.hash, epoch) != answer.fingerprint:
             raise KeyCeremonyFailed(f"the key sealed by {answer.maker} is not the one it announced")
@@ -178,11 +178,6 @@ class Agent:
     def _study_key(self, epoch: int) -> StudyKey | None:
         data = self.vault.study_key(epoch)
         return None if data is None else StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
-
-    def _key_context(self, epoch: int, maker: str, recipient: str) -> bytes:
-        return canonical_bytes(
-            {"purpose": "study-key", "study": self.plan.hash, "epoch": epoch, "maker": maker, "recipient": recipient}
-        )
 
     def _cipher(self, epoch: int) -> Cipher:
         # A hospital that was away during a ceremony finds its sealed key still waiting.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from secure_fedhelp.errors import IdentityError, NotOnRoster, PlanChanged
 from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
-from secure_fedhelp.identity.cards import make_card
+from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials, load_credentials, read_private
 from secure_fedhelp.secagg.profiles import profile
@@ -71,10 +71,9 @@ def prepare_membership(root: Path, plan_path: Path, now: float) -> Membership:
     _require_identity(credentials, plan, config)
     signing = SigningKey.load(folder.keys / "signing.key")
     sealing = SealingKey.from_private_bytes(read_private(folder.keys / "sealing.key"))
-    # A card signs with ECDSA, which differs each time; a restarted hospital repeats the card it joined with.
-    card = vault.card() or make_card(
-        plan.hash, "hospital", config.name, signing.public_hex, sealing.public_hex, folder.keys, signing
-    )
+    # A new card each time: the coordinator knows a member again by its keys, and a renewed certificate must show.
+    card = make_card(plan.hash, "hospital", config.name, signing.public_hex, sealing.public_hex, folder.keys, signing)
+    check_card(card, credentials.ca_pem, plan, now, credentials.revocations)
     return Membership(folder, config, policy, plan, credentials, signing, sealing, vault, card)
 
 
@@ -103,7 +102,8 @@ def ask_teacher(
     member: Membership, public: PublicSet, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> NDArray[np.float32] | None:
     """The foundation model's logits on the public set: asked once, then from the cache. None without a server."""
-    from secure_fedhelp.learning.foundation import FoundationClient, TeacherCache
+    from secure_fedhelp.learning.foundation import TeacherCache
+    from secure_fedhelp.learning.inference_client import FoundationClient
 
     config = member.config
     if config.foundation_url is None:

@@ -60,7 +60,7 @@ def take_part(
                 policy=member.policy,
                 hospital=member.config.name,
                 card=member.card,
-                ca_pem=member.credentials.ca_pem,
+                credentials=member.credentials,
                 signing=member.signing,
                 sealing=member.sealing,
                 vault=member.vault,

@@ -54,13 +54,6 @@ class Vault:
     def remember_plan(self, plan_hash: str) -> None:
         self._write("signed-plan", plan_hash.encode())
 
-    def card(self) -> bytes | None:
-        """The member card sent at the first join: a later join repeats it byte for byte."""
-        return self._read("card")
-
-    def remember_card(self, card: bytes) -> None:
-        self._write("card", card)
-
     # -- study keys ----------------------------------------
 
     def study_key(self, epoch: int) -> bytes | None:

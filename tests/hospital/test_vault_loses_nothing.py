@@ -18,7 +18,6 @@ def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
     vault = Vault(tmp_path / "state")
     channels = {"model-update": np.arange(3.0), "public-logits": np.array([-1.5])}
     vault.remember_plan("ab" * 32)
-    vault.remember_card(b"card")
     vault.remember_study_key(2, b"key")
     vault.remember_checkpoint(Checkpoint(7, b"method"))
     vault.remember_values(3, channels)
@@ -29,7 +28,6 @@ def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
 
     again = Vault(tmp_path / "state")
     assert again.signed_plan() == "ab" * 32
-    assert again.card() == b"card"
     assert again.study_key(2) == b"key"
     assert again.checkpoint() == Checkpoint(7, b"method")
     values = again.values(3)
@@ -46,7 +44,6 @@ def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
 def test_an_empty_vault_knows_nothing(tmp_path: Path) -> None:
     vault = Vault(tmp_path / "state")
     assert vault.signed_plan() is None
-    assert vault.card() is None
     assert vault.study_key(0) is None
     assert vault.checkpoint() is None
     assert vault.values(0) is None
