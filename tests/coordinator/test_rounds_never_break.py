@@ -53,6 +53,21 @@ class AnyOrder(RuleBasedStateMachine):
         if self.state is not self.before:
             self.kept.append((events.event_json(event), self.now))
 
+    @rule(steps=st.integers(1, 8))
+    def things_go_well(self, steps: int) -> None:
+        """What a study does if nobody fails; without it, random events alone rarely get past the first key."""
+        for _ in range(steps):
+            place = {"round": self.state.round, "key_epoch": self.state.key_epoch, "ledger_entries": 9}
+            if self.state.phase is Phase.SUMMING:
+                self.publish()
+            elif self.state.phase is Phase.KEYING and not self.state.fingerprint:
+                self.post_key(NAMES[0], True, 0)
+            else:
+                for name in NAMES:
+                    self.join(name)
+                    self.confirm(name, 1)
+                    self.do(HOSPITALS[name].uploaded(BODIES[0], **place))
+
     @rule(name=names)
     def join(self, name: str) -> None:
         self.do(HOSPITALS[name].joined())
@@ -68,24 +83,11 @@ class AnyOrder(RuleBasedStateMachine):
     def confirm(self, name: str, right: int) -> None:
         self.do(HOSPITALS[name].confirmed(self.state.key_epoch, FINGERPRINT if right else "0" * 64))
 
-    @precondition(lambda self: self.state.fingerprint)
-    @rule()
-    def everybody_confirms(self) -> None:
-        for name in NAMES:
-            self.do(HOSPITALS[name].confirmed(self.state.key_epoch))
-
-    @rule(name=names, body=st.sampled_from(BODIES), now=st.booleans(), number=numbers, entries=st.integers(0, 3))
-    def upload(self, name: str, body: bytes, now: bool, number: int, entries: int) -> None:
+    @rule(name=names, body=st.integers(0, 1), now=st.booleans(), number=numbers, entries=st.integers(0, 3))
+    def upload(self, name: str, body: int, now: bool, number: int, entries: int) -> None:
         number = self.state.round if now else number
         place = {"round": number, "key_epoch": self.state.key_epoch, "ledger_entries": number + entries}
-        self.do(HOSPITALS[name].uploaded(body, **place))
-
-    @precondition(lambda self: self.state.phase is Phase.COLLECTING)
-    @rule()
-    def everybody_uploads(self) -> None:
-        place = {"round": self.state.round, "key_epoch": self.state.key_epoch, "ledger_entries": self.state.round + 3}
-        for name in NAMES:
-            self.do(HOSPITALS[name].uploaded(BODIES[0], **place))
+        self.do(HOSPITALS[name].uploaded(BODIES[body], **place))
 
     @rule(name=names, final=st.booleans())
     def decline(self, name: str, final: bool) -> None:
@@ -152,5 +154,5 @@ class AnyOrder(RuleBasedStateMachine):
         assert again == self.state
 
 
-AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase

@@ -1,0 +1,158 @@
+"""The large files of a study: bodies of the running round, complete or partial, and the published sums.
+
+    uploads/ROUND-HOSPITAL-SHA256    a body, appended to as it arrives; whole once the journal says so
+    sums/ROUND.sum                   a published sum; kept, so that a hospital that comes back can catch up
+
+Bodies are erased when their round's sum is published: nothing needs a single hospital's ciphertext after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from secure_fedhelp.errors import BadSignature, ProtocolError, StorageError
+from secure_fedhelp.secagg.packing import SumAccumulator, check_body
+from secure_fedhelp.secagg.profiles import Profile
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.wire.messages import CHUNK_BYTES, UploadHeader
+
+#: Writes bytes to a descriptor and returns how many were written, as os.write does.
+Write = Callable[[int, bytes], int]
+
+
+class Spool:
+    """Bodies and sums under ``folder``. Calls about one hospital come one at a time; others may run beside them.
+
+    Every method raises StorageError if the disk is full or cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, profile: Profile, length: int, write: Write = os.write) -> None:
+        self._uploads, self._sums = folder / "uploads", folder / "sums"
+        self._profile, self._length, self._write = profile, length, write
+        try:
+            for place in (self._uploads, self._sums):
+                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create {folder}: {error.strerror or error}") from error
+
+    # -- bodies -------------------------------------------------------------------------------------------------------
+
+    def offset(self, header: UploadHeader) -> int:
+        """Bytes of this very body that are stored."""
+        try:
+            return self._path(header).stat().st_size
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise _storage_error(self._path(header), error) from error
+
+    def append(self, header: UploadHeader, data: bytes) -> int:
+        """Store the next bytes of a body, synced to the disk; returns the new offset.
+
+        A first piece erases what the hospital sent of any other body in this round, so a hospital holds at most one.
+        """
+        path = self._path(header)
+        try:
+            if not path.exists():
+                self._forget_others(header)
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._write(descriptor, bytes(rest)) :]
+                # Synced piece by piece: after a power cut the offset that a file's size tells is one that was stored.
+                os.fsync(descriptor)
+                return os.fstat(descriptor).st_size
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _storage_error(path, error) from error
+
+    def check(self, header: UploadHeader) -> None:
+        """Refuse and erase a stored body that is not the signed one, or is no canonical body of the plan.
+
+        Raises BadSignature, CiphertextWrongLength or CiphertextNotCanonical.
+        """
+        path = self._path(header)
+        try:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != header.body_sha256:
+                    raise BadSignature("the body is not the one whose hash the header signs")
+                # Mapped, not read: many bodies may be checked at once. Unmapped with the last reference to it; a
+                # refusal's traceback still holds views, which closing here would stumble over.
+                body = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                check_body(self._profile, self._length, memoryview(body))
+        except (BadSignature, ProtocolError):
+            path.unlink(missing_ok=True)
+            raise
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot read {path}: {error}") from error
+
+    def discard(self, header: UploadHeader) -> None:
+        """Erase a body, partial or not."""
+        self._path(header).unlink(missing_ok=True)
+
+    # -- sums ---------------------------------------------------------------------------------------------------------
+
+    def add_up(self, round_number: int, cohort: list[UploadHeader]) -> tuple[str, int]:
+        """Add the cohort's bodies, one in memory at a time, store the sum, and return its SHA-256 and its length.
+
+        Each body is hashed again first: what is summed is what was signed, whatever happened to the disk since.
+        """
+        accumulator = SumAccumulator(self._profile, self._length)
+        for header in sorted(cohort, key=lambda h: h.hospital):
+            path = self._path(header)
+            try:
+                body = path.read_bytes()
+            except OSError as error:
+                raise _storage_error(path, error) from error
+            if hashlib.sha256(body).hexdigest() != header.body_sha256:
+                raise StorageError(f"{path} was changed on the disk", "Restore the folder from a backup.")
+            accumulator.add(header.hospital, body)
+            del body
+        total = accumulator.finish()
+        write_atomic(self._sum_path(round_number), total, 0o600)
+        return hashlib.sha256(total).hexdigest(), len(total)
+
+    def read_sum(self, round_number: int, offset: int) -> bytes:
+        """The next piece of a sum, at most a chunk; empty at its end or if it does not exist."""
+        path = self._sum_path(round_number)
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(CHUNK_BYTES)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise _storage_error(path, error) from error
+
+    def forget_bodies_before(self, round_number: int) -> None:
+        """Erase the bodies of all rounds before this one."""
+        try:
+            for path in self._uploads.iterdir():
+                if int(path.name.partition("-")[0]) < round_number:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _storage_error(self._uploads, error) from error
+
+    def _forget_others(self, header: UploadHeader) -> None:
+        wanted = self._path(header).name
+        for path in self._uploads.iterdir():
+            # All but the hash: a pattern with a star would take st-anna's body for st's.
+            if path.name.rpartition("-")[0] == wanted.rpartition("-")[0]:
+                path.unlink(missing_ok=True)
+
+    def _path(self, header: UploadHeader) -> Path:
+        # Round, name and hash were checked as number, roster name and hexadecimal: no path can be made of them.
+        return self._uploads / f"{header.round:05d}-{header.hospital}-{header.body_sha256}"
+
+    def _sum_path(self, round_number: int) -> Path:
+        return self._sums / f"{round_number:05d}.sum"
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot use {path}: {error.strerror or error}")
