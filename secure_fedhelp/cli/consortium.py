@@ -78,8 +78,8 @@ def sign(
         f"Signed a certificate of {role} {name} for {days} days: {out}",
         "Fingerprint of the member's key:",
         request_fingerprint(csr_pem),
-        f"Next: telephone {name} and compare it with the one that its 'init' printed. Only then send {out}, which goes",
-        "into the member's folder as tls.crt, with ca.crt and revoked.crl beside it.",
+        f"Next: telephone {name} and compare it with the fingerprint of the request that was sent.",
+        f"Only then send {out}. It goes beside the member's tls.key as tls.crt, with ca.crt and revoked.crl.",
         "If it differs, somebody else made the request; withdraw the certificate:",
         f"secure-fedhelp consortium revoke {name} --authority {authority}",
     )
@@ -96,8 +96,8 @@ def revoke(
         f"Revoked {len(revoked)} certificate(s) of {name}."
         if revoked
         else f"{name} has no valid certificate left to revoke; the list was written anew.",
-        f"Next: send {authority / 'revoked.crl'} to every member, into the folder with its tls.crt.",
-        "A running coordinator and running hospitals notice the new file by themselves.",
+        f"Next: send {authority / 'revoked.crl'} to every member, at once.",
+        "It takes the place of the old one beside tls.crt; certs/README.md says which processes need a restart.",
     )
 
 
@@ -109,10 +109,8 @@ def list_certificates(authority: AuthorityFolder) -> None:
     for column in ("Name", "Role", "Valid until", "State", "Serial"):
         table.add_column(column, overflow="fold")
     for certificate in opened.issued():
-        serial = f"{certificate.serial:x}"
-        table.add_row(
-            certificate.name, certificate.role, pem.when(certificate.not_after), _state(certificate, now), serial
-        )
+        until, state = pem.when(certificate.not_after), _state(certificate, now)
+        table.add_row(certificate.name, certificate.role, until, state, f"{certificate.serial:x}"[:8] + "…")
     Console(highlight=False).print(table)
     _say("Fingerprint of ca.crt:", certificate_fingerprint(opened.ca_pem))
 

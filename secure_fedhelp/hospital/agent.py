@@ -90,10 +90,10 @@ class Agent:
         if state.phase is Phase.GATHERING:
             return
         self._learn_roster()
-        if self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING):
-            # While collecting it means that we came back after the ceremony; without the key there is nothing to do.
-            if not self._key_step(state):
-                return
+        # An unconfirmed key while collecting means that we came back after the ceremony.
+        unconfirmed = self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING)
+        if unconfirmed and not self._key_step(state):
+            return  # without the key there is nothing to do yet
         if state.phase in (Phase.COLLECTING, Phase.FINISHED, Phase.ENDED):
             self._catch_up(state)
         self._declined = self._declined or self.hospital in state.declined

@@ -137,7 +137,7 @@ def _host_name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
-        if not _HOST.fullmatch(name):
+        if not _HOST.fullmatch(name) or name.rsplit(".", 1)[-1].isdigit():  # the latter is a mistyped address
             raise InvalidConfiguration(
                 f"not a host name: {name!r}", "Use a lower-case host name without wildcard, or an IP address."
             ) from None

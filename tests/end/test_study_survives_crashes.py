@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from secure_fedhelp.audit.verify import verify_run
+from secure_fedhelp.privacy.ledger import read_ledger
 from studies import Study, study, wait_until
 
-from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.errors import UnderQuorum
-from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.research.results import measured_error, read_cohorts
 from secure_fedhelp.secagg.profiles import profile
 
@@ -115,8 +115,9 @@ def test_too_few_hospitals_end_the_study_by_name_and_keep_everything(tmp_path: P
 
 
 def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: Path) -> None:
-    from secure_fedhelp.identity.signing import SigningKey
     from secure_fedhelp.privacy.ledger import Ledger
+
+    from secure_fedhelp.identity.signing import SigningKey
     from secure_fedhelp.privacy.mechanisms import DpSgd
 
     with study(tmp_path / "run", rounds=2) as running:
