@@ -22,13 +22,14 @@ def init(
     folder: _Folder,
     consortium: Annotated[str, typer.Option(help="Name of the consortium, as in its certificates.")],
     name: Annotated[str, typer.Option(help="This hospital's name, as in the study plan.")],
-    renew: Annotated[bool, typer.Option(help="Make a new TLS key and request; other keys stay.")] = False,
+    renew: Annotated[bool, typer.Option(help="Make a new request for the same key.")] = False,
 ) -> None:
     """Make this hospital's keys and its certificate request; private keys never leave the folder.
 
     Example: secure-fedhelp hospital init --folder st-anna --consortium lungs --name st-anna
     """
     from secure_fedhelp.hospital.setup import init_hospital
+    from secure_fedhelp.identity.certificates import request_fingerprint
 
     request = init_hospital(folder, consortium, name, renew=renew)
     out = Console(highlight=False, soft_wrap=True)

@@ -36,9 +36,9 @@ metrics = "local"
 def init_hospital(root: Path, consortium: str, name: str, *, renew: bool = False) -> Path:
     """Create or complete a hospital's folder and return the path of the certificate request (``keys/tls.csr``).
 
-    Private keys are made here and never leave. With ``renew`` only the TLS key and its request are made anew (the old
-    certificate stays beside them until the new one is put in its place); signing and sealing keys stay, because the
-    other hospitals know them. Raises InvalidConfiguration if the folder already has keys and ``renew`` is not set.
+    Private keys are made here and never leave. With ``renew`` a new request is made for the same TLS key, so that the
+    old certificate serves until the new one is put in its place; signing and sealing keys stay, because the other
+    hospitals know them. Raises InvalidConfiguration if the folder already has keys and ``renew`` is not set.
     """
     folder = HospitalFolder(root)
     if (folder.keys / "tls.key").exists() and not renew:
