@@ -16,7 +16,7 @@ def describe(plan: StudyPlan, before: State, event: events.Event, after: State) 
     if (after.phase, after.round) != (before.phase, before.round):
         lines.append(_phase_line(plan, after))
     newly_absent = set(absent_names(plan, after)) - set(absent_names(plan, before))
-    if newly_absent:
+    if newly_absent and not isinstance(event, events.Left):
         lines.append(f"absent: {', '.join(sorted(newly_absent))}")
     return [line for line in lines if line]
 

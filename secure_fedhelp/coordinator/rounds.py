@@ -234,7 +234,8 @@ class Rounds:
         if following == self.plan.study.rounds:
             return replace(state, phase=Phase.FINISHED, deadline=NO_DEADLINE)
         if following % self.plan.aggregation.key_epoch_rounds == 0:
-            return self._start_keying(replace(state, key_epoch=state.key_epoch + 1), now)
+            earlier = {**state.earlier_keys, state.key_epoch: state.key(state.key_epoch)}
+            return self._start_keying(replace(state, key_epoch=state.key_epoch + 1, earlier_keys=earlier), now)
         return replace(state, phase=Phase.COLLECTING, deadline=self._deadline(now))
 
     # -- time ---------------------------------------------------------------------------------------------------------

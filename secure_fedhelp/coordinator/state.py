@@ -40,6 +40,15 @@ class SignedDecline:
 
 
 @dataclass(frozen=True)
+class PostedKey:
+    """Who made the study key of an epoch, its fingerprint, and the signed confirmations of it."""
+
+    maker: str
+    fingerprint: str
+    confirmations: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
 class State:
     """Everything the rules of a round depend on.
 
@@ -58,6 +67,8 @@ class State:
     maker: str = ""
     fingerprint: str = ""
     confirmed: Mapping[str, bytes] = field(default_factory=dict)
+    #: Keys of earlier epochs, for members that come back and catch up.
+    earlier_keys: Mapping[int, PostedKey] = field(default_factory=dict)
     uploads: Mapping[str, SignedHeader] = field(default_factory=dict)
     declines: Mapping[str, SignedDecline] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)
@@ -85,6 +96,12 @@ class State:
         if name not in self.members:
             raise NotOnRoster(f"{name} has not joined this study", "Join first.")
         return self.members[name]
+
+    def key(self, epoch: int) -> PostedKey:
+        """What is known of an epoch's key; an empty fingerprint before it was posted."""
+        if epoch == self.key_epoch:
+            return PostedKey(self.maker, self.fingerprint, self.confirmed)
+        return self.earlier_keys.get(epoch, PostedKey("", "", {}))
 
     def over_error(self) -> FedHelpError:
         """What to tell a member that wants to go on with a study that is over."""

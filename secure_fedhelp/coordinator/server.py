@@ -1,0 +1,153 @@
+"""The coordinator's process: from a folder of keys and a plan to a running study, and its end.
+
+tls.key tls.crt ca.crt signing.key    the coordinator's own keys (private keys: owner only); revoked.crl, optional
+address                               HOST:PORT it listens on, while it runs
+card                                  its member card
+journal.sqlite uploads/ sums/         the study; transcript.jsonl for everybody to read
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from secure_fedhelp.coordinator.door import Door
+from secure_fedhelp.coordinator.keeper import Keeper
+from secure_fedhelp.coordinator.service import CoordinatorService, pool_size
+from secure_fedhelp.coordinator.state import public_state
+from secure_fedhelp.errors import FedHelpError, IdentityError, InvalidConfiguration
+from secure_fedhelp.identity.cards import check_card, make_card
+from secure_fedhelp.identity.revocation import RevocationList
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.tls import Credentials, load_credentials
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.address import join_address, parse_address
+from secure_fedhelp.wire.generated.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
+from secure_fedhelp.wire.messages import StudyState
+from secure_fedhelp.wire.options import server_credentials, server_options
+
+#: Told one line for a person whenever something happened.
+OnEvent = Callable[[str], None]
+
+_LOOK_SECONDS = 0.25
+_GRACE_SECONDS = 2.0
+
+
+def serve(
+    folder: Path,
+    plan: StudyPlan,
+    address: str,
+    clock: Callable[[], float],
+    on_event: OnEvent,
+    linger_seconds: float = 60.0,
+    stop: threading.Event | None = None,
+) -> StudyState:
+    """Coordinate one study until it is over, or until SIGTERM or SIGINT (or ``stop``), and return its last state.
+
+    A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``. Started
+    again on the same folder, an interrupted study goes on where it was. Raises the named errors of keys, plan and
+    folder, InvalidConfiguration if the address cannot be used, and StorageError if the disk fails.
+    """
+    stop = stop or threading.Event()
+    (folder / "address").unlink(missing_ok=True)  # of a process that was killed
+    credentials = load_credentials(folder, clock())
+    identity = credentials.identity
+    if (identity.role, identity.consortium) != ("coordinator", plan.consortium):
+        raise IdentityError(
+            f"the certificate is for {identity.role} {identity.name} of {identity.consortium}, "
+            f"a coordinator of {plan.consortium} is needed"
+        )
+    key = SigningKey.load(folder / "signing.key")
+    card = _own_card(folder, plan, credentials, key, clock())
+    keeper = Keeper(folder, plan, key, clock)
+    try:
+        door = Door(plan, credentials.ca_pem, RevocationList(folder / "revoked.crl", credentials.ca_pem), clock)
+        with _running(CoordinatorService(keeper, door, card), folder, plan, credentials, address) as listening:
+            on_event(f"study {plan.study.name} ({plan.hash[:16]}) at {listening}")
+            with _signals(stop):
+                _work_until_over(keeper, clock, on_event, linger_seconds, stop)
+            keeper.stop_waiting()
+        return public_state(plan, keeper.state)
+    finally:
+        keeper.close()
+
+
+def _work_until_over(
+    keeper: Keeper, clock: Callable[[], float], on_event: OnEvent, linger_seconds: float, stop: threading.Event
+) -> None:
+    over_since: float | None = None
+    while not stop.is_set():
+        try:
+            keeper.work()
+        finally:
+            for line in keeper.news():
+                on_event(line)
+        state = keeper.state
+        if state.over:
+            over_since = clock() if over_since is None else over_since
+            if not state.present or clock() - over_since >= linger_seconds:
+                return
+        keeper.wait(_LOOK_SECONDS)
+    on_event("stopped; start again with the same folder to go on")
+
+
+@contextmanager
+def _running(
+    service: CoordinatorService, folder: Path, plan: StudyPlan, credentials: Credentials, address: str
+) -> Iterator[str]:
+    """A started server; gives the address it listens on, which is also in the file ``address`` while it runs."""
+    host, port = parse_address(address)
+    threads = pool_size(plan)
+    with ThreadPoolExecutor(threads, thread_name_prefix="call") as pool:
+        server = grpc.server(pool, options=server_options(), maximum_concurrent_rpcs=threads)
+        add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated without types
+        try:
+            bound = server.add_secure_port(join_address(host, port), server_credentials(credentials))
+        except RuntimeError as error:
+            raise InvalidConfiguration(
+                f"cannot listen on {address}", "Choose a free port (0 for any) and an address of this machine."
+            ) from error
+        server.start()
+        listening = join_address(host, bound)
+        try:
+            write_atomic(folder / "address", f"{listening}\n".encode())
+            yield listening
+        finally:
+            (folder / "address").unlink(missing_ok=True)
+            server.stop(_GRACE_SECONDS).wait()
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set ``stop``. Only a main thread may say so; elsewhere the caller has ``stop`` itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _own_card(folder: Path, plan: StudyPlan, credentials: Credentials, key: SigningKey, now: float) -> bytes:
+    """The coordinator's card: the one of an earlier start if it still holds, else a new one."""
+    path, name = folder / "card", credentials.identity.name
+    try:
+        data = path.read_bytes()
+        card = check_card(data, credentials.ca_pem, plan, now)
+        if (card.role, card.name, card.signing_key) == ("coordinator", name, key.public_hex):
+            return data
+    except (OSError, FedHelpError):
+        pass  # none yet, or of another study, key or certificate
+    made = make_card(plan.hash, "coordinator", name, key.public_hex, "", folder, key)
+    write_atomic(path, made)
+    return made

@@ -1,0 +1,237 @@
+"""The gRPC handlers: who is calling, is it well-formed and small enough, then one event for the keeper.
+
+No rule of a round is decided here. Each handler runs in a thread of the pool; what may wait (watch, streams) is
+limited to one of a kind for each hospital, which is what the size of the pool counts on.
+"""
+
+# ruff: noqa: N802  the handlers' names are those of the proto file
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from secure_fedhelp.coordinator.door import Door
+from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
+from secure_fedhelp.coordinator.keeper import Keeper
+from secure_fedhelp.coordinator.streams import Streams
+from secure_fedhelp.errors import CiphertextWrongLength, MessageTooLarge, ProtocolError, WrongRound
+from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.chunks import joined_pieces
+from secure_fedhelp.wire.failures import answering
+from secure_fedhelp.wire.generated import coordinator_pb2 as pb
+from secure_fedhelp.wire.generated.coordinator_pb2_grpc import CoordinatorServicer
+from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, UploadHeader
+
+Context = grpc.ServicerContext
+
+#: Around a sealed study key: the KEM's ciphertext (1120 bytes), the tag, and room to spare.
+_SEALING_BYTES = 4096
+
+
+def pool_size(plan: StudyPlan) -> int:
+    """Threads for a plan: each hospital's watch, upload, download, a stream it replaces and a short call; some over."""
+    return 5 * len(plan.hospitals) + 4
+
+
+class CoordinatorService(CoordinatorServicer):
+    """The handlers of one study."""
+
+    def __init__(self, keeper: Keeper, door: Door, card: bytes) -> None:
+        self._keeper, self._door, self._card = keeper, door, card
+        self._plan = keeper.plan
+        self._streams = Streams(tuple(h.name for h in self._plan.hospitals))
+        chosen = profile(self._plan.aggregation.profile)
+        self._body_bytes = chosen.body_bytes(self._plan.total_length)
+        self._largest_sealed = chosen.ring_degree * chosen.residue_bytes + _SEALING_BYTES
+
+    # -- study --------------------------------------------------------------------------------------------------------
+
+    def Join(self, request: pb.JoinRequest, context: Context) -> pb.Done:
+        with answering(context):
+            name = self._door.caller(context)
+            card = self._door.check_card(name, request.card)
+            self._keeper.submit(
+                Joined(name=name, card=request.card, signing_key=card.signing_key, sealing_key=card.sealing_key)
+            )
+            return pb.Done()
+
+    def Watch(self, request: pb.WatchRequest, context: Context) -> pb.StudyState:
+        with answering(context):
+            name = self._door.caller(context)
+            state = self._keeper.watch(name, request.known_version, request.wait_seconds)
+            return pb.StudyState(
+                version=state.version,
+                phase=state.phase.value,
+                round=state.round,
+                key_epoch=state.key_epoch,
+                maker=state.maker,
+                absent=state.absent,
+                declined=state.declined,
+                reason=state.reason,
+                unconfirmed=state.unconfirmed,
+            )
+
+    def GetRoster(self, request: pb.RosterRequest, context: Context) -> Iterator[pb.Card]:
+        with answering(context):
+            name = self._member(context)
+            with self._streams.only(name, "read", context):
+                yield pb.Card(name="coordinator", coordinator=True, card=self._card)
+                for member, values in sorted(self._keeper.state.members.items()):
+                    yield pb.Card(name=member, card=values.card)
+
+    def Goodbye(self, request: pb.GoodbyeRequest, context: Context) -> pb.Done:
+        with answering(context):
+            self._keeper.submit(Left(name=self._door.caller(context)))
+            return pb.Done()
+
+    # -- study key ----------------------------------------------------------------------------------------------------
+
+    def PostKey(self, request_iterator: Iterator[pb.PostKeyRequest], context: Context) -> pb.Done:
+        with answering(context):
+            name = self._member(context)
+            with self._streams.only(name, "upload", context):
+                head, sealed = self._read_key(name, request_iterator)
+            event = KeyPosted(name=name, epoch=head.epoch, fingerprint=head.fingerprint, recipients=tuple(sealed))
+            self._keeper.submit(event, sealed)
+            return pb.Done()
+
+    def _read_key(
+        self, name: str, requests: Iterator[pb.PostKeyRequest]
+    ) -> tuple[pb.PostKeyRequest.Head, dict[str, bytes]]:
+        """The head and every sealed key; refused as soon as there are too many or one is too large."""
+        first = next(requests, None)
+        if first is None or first.WhichOneof("part") != "head":
+            raise ProtocolError("a posted key begins with its head")
+        others = self._keeper.state.members.keys() - {name}
+        sealed: dict[str, bytes] = {}
+        for request in requests:
+            part = request.sealed
+            if part.member not in others or part.member in sealed:
+                raise ProtocolError("the key must be sealed to each other member, once")
+            if not 0 < len(part.sealed) <= self._largest_sealed:
+                raise MessageTooLarge(f"a sealed key of {len(part.sealed)} bytes, at most {self._largest_sealed}")
+            sealed[part.member] = part.sealed
+        return first.head, sealed
+
+    def GetKey(self, request: pb.KeyRequest, context: Context) -> pb.SealedStudyKey:
+        with answering(context):
+            name = self._member(context)
+            sealed = self._keeper.sealed_key(request.epoch, name)
+            key = self._keeper.state.key(request.epoch)  # after it: a sealed key never comes without its fingerprint
+            return pb.SealedStudyKey(
+                maker=key.maker,
+                sealed=sealed,
+                fingerprint=key.fingerprint,
+                confirmations=dict(key.confirmations),
+            )
+
+    def ConfirmKey(self, request: pb.KeyConfirmation, context: Context) -> pb.Done:
+        with answering(context):
+            event = KeyConfirmed(
+                name=self._member(context),
+                epoch=request.epoch,
+                fingerprint=request.fingerprint,
+                signature=request.signature,
+            )
+            state = self._keeper.submit(event)
+            if state.phase is Phase.ENDED:  # by this very confirmation: it was of another key
+                raise state.over_error()
+            return pb.Done()
+
+    # -- a round: up --------------------------------------------------------------------------------------------------
+
+    def UploadStatus(self, request: pb.UploadHead, context: Context) -> pb.UploadState:
+        with answering(context):
+            name = self._member(context)
+            # From here on an older stream of this hospital writes nothing more, so the offset stays what is said now.
+            with self._streams.only(name, "upload", context), self._streams.turn(name, "upload", context):
+                header = self._admitted(name, request)
+                if header is None:
+                    return pb.UploadState(offset=self._body_bytes, accepted=True)
+                return pb.UploadState(offset=self._keeper.spool.offset(header))
+
+    def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: Context) -> pb.UploadState:
+        with answering(context):
+            name = self._member(context)
+            first = next(request_iterator, None)
+            if first is None or first.WhichOneof("part") != "head":
+                raise ProtocolError("an upload begins with its head")
+            with self._streams.only(name, "upload", context):
+                self._receive(name, first.head, request_iterator, context)
+            return pb.UploadState(offset=self._body_bytes, accepted=True)
+
+    def _admitted(self, name: str, head: pb.UploadHead) -> UploadHeader | None:
+        """The checked header; None if its body already counts."""
+        admission = self._keeper.admit(name, head.header, head.signature)
+        if admission.header.round != head.round:
+            raise WrongRound(f"the upload is for round {head.round}, its header for round {admission.header.round}")
+        return None if admission.done else admission.header
+
+    def _receive(self, name: str, head: pb.UploadHead, requests: Iterator[pb.UploadRequest], context: Context) -> None:
+        spool = self._keeper.spool
+        with self._streams.turn(name, "upload", context):
+            header = self._admitted(name, head)
+            if header is None:
+                return
+            if head.offset != spool.offset(header):
+                raise ProtocolError(f"the upload goes on at byte {head.offset}, {spool.offset(header)} are stored")
+        seen = self._keeper.state
+        for request in requests:
+            with self._streams.turn(name, "upload", context):
+                if self._keeper.state is not seen:  # the round may have closed meanwhile
+                    seen = self._keeper.state
+                    self._admitted(name, head)
+                self._store(header, request)
+        with self._streams.turn(name, "upload", context):
+            if spool.offset(header) != header.body_bytes:
+                spool.discard(header)
+                raise CiphertextWrongLength("the upload ended before its last byte")
+            spool.check(header)
+            self._keeper.submit(Uploaded(name=name, header=head.header, signature=head.signature))
+
+    def _store(self, header: UploadHeader, request: pb.UploadRequest) -> None:
+        """Append one chunk; a body that grows beyond its signed length is erased."""
+        if request.WhichOneof("part") != "chunk" or not request.chunk:
+            raise ProtocolError("after its head an upload holds chunks, and none is empty")
+        if len(request.chunk) > CHUNK_BYTES:
+            raise MessageTooLarge(f"a chunk of {len(request.chunk)} bytes, at most {CHUNK_BYTES}")
+        if self._keeper.spool.offset(header) + len(request.chunk) > header.body_bytes:
+            self._keeper.spool.discard(header)
+            raise MessageTooLarge(f"the upload is longer than the {header.body_bytes} bytes it announced")
+        self._keeper.spool.append(header, request.chunk)
+
+    def Decline(self, request: pb.RoundDecline, context: Context) -> pb.Done:
+        with answering(context):
+            name = self._member(context)
+            self._keeper.submit(
+                Declined(name=name, round=request.round, reason=request.reason, signature=request.signature)
+            )
+            return pb.Done()
+
+    # -- a round: down ------------------------------------------------------------------------------------------------
+
+    def GetTranscript(self, request: pb.TranscriptRequest, context: Context) -> Iterator[pb.Chunk]:
+        with answering(context):
+            name = self._member(context)
+            with self._streams.only(name, "read", context):
+                for piece in joined_pieces(line + b"\n" for line in self._keeper.lines(request.from_round)):
+                    yield pb.Chunk(data=piece)
+
+    def Download(self, request: pb.DownloadRequest, context: Context) -> Iterator[pb.Chunk]:
+        with answering(context):
+            name = self._member(context)
+            if request.round >= self._keeper.state.round:
+                raise WrongRound(f"round {request.round} is not published yet")
+            with self._streams.only(name, "read", context):
+                offset = request.offset
+                while piece := self._keeper.spool.read_sum(request.round, offset):
+                    yield pb.Chunk(data=piece)
+                    offset += len(piece)
+
+    def _member(self, context: Context) -> str:
+        """The calling hospital, which must have joined; NotOnRoster otherwise."""
+        name = self._door.caller(context)
+        self._keeper.state.member(name)
+        return name

@@ -1,0 +1,122 @@
+"""A connection that outlives the server: calls are repeated over new channels until patience ends.
+
+What may be repeated is the client's business (every call of the protocol is idempotent or refused by name); here it
+is decided only *what counts as nobody being there*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from secure_fedhelp.errors import CoordinatorUnreachable, IdentityError, MessageTooLarge, ProtocolError, WrongAuthority
+from secure_fedhelp.identity.tls import Credentials
+from secure_fedhelp.wire.address import join_address, parse_address
+from secure_fedhelp.wire.failures import named_error
+from secure_fedhelp.wire.generated.coordinator_pb2_grpc import CoordinatorStub
+from secure_fedhelp.wire.options import channel_credentials, channel_options
+from secure_fedhelp.wire.probe import probe
+
+Answer = TypeVar("Answer")
+
+_FIRST_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 5.0
+_PROBE_SECONDS = 10.0
+#: Ends that mean "not now" and not "no": the server is away, too slow, too busy, or a newer call took our place.
+_TRANSIENT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+}
+
+
+class Connection:
+    """Calls to one coordinator, of one thread at a time."""
+
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials,
+        consortium: str,
+        coordinator_name: str | None,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Nothing is sent yet. InvalidConfiguration if ``address`` is not HOST:PORT."""
+        self._host, self._port = parse_address(address)
+        self._credentials, self._consortium, self._name = credentials, consortium, coordinator_name
+        self._sleep, self._clock = sleep, clock
+        self._channel: grpc.Channel | None = None
+        self._patience_since = 0.0
+
+    def run(self, operation: Callable[[CoordinatorStub], Answer], patience_seconds: float) -> Answer:
+        """What ``operation`` returns, repeated while nobody is there.
+
+        Raises the named error the coordinator answered with, ProtocolError for any other refusal, and
+        CoordinatorUnreachable after ``patience_seconds`` in which nothing was heard (see :meth:`heard`).
+        """
+        self.heard()
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            before = self._patience_since
+            try:
+                return operation(self._stub())
+            except grpc.RpcError as error:
+                problem = _transient(error)
+            except OSError as error:
+                problem = str(error)
+            self.close()
+            if self._patience_since > before:
+                wait = _FIRST_WAIT_SECONDS
+            left = self._patience_since + patience_seconds - self._clock()
+            if left <= 0:
+                raise CoordinatorUnreachable(f"{join_address(self._host, self._port)} does not answer: {problem}")
+            self._sleep(min(wait, left))
+            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def heard(self) -> None:
+        """The other side is there and getting on: patience counts anew."""
+        self._patience_since = self._clock()
+
+    def close(self) -> None:
+        """Give the channel up; the next call makes a new one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _stub(self) -> CoordinatorStub:
+        if self._channel is None:
+            self._check_server()
+            self._channel = grpc.secure_channel(
+                join_address(self._host, self._port),
+                channel_credentials(self._credentials),
+                options=channel_options(),
+            )
+        return CoordinatorStub(self._channel)  # type: ignore[no-untyped-call]  # generated without types
+
+    def _check_server(self) -> None:
+        identity = probe(self._host, self._port, self._credentials, self._clock(), _PROBE_SECONDS)
+        if identity.consortium != self._consortium:
+            raise WrongAuthority(f"the coordinator is of consortium {identity.consortium}, not {self._consortium}")
+        if self._name is not None and identity.name != self._name:
+            raise IdentityError(f"the server is coordinator {identity.name}, not {self._name}")
+
+
+def _transient(error: grpc.RpcError) -> str:
+    """What the network or gRPC complained of, if trying again may help; raises the named error otherwise."""
+    named = named_error(error)
+    if named is not None:
+        raise named from error
+    if not isinstance(error, grpc.Call):
+        return str(error)
+    code, details = error.code(), error.details() or ""
+    if "larger than max" in details:  # gRPC's own words for a message beyond MESSAGE_BYTES
+        raise MessageTooLarge(f"a message was refused for its size: {details}") from error
+    # A server that dies in the middle of a stream shows as UNKNOWN "Stream removed".
+    if code in _TRANSIENT or (code is grpc.StatusCode.UNKNOWN and "Stream removed" in details):
+        return f"{code.name.lower()} ({details})"
+    raise ProtocolError(f"the coordinator refused the call: {code.name} {details}") from error

@@ -1,0 +1,95 @@
+"""A look at the server's certificate before gRPC connects, so that what is wrong has a name.
+
+gRPC reports a failed handshake as "unavailable", the same as a server that is not there. Here the certificate is
+fetched with the ssl module and put through our own checks; our own certificate is presented, so that a refusal by the
+other side shows too. No message is sent. gRPC's connection checks chain, usage and host again on its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cryptography import x509
+
+from secure_fedhelp.errors import CertificateExpired, IdentityError, StorageError, WrongAuthority
+from secure_fedhelp.identity.certificates import Identity, check_certificate
+from secure_fedhelp.identity.tls import Credentials
+
+_OTHER_SIDE = "The coordinator refused our certificate; ask its operator, and compare ca.crt."
+
+
+def probe(host: str, port: int, credentials: Credentials, now: float, timeout: float) -> Identity:
+    """Whom the server's certificate names, after every check: our CA signed it, it is valid now and for ``host``.
+
+    Raises WrongAuthority, CertificateExpired or IdentityError, also for what the server says of our certificate, and
+    OSError if nobody answers (ssl.SSLError is one) within ``timeout`` seconds.
+    """
+    check_certificate(credentials.certificate_pem, credentials.ca_pem, now)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Nothing is trusted because of this connection: the certificate is taken as bytes and checked below.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with _memory_file(credentials.certificate_pem + b"\n" + credentials.key_pem) as path:
+        context.load_cert_chain(path)
+    with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain) as secure:
+        der = secure.getpeercert(binary_form=True) or b""
+        identity = _check(ssl.DER_cert_to_PEM_cert(der).encode(), credentials.ca_pem, host, now)
+        try:
+            # In TLS 1.3 the server judges our certificate after our side is done: its first bytes, or its alert, tell.
+            secure.recv(1)
+        except ssl.SSLError as error:
+            raise _refusal(error) from error
+    return identity
+
+
+def _check(certificate_pem: bytes, ca_pem: bytes, host: str, now: float) -> Identity:
+    identity = check_certificate(certificate_pem, ca_pem, now)
+    if identity.role != "coordinator":
+        raise IdentityError(f"the server at {host} is {identity.role} {identity.name}, not a coordinator")
+    names = x509.load_pem_x509_certificate(certificate_pem).extensions
+    hosts = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    known = {*hosts.get_values_for_type(x509.DNSName), *map(str, hosts.get_values_for_type(x509.IPAddress))}
+    if _normal(host) not in known:
+        raise IdentityError(
+            f"the certificate of coordinator {identity.name} is for {', '.join(sorted(known))}, not for {host}",
+            "Use the host name the certificate was made for, or have it signed again with this one.",
+        )
+    return identity
+
+
+def _normal(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower()
+
+
+def _refusal(error: ssl.SSLError) -> IdentityError | ssl.SSLError:
+    """The named error behind an alert of the server about our certificate."""
+    reason = error.reason or ""
+    if "UNKNOWN_CA" in reason:
+        return WrongAuthority("the coordinator does not know the authority of our certificate")
+    if "CERTIFICATE_EXPIRED" in reason:
+        return CertificateExpired("the coordinator says that our certificate has expired")
+    if "CERTIFICATE" in reason:
+        return IdentityError(f"the coordinator refused our certificate ({reason.lower()})", _OTHER_SIDE)
+    return error
+
+
+@contextmanager
+def _memory_file(data: bytes) -> Iterator[str]:
+    """A path to ``data`` in an anonymous memory file: the ssl module takes a private key from a path only."""
+    if not hasattr(os, "memfd_create"):
+        raise StorageError("this system has no anonymous memory files", "Run on Linux; keys must not touch a disk.")
+    descriptor = os.memfd_create("secure-fedhelp", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

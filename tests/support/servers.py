@@ -1,0 +1,178 @@
+"""A real coordinator on loopback with mutual TLS, in a thread of the test, and real clients."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from consortia import Consortium
+from members import FINGERPRINT, Hospital, some_body
+
+from secure_fedhelp.coordinator.server import serve
+from secure_fedhelp.identity.cards import make_card
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.tls import load_credentials
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.client import CoordinatorClient
+from secure_fedhelp.wire.messages import Phase, StudyState, key_statement
+
+#: Certificates are judged by TLS libraries too, which look at the machine's clock.
+NOW = time.time()
+SEALING_KEY = "ab" * 1216
+PATIENCE_SECONDS = 30.0
+
+
+class Clock:
+    """Seconds since the epoch, with a part that a test can add."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeping makes time pass, at a hundredth of the price."""
+        self.ahead += seconds
+        time.sleep(seconds / 100)
+
+
+@dataclass
+class Server:
+    """``serve`` in a thread. Start it again on the same folder for a restart."""
+
+    folder: Path
+    plan: StudyPlan
+    clock: Clock = field(default_factory=Clock)
+    linger_seconds: float = 60.0
+    address: str = ""
+    told: list[str] = field(default_factory=list)
+    result: StudyState | None = None
+    error: BaseException | None = None
+
+    def start(self) -> Server:
+        self._stop, self._up = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._up.wait(PATIENCE_SECONDS)
+        if self.error is not None:
+            raise self.error
+        self.address = (self.folder / "address").read_text().strip()
+        return self
+
+    def _run(self) -> None:
+        try:
+            listen = self.address or "127.0.0.1:0"
+            self.result = serve(
+                self.folder, self.plan, listen, self.clock, self._tell, self.linger_seconds, stop=self._stop
+            )
+        except BaseException as error:
+            self.error = error
+            self._up.set()
+
+    def _tell(self, line: str) -> None:
+        self.told.append(line)
+        if " at 127.0.0.1:" in line:
+            self._up.set()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.wait()
+
+    def wait(self) -> StudyState | None:
+        self._thread.join(PATIENCE_SECONDS)
+        assert not self._thread.is_alive()
+        return self.result
+
+
+class Site:
+    """One hospital: its folder, its keys, its card and a client."""
+
+    def __init__(self, consortium: Consortium, plan: StudyPlan, name: str) -> None:
+        self.plan, self.name = plan, name
+        self.folder = consortium.root / name
+        if not self.folder.exists():
+            consortium.member(name, now=NOW)
+        self.key = SigningKey.load(self.folder / "signing.key")
+        self.protocol = Hospital(plan, name, self.key)
+        # Sealing keys must differ between hospitals, as real ones do.
+        sealing = name.encode().hex().ljust(2432, "0")
+        self.card = make_card(plan.hash, "hospital", name, self.key.public_hex, sealing, self.folder, self.key)
+
+    def client(self, server: Server, patience_seconds: float = 60.0, **changes: object) -> CoordinatorClient:
+        credentials = load_credentials(self.folder, time.time())
+        return CoordinatorClient(
+            server.address,
+            credentials,
+            self.plan.consortium,
+            clock=server.clock,
+            sleep=server.clock.sleep,
+            patience_seconds=patience_seconds,
+            **changes,  # type: ignore[arg-type]
+        )
+
+    def confirm(self, client: CoordinatorClient, epoch: int = 0, fingerprint: str = FINGERPRINT) -> None:
+        statement = key_statement(self.plan.hash, epoch, fingerprint)
+        client.confirm_key(epoch, fingerprint, self.key.sign("key-confirmation", statement))
+
+    def upload(self, client: CoordinatorClient, body: bytes, round_number: int = 0, **changes: object) -> int:
+        header = self.protocol.header(body, **({"round": round_number} | changes))
+        return client.upload(round_number, header, self.protocol.sign_header(header), body)
+
+
+class Cast:
+    """All hospitals of a plan with a client each."""
+
+    def __init__(self, consortium: Consortium, server: Server, plan: StudyPlan) -> None:
+        self.plan, self.server = plan, server
+        self.sites = {h.name: Site(consortium, plan, h.name) for h in plan.hospitals}
+        self.clients = {name: site.client(server) for name, site in self.sites.items()}
+        self.names = tuple(self.sites)
+
+    def join(self) -> None:
+        for name, client in self.clients.items():
+            client.join(self.sites[name].card)
+
+    def make_key(self, epoch: int = 0) -> None:
+        maker = self.state().maker
+        sealed = {name: f"sealed to {name}".encode() for name in self.names if name != maker}
+        self.clients[maker].post_key(epoch, sealed, FINGERPRINT)
+        for name, client in self.clients.items():
+            self.sites[name].confirm(client, epoch)
+
+    def body(self, name: str, round_number: int = 0) -> bytes:
+        return some_body(self.plan, 100 * round_number + self.names.index(name))
+
+    def upload(self, name: str, round_number: int = 0, **changes: object) -> int:
+        return self.sites[name].upload(self.clients[name], self.body(name, round_number), round_number, **changes)
+
+    def state(self) -> StudyState:
+        return self.clients[self.names[0]].watch(0, 0.0)
+
+    def until(self, phase: Phase, round_number: int | None = None) -> StudyState:
+        """Watch until the study is there."""
+        known, client, deadline = 0, self.clients[self.names[0]], time.monotonic() + PATIENCE_SECONDS
+        while True:
+            state = client.watch(known, 5.0)
+            if state.phase is phase and round_number in (None, state.round):
+                return state
+            assert time.monotonic() < deadline, state
+            known = state.version
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            client.close()
+
+
+@contextmanager
+def running(folder: Path, plan: StudyPlan, **changes: object) -> Iterator[Server]:
+    """A server that is stopped on the way out."""
+    server = Server(folder, plan, **changes).start()  # type: ignore[arg-type]
+    try:
+        yield server
+    finally:
+        server.stop()
