@@ -1,0 +1,118 @@
+"""``summary.json``: what a finished study came to, in one file that programs read and the report is made from.
+
+Names and words may come from a file that somebody else wrote, so they are bounded and hold no control characters: a
+terminal would obey those.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.plan import Sha256, Strict, Tier, explain
+
+#: Text without control characters and without the marks that turn the direction of writing.
+Label = Annotated[
+    str, Field(min_length=1, max_length=120, pattern="^[^\\x00-\\x1f\\x7f-\\x9f\u2028-\u202e\u2066-\u2069]+$")
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[int, Field(ge=0)]
+
+
+class MetricsSummary(Strict):
+    """One model on the plan's test set."""
+
+    balanced_accuracy: Share
+    auroc: Share
+
+
+class RoundSummary(Strict):
+    """One published round as one hospital saw it. Epsilon and bytes are totals up to and including this round."""
+
+    #: As in the transcript, from 0; people are shown ``round + 1``.
+    round: Amount
+    #: Hospitals in the sum.
+    cohort: Amount
+    epsilon: float = Field(ge=0)
+    bytes_up: Amount
+    bytes_down: Amount
+    #: The shared model after this round; null where nothing was measured.
+    auroc: Share | None = None
+    balanced_accuracy: Share | None = None
+
+
+class AggregationSummary(Strict):
+    """What the encryption cost: its profile, bytes a value each way, and the largest error of a decrypted sum."""
+
+    profile: Label
+    up_bytes_per_value: float = Field(ge=0)
+    down_bytes_per_value: float = Field(ge=0)
+    max_error: float = Field(ge=0)
+
+
+class HospitalSummary(Strict):
+    """One hospital. Null means not measured (deployment), or not known (a hospital that did not come back)."""
+
+    name: Label
+    tier: Tier
+    patients: Amount
+    epsilon: float = Field(ge=0)
+    delta: float = Field(ge=0, lt=1)
+    epsilon_budget: float = Field(gt=0)
+    bytes_up: Amount | None = None
+    bytes_down: Amount | None = None
+    #: What float32 would have cost up for the same values.
+    float32_bytes: Amount | None = None
+    status: str = Field(
+        default="contributed",
+        pattern=r"^(contributed|(budget exhausted in|absent since) round [1-9][0-9]{0,5})$",
+    )
+    study_model: MetricsSummary | None = None
+    personal_model: MetricsSummary | None = None
+    local_only: MetricsSummary | None = None
+    local_non_private: MetricsSummary | None = None
+    history: tuple[RoundSummary, ...] = ()
+
+    @property
+    def float32_factor(self) -> float | None:
+        """Bytes sent over what float32 would have taken; None if either is unknown."""
+        return self.bytes_up / self.float32_bytes if self.bytes_up is not None and self.float32_bytes else None
+
+
+class Summary(Strict):
+    """A study's results. ``rounds`` is the number of rounds that were published."""
+
+    study: Label
+    method: Label
+    dataset: Label
+    mode: Literal["research", "deployment"] = "research"
+    rounds: Amount
+    wall_seconds: float = Field(ge=0)
+    peak_memory_mib: float | None = Field(default=None, ge=0)
+    plan_sha256: Sha256 | None = None
+    aggregation: AggregationSummary
+    hospitals: tuple[HospitalSummary, ...] = Field(min_length=1)
+    #: Trained on the public set and the teacher alone: what a study has to beat without any hospital.
+    public_only: MetricsSummary | None = None
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write ``summary.json``, keys in the order of the models above; raises StorageError."""
+    text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_summary(path: Path) -> Summary:
+    """Read ``summary.json``; InvalidConfiguration names every key that is wrong."""
+    hint = "Give the summary.json of a finished run."
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"{path}: {error.strerror}", hint) from error
+    except ValidationError as error:
+        raise InvalidConfiguration(f"{path}: {explain(error)}", hint) from error

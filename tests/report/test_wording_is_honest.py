@@ -1,0 +1,93 @@
+"""Sentences name the losers as plainly as the winners, and no figure is rounded to look better."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secure_fedhelp.research import wording
+from secure_fedhelp.research.summary import MetricsSummary, Summary
+
+
+def with_auroc(summary: Summary, model: str, values: list[float | None]) -> Summary:
+    hospitals = []
+    for hospital, value in zip(summary.hospitals, values, strict=True):
+        metrics = None if value is None else MetricsSummary(auroc=value, balanced_accuracy=0.5)
+        hospitals.append(hospital.model_copy(update={model: metrics}))
+    return summary.model_copy(update={"hospitals": tuple(hospitals)})
+
+
+def test_winners_ties_and_losers_are_counted_and_named(summary: Summary) -> None:
+    first, second, third = wording.sentences(summary)
+    assert first == (
+        "Against what each hospital could do alone without any noise, its personal model is better at 3 of 6 "
+        "(small-4 +0.083, small-3 +0.066, small-1 +0.022), no different at 2 of 6 (large-1 +0.005, small-2 +0.005), "
+        "worse at 1 of 6 (large-2 −0.019); median +0.013 AUROC."
+    )
+    assert second.startswith("Against training alone with the same epsilon, the shared model is better at 6 of 6")
+    assert "and 3 more" in second
+    assert third.endswith("reach AUROC 0.944; the shared model reaches 0.961.")
+
+
+def test_a_study_that_only_lost_says_only_that(summary: Summary) -> None:
+    lost = with_auroc(with_auroc(summary, "personal_model", [0.6] * 6), "study_model", [0.4] * 6)
+    first, second, third = wording.sentences(lost)
+    assert "worse at 6 of 6" in first
+    assert "better" not in first
+    assert "worse at 6 of 6" in second
+    assert third.endswith("reaches only 0.400: in this run the hospitals' noisy updates made it worse.")
+
+
+def test_a_shared_model_no_better_than_the_public_set_is_called_that(summary: Summary) -> None:
+    third = wording.sentences(with_auroc(summary, "study_model", [0.95] * 6))[2]
+    assert "does not show that the hospitals' records improved it" in third
+
+
+def test_hospitals_without_figures_are_not_counted(summary: Summary) -> None:
+    some = with_auroc(summary, "personal_model", [None, 0.99, None, None, None, None])
+    assert "better at 0" not in wording.sentences(some)[0]
+    assert "1 of 1" in wording.sentences(some)[0]
+
+
+def test_without_baselines_nothing_is_claimed(deployed: Summary) -> None:
+    assert wording.sentences(deployed) == ["No local baselines were measured in this run, so it cannot say who gained."]
+    assert wording.caveat(deployed) is None
+
+
+def test_who_left_early_is_said(ended: Summary) -> None:
+    assert wording.sentences(ended)[-1] == (
+        "Not everybody was in every sum: large-2 budget exhausted in round 5; small-4 absent since round 4."
+    )
+    assert "one seed" in str(wording.caveat(ended))
+
+
+@given(st.floats(min_value=0, max_value=1e6))
+def test_epsilon_is_never_shown_smaller_than_it_was(value: float) -> None:
+    shown = float(wording.epsilon(value))
+    assert value <= shown < value + 0.0100001
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (102_400, "100 KiB"),
+        (1_500_000, "1.4 MiB"),
+        (2**40, "1024 GiB"),
+    ],
+)
+def test_sizes(count: int | None, words: str) -> None:
+    assert wording.size(count) == words
+
+
+def test_other_figures() -> None:
+    assert [wording.duration(s) for s in (3.21, 59.7, 3671)] == ["3.2 s", "1 min 0 s", "61 min 11 s"]
+    assert wording.share(None) == wording.factor(None) == wording.NOTHING
+    assert wording.share(0.98765) == "0.988"
+    assert wording.factor(1.926) == "1.9×"
+    assert wording.signed(-0.0125) == "−0.013" or wording.signed(-0.0125) == "−0.012"
+    assert wording.count(12_345) == "12,345"
