@@ -1,0 +1,236 @@
+"""The privacy ledger: what a hospital has released, one signed line an entry, chained and never rewritten.
+
+Each entry names the SHA-256 of the line before it, and the hospital's Ed25519 key signs it. So nobody without the key
+can change, drop, reorder or insert an entry, and an auditor needs the file and the public key only. Cutting entries off
+the end is the one thing a chain cannot show: the heads that the other hospitals witness in the transcript do.
+
+**Spend, then release.** :meth:`Ledger.append` returns only after the line is on the disk, and an upload leaves only
+after it returned. A crash in between leaves a spend without an upload, which is the safe side.
+
+**A torn last line** (no line feed at the end) is what a crash during a write leaves. Its append never returned, so
+nothing of it was uploaded, and :meth:`Ledger.open` cuts it off. One case is treated otherwise: if only the line feed is
+missing and the entry is complete and validly signed, the entry is kept and the feed written, since somebody may have
+removed the feed of an entry whose upload had left. Counting a spend that released nothing is safe, the reverse is not.
+For the same reason a file damaged in any other way is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from secure_fedhelp.errors import LedgerInvalid, LedgerLocked, StorageError
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.entries import (
+    GENESIS,
+    ChannelRelease,
+    LedgerEntry,
+    check_line,
+    check_lines,
+    signed_line,
+)
+from secure_fedhelp.privacy.mechanisms import Mechanism
+from secure_fedhelp.privacy.noise import NoiseName
+from secure_fedhelp.study.canonical import sha256_hex
+from secure_fedhelp.study.files import sync_folder
+
+_OWNER_ONLY: Final = 0o600
+
+
+class Ledger:
+    """One hospital's ledger, open for appending in one place at a time. Made by :meth:`open`; a context manager."""
+
+    def __init__(self, path: Path, file: int, hospital: str, key: SigningKey, clock: Callable[[], float]) -> None:
+        """Verify and repair what ``file``, a locked descriptor of ``path``, holds. Use :meth:`open`."""
+        self._path, self._file, self._hospital, self._key, self._clock = path, file, hospital, key, clock
+        self._broken = False
+        content = _read_all(file)
+        end = content.rfind(b"\n") + 1
+        lines, torn = content[:end].split(b"\n")[:-1], content[end:]
+        self._entries = check_lines(lines, str(path), key.public_hex)
+        if self._entries and self._entries[0].hospital != hospital:
+            raise LedgerInvalid(f"{path}: the ledger of {self._entries[0].hospital}, not of {hospital}")
+        self._heads = [sha256_hex(line) for line in lines]
+        self._size = end
+        if torn:
+            self._repair(torn)
+
+    @classmethod
+    def open(cls, path: Path, hospital: str, key: SigningKey, clock: Callable[[], float]) -> Ledger:
+        """Open or create the ledger of ``hospital``, verify all of it, and repair a torn last line (see above).
+
+        ``clock`` gives unix seconds. Raises LedgerLocked if the file is open elsewhere, LedgerInvalid naming file,
+        entry and reason if it does not verify or is another hospital's or key's, StorageError if it cannot be used.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _OWNER_ONLY)
+        except OSError as error:
+            raise StorageError(f"cannot open the ledger {path}: {error.strerror}") from error
+        try:
+            # flock, not lockf: the latter is lost as soon as this process closes any other descriptor of the file.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sync_folder(path.parent)  # a new file must not vanish with its folder's cached entry
+            return cls(path, file, hospital, key, clock)
+        except BlockingIOError as error:
+            os.close(file)
+            raise LedgerLocked(f"{path} is open in another process") from error
+        except OSError as error:
+            os.close(file)
+            raise StorageError(f"cannot use the ledger {path}: {error.strerror}") from error
+        except BaseException:
+            os.close(file)
+            raise
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    @property
+    def hospital(self) -> str:
+        return self._hospital
+
+    @property
+    def entries(self) -> tuple[LedgerEntry, ...]:
+        return tuple(self._entries)
+
+    @property
+    def count(self) -> int:
+        return len(self._entries)
+
+    @property
+    def head(self) -> str:
+        """SHA-256 of the last line (without its line feed) in hexadecimal; 64 zeros while the ledger is empty."""
+        return self._heads[-1] if self._heads else GENESIS
+
+    def events(self, study: str | None = None) -> list[Mechanism]:
+        """The mechanisms of all entries, or of one study's (by plan hash), in order."""
+        return [e.event for e in self._entries if study is None or e.study == study]
+
+    def require_witnessed(self, entries: int, head: str) -> None:
+        """Raise LedgerInvalid unless this ledger's first ``entries`` entries are those with head ``head``.
+
+        What a hospital asks about its own uploads in the transcript: a ledger restored from an old backup verifies,
+        but has forgotten what was spent since.
+        """
+        if entries > self.count or ([GENESIS, *self._heads][entries]) != head:
+            raise LedgerInvalid(
+                f"{self._path}: its {self.count} entries do not go on from the {entries} that the study witnessed",
+                "An older copy was put in its place, or entries were removed: what they spent still counts. "
+                "Restore the newest copy.",
+            )
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        event: Mechanism,
+        *,
+        study: str,
+        round: int,
+        unit: str,
+        delta: float,
+        channels: Sequence[ChannelRelease],
+        noise_source: NoiseName,
+    ) -> LedgerEntry:
+        """Sign and write one entry; when this returns it is on the disk, and not before may anything leave.
+
+        Raises StorageError if it cannot be written; the file is then what it was. Raises pydantic's ValidationError
+        for fields that are no entry.
+        """
+        if self._broken:
+            raise StorageError(f"{self._path}: an earlier write failed and could not be undone")
+        entry = LedgerEntry.model_validate(
+            {
+                "index": self.count,
+                "previous": self.head,
+                "hospital": self._hospital,
+                "public_key": self._key.public_hex,
+                "time": int(self._clock()),
+                "study": study,
+                "round": round,
+                "unit": unit,
+                "delta": delta,
+                "event": event,
+                "channels": tuple(sorted(channels, key=lambda c: c.name)),
+                "noise_source": noise_source,
+            }
+        )
+        line = signed_line(entry, self._key)
+        self._write(line + b"\n")
+        self._entries.append(entry)
+        self._heads.append(sha256_hex(line))
+        return entry
+
+    def close(self) -> None:
+        """Release the lock. Closing twice is harmless."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._broken = -1, True
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._file, data[written:])
+            os.fsync(self._file)
+        except OSError as error:
+            self._undo()
+            raise StorageError(f"cannot write the ledger {self._path}: {error.strerror}") from error
+        self._size += len(data)
+
+    def _undo(self) -> None:
+        """Back to the last good length; if even that fails, this object writes nothing any more."""
+        try:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+        except OSError:
+            self._broken = True
+
+    def _repair(self, torn: bytes) -> None:
+        try:
+            entry = check_line(torn, self.count, self.head, self._key.public_hex)
+        except LedgerInvalid:
+            os.ftruncate(self._file, self._size)
+            os.fsync(self._file)
+            return
+        self._size += len(torn)
+        self._write(b"\n")
+        self._entries.append(entry)
+        self._heads.append(sha256_hex(torn))
+
+
+def read_ledger(path: Path, public_hex: str | None = None) -> list[LedgerEntry]:
+    """The verified entries of a ledger file, without a private key and without changing anything.
+
+    ``public_hex`` None takes the key the file itself names: then it is consistent, but may be anybody's. Raises
+    LedgerInvalid naming file, entry and reason, also for a torn last line, and StorageError if it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read the ledger {path}: {error.strerror}", "Check the path.") from error
+    if content and not content.endswith(b"\n"):
+        raise LedgerInvalid(
+            f"{path}: the last line is torn (no line feed)",
+            "A crash of the hospital leaves this, as may a copy made during a write. Start the hospital's client once: "
+            "it repairs the file; then copy it again.",
+        )
+    return check_lines(content.split(b"\n")[:-1], str(path), public_hex)
+
+
+def _read_all(file: int) -> bytes:
+    content = b""
+    while part := os.pread(file, 1 << 20, len(content)):
+        content += part
+    return content
