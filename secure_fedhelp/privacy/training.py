@@ -55,25 +55,19 @@ def train_private(
     """
     check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
-    wrapped = GradSampleModule(model, loss_reduction="sum")
-    optimizer = NoisyOptimizer(
-        torch.optim.SGD(model.parameters(), lr=learning_rate),
-        noise=noise,
-        noise_multiplier=privacy.noise_multiplier,
-        max_grad_norm=privacy.clipping_norm,
-        expected_batch_size=expected_batch,  # type: ignore[arg-type]  # Opacus only divides by it
-    )
-    model.train()
     steps = 0
-    try:
-        with _quiet():
-            for _ in range(privacy.steps):
-                chosen = draw_records(records, privacy.sampling_rate, noise, rng)
-                _step(wrapped, optimizer, loss_fn, records, chosen)
-                steps += 1
-    finally:
-        wrapped.to_standard_module()
-        _forget_gradients(model)
+    with _per_record(model) as wrapped:
+        optimizer = NoisyOptimizer(
+            torch.optim.SGD(model.parameters(), lr=learning_rate),
+            noise=noise,
+            noise_multiplier=privacy.noise_multiplier,
+            max_grad_norm=privacy.clipping_norm,
+            expected_batch_size=expected_batch,
+        )
+        while steps < privacy.steps:
+            chosen = draw_records(records, privacy.sampling_rate, noise, rng)
+            _step(wrapped, optimizer, loss_fn, records, chosen)
+            steps += 1
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise InvalidContribution("private training diverged: a parameter is NaN or infinite")
     return DpSgd(
@@ -109,18 +103,33 @@ class NoisyOptimizer(DPOptimizer):
 
 
 def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Raise UnsupportedModel, naming the layer, if the model's records would not stay apart in training."""
-    errors = ModuleValidator.validate(model, strict=False)
+    """Raise UnsupportedModel, naming the layer, if the records of a batch would not stay apart in training.
+
+    Besides Opacus' own rules, two zero inputs are sent forth and back, since some operations (a residual sum in place,
+    a parameter used outside its layer) fail only when they run.
+    """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise UnsupportedModel(f"layer {name!r} ({type(layer).__name__}) mixes the records of a batch")
         if getattr(layer, "inplace", False):
             raise UnsupportedModel(f"layer {name!r} ({type(layer).__name__}) works in place")
+    buffered = [name for name, _ in model.named_buffers()]
+    if buffered:
+        raise UnsupportedModel(f"{', '.join(buffered)} would be computed from private records and carry no noise")
+    model.train()
+    errors = ModuleValidator.validate(model, strict=False)
     if errors:
         raise UnsupportedModel("; ".join(str(error) for error in errors))
-    if any(not p.requires_grad for p in model.parameters()):
-        raise UnsupportedModel("a parameter is frozen: train the part that is not as a module of its own")
-    del input_shape
+    try:
+        with _per_record(model) as wrapped:
+            wrapped(torch.zeros(2, *input_shape)).sum().backward()
+            unreached = [name for name, p in model.named_parameters() if getattr(p, "grad_sample", None) is None]
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise UnsupportedModel(f"no gradient of each record: {str(error).splitlines()[0]}") from error
+    if unreached:
+        raise UnsupportedModel(
+            f"no gradient reaches {', '.join(unreached)}: train what is used, as a module of its own"
+        )
 
 
 def _step(
@@ -147,18 +156,22 @@ def _step(
         optimizer.zero_grad()
 
 
-def _forget_gradients(model: nn.Module) -> None:
-    """Drop per-record gradients: they are raw private values, and nothing after training needs them."""
-    for p in model.parameters():
-        p.grad = None
-        for name in ("grad_sample", "summed_grad"):
-            if hasattr(p, name):
-                delattr(p, name)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Opacus' hooks make torch warn that inputs need no gradient, which is right: inputs are data."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        yield
+def _per_record(model: nn.Module) -> Iterator[GradSampleModule]:
+    """``model`` with Opacus' hooks, taken off at the end together with the per-record gradients.
+
+    Those are raw private values that nothing after training needs. Opacus' hooks also make torch warn that inputs need
+    no gradient, which is right: inputs are data.
+    """
+    wrapped = GradSampleModule(model, loss_reduction="sum")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            yield wrapped
+    finally:
+        wrapped.to_standard_module()
+        for p in model.parameters():
+            p.grad = None
+            for name in ("grad_sample", "summed_grad"):
+                if hasattr(p, name):
+                    delattr(p, name)

@@ -17,13 +17,15 @@ from secure_fedhelp.wire.address import join_address, parse_address
 from secure_fedhelp.wire.failures import named_error
 from secure_fedhelp.wire.generated.coordinator_pb2_grpc import CoordinatorStub
 from secure_fedhelp.wire.options import channel_credentials, channel_options
-from secure_fedhelp.wire.probe import probe
+from secure_fedhelp.wire.probe import Refused, probe
 
 Answer = TypeVar("Answer")
 
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 _PROBE_SECONDS = 10.0
+#: A server that stops may end one connection like this; one that does it again and again does not want us.
+_REFUSALS = 3
 #: Ends that mean "not now" and not "no": the server is away, too slow, too busy, or a newer call took our place.
 _TRANSIENT = {
     grpc.StatusCode.UNAVAILABLE,
@@ -52,6 +54,7 @@ class Connection:
         self._sleep, self._clock = sleep, clock
         self._channel: grpc.Channel | None = None
         self._patience_since = 0.0
+        self._refusals = 0
 
     def run(self, operation: Callable[[CoordinatorStub], Answer], patience_seconds: float) -> Answer:
         """What ``operation`` returns, repeated while nobody is there.
@@ -99,7 +102,17 @@ class Connection:
         return CoordinatorStub(self._channel)  # type: ignore[no-untyped-call]  # generated without types
 
     def _check_server(self) -> None:
-        identity = probe(self._host, self._port, self._credentials, self._clock(), _PROBE_SECONDS)
+        try:
+            identity = probe(self._host, self._port, self._credentials, self._clock(), _PROBE_SECONDS)
+        except Refused as error:
+            self._refusals += 1
+            if self._refusals < _REFUSALS:
+                raise
+            raise IdentityError(
+                "the coordinator refuses our certificate",
+                "Compare ca.crt with the coordinator's, and check both machines' clocks.",
+            ) from error
+        self._refusals = 0
         if identity.consortium != self._consortium:
             raise WrongAuthority(f"the coordinator is of consortium {identity.consortium}, not {self._consortium}")
         if self._name is not None and identity.name != self._name:

@@ -16,18 +16,20 @@ from contextlib import contextmanager
 
 from cryptography import x509
 
-from secure_fedhelp.errors import CertificateExpired, IdentityError, StorageError, WrongAuthority
+from secure_fedhelp.errors import IdentityError, StorageError
 from secure_fedhelp.identity.certificates import Identity, check_certificate
 from secure_fedhelp.identity.tls import Credentials
 
-_OTHER_SIDE = "The coordinator refused our certificate; ask its operator, and compare ca.crt."
+
+class Refused(OSError):
+    """The server ended the connection when it had seen our certificate (or happened to stop at that moment)."""
 
 
 def probe(host: str, port: int, credentials: Credentials, now: float, timeout: float) -> Identity:
     """Whom the server's certificate names, after every check: our CA signed it, it is valid now and for ``host``.
 
-    Raises WrongAuthority, CertificateExpired or IdentityError, also for what the server says of our certificate, and
-    OSError if nobody answers (ssl.SSLError is one) within ``timeout`` seconds.
+    Raises WrongAuthority, CertificateExpired or IdentityError for either side's certificate, Refused, and OSError if
+    nobody answers (or not with TLS) within ``timeout`` seconds.
     """
     check_certificate(credentials.certificate_pem, credentials.ca_pem, now)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -40,16 +42,15 @@ def probe(host: str, port: int, credentials: Credentials, now: float, timeout: f
     with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain) as secure:
         der = secure.getpeercert(binary_form=True) or b""
         identity = _check(ssl.DER_cert_to_PEM_cert(der).encode(), credentials.ca_pem, host, now)
-        try:
-            # In TLS 1.3 the server judges our certificate after our side is done: its first bytes, or its alert, tell.
-            secure.recv(1)
-        except ssl.SSLError as error:
-            raise _refusal(error) from error
+        _await_verdict(secure)
     return identity
 
 
 def _check(certificate_pem: bytes, ca_pem: bytes, host: str, now: float) -> Identity:
-    identity = check_certificate(certificate_pem, ca_pem, now)
+    try:
+        identity = check_certificate(certificate_pem, ca_pem, now)
+    except IdentityError as error:
+        raise type(error)(f"the coordinator's certificate: {error.message}", error.hint) from error
     if identity.role != "coordinator":
         raise IdentityError(f"the server at {host} is {identity.role} {identity.name}, not a coordinator")
     names = x509.load_pem_x509_certificate(certificate_pem).extensions
@@ -70,16 +71,17 @@ def _normal(host: str) -> str:
         return host.lower()
 
 
-def _refusal(error: ssl.SSLError) -> IdentityError | ssl.SSLError:
-    """The named error behind an alert of the server about our certificate."""
-    reason = error.reason or ""
-    if "UNKNOWN_CA" in reason:
-        return WrongAuthority("the coordinator does not know the authority of our certificate")
-    if "CERTIFICATE_EXPIRED" in reason:
-        return CertificateExpired("the coordinator says that our certificate has expired")
-    if "CERTIFICATE" in reason:
-        return IdentityError(f"the coordinator refused our certificate ({reason.lower()})", _OTHER_SIDE)
-    return error
+def _await_verdict(secure: ssl.SSLSocket) -> None:
+    """In TLS 1.3 the server judges our certificate after our side is done: its first bytes mean that it was accepted.
+
+    gRPC's server refuses by closing, without an alert that would say why.
+    """
+    try:
+        accepted = secure.recv(1)
+    except (ssl.SSLError, ConnectionError) as error:
+        raise Refused(f"the coordinator ended the connection ({error})") from error
+    if not accepted:
+        raise Refused("the coordinator ended the connection")
 
 
 @contextmanager
