@@ -1,0 +1,205 @@
+"""The coordinator's transcript, checked: pure rules over bytes, the same for a hospital and for an auditor.
+
+A hospital runs them before it decrypts anything, an auditor years later from the file. The rules, line by line:
+
+1. a line is one canonical JSON object, signed by the coordinator's key for ``transcript-entry``;
+2. it is of this study, rounds count from 0 without a gap, and it names the SHA-256 of the line before;
+3. the cohort is sorted, each hospital once, each a member, and each header is signed by that member's own key for
+   ``upload-header``, and is of this study, round and key epoch;
+4. a hospital's ledger only grows from round to round: fewer entries, or another head at the same length, is another
+   ledger;
+5. declines are signed by who declined; one with the final reason takes the hospital out of all later rounds;
+6. cohort, declined and absent have nobody in common, and every member is in one of them or was out before.
+
+What a round needs beyond that (is *my* upload in it, is the cohort large enough) is for the hospital to ask.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from secure_fedhelp.errors import BadSignature, TranscriptInvalid
+from secure_fedhelp.identity.signing import verify
+from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
+from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
+from secure_fedhelp.wire.messages import FINAL_REASON, UploadHeader, decline_statement
+
+#: What the first entry names as the line before it.
+GENESIS = "0" * 64
+
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+_Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+class SignedUpload(Strict):
+    """One hospital's upload as the transcript keeps it: its header, and the hospital's signature over that."""
+
+    header: UploadHeader
+    signature: _Signature
+
+    @property
+    def hospital(self) -> str:
+        return self.header.hospital
+
+
+class SignedRefusal(Strict):
+    """A hospital's signed statement that it left out this round, or with the final reason all that follow."""
+
+    hospital: Name
+    reason: Annotated[str, Field(max_length=128)]
+    signature: _Signature
+
+
+class TranscriptEntry(Strict):
+    """What the coordinator did in one round."""
+
+    format: Literal[1]
+    study: Sha256
+    round: _Count
+    key_epoch: _Count
+    previous: Sha256
+    cohort: tuple[SignedUpload, ...]
+    declined: tuple[SignedRefusal, ...]
+    absent: tuple[Name, ...]
+    sum_bytes: _Count
+    sum_sha256: Sha256
+
+
+@dataclass(frozen=True)
+class WitnessedHead:
+    """How many entries a hospital's ledger had in a round, and the SHA-256 of the last, signed by the hospital."""
+
+    round: int
+    entries: int
+    head: str
+
+
+class TranscriptChecker:
+    """The rules above, one line at a time. After an error it must not be used on."""
+
+    def __init__(self, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan_hash: str) -> None:
+        self._coordinator, self._members, self._study = coordinator_public_hex, dict(member_public_hex), plan_hash
+        self._round, self._epoch, self._previous = 0, 0, GENESIS
+        self._out: set[str] = set()
+        self._ledgers: dict[str, WitnessedHead] = {}
+
+    def check(self, line: bytes) -> TranscriptEntry:
+        """The entry of the next line (without its line feed); TranscriptInvalid names the entry and the reason."""
+        try:
+            entry = self._signed_entry(line)
+            self._check_place(entry)
+            self._check_cohort(entry)
+            self._check_others(entry)
+        except TranscriptInvalid as error:
+            raise TranscriptInvalid(f"transcript entry {self._round}: {error.message}") from error
+        self._round, self._epoch, self._previous = self._round + 1, entry.key_epoch, sha256_hex(line)
+        self._out |= {d.hospital for d in entry.declined if d.reason == FINAL_REASON}
+        return entry
+
+    def _signed_entry(self, line: bytes) -> TranscriptEntry:
+        try:
+            values = json.loads(line)
+            entry = TranscriptEntry.model_validate(values["entry"])
+            signature = bytes.fromhex(values["signature"])
+            signed = canonical_bytes(entry.model_dump(mode="json"))
+        except ValidationError as error:
+            raise TranscriptInvalid(f"malformed: {explain(error)}") from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise TranscriptInvalid("not a signed entry in JSON") from error
+        # The hash of a line is what the next one names, so a line must have one spelling only.
+        if canonical_bytes({"entry": json.loads(signed), "signature": signature.hex()}) != line:
+            raise TranscriptInvalid("not in canonical form")
+        _require_signature(self._coordinator, "transcript-entry", signed, signature.hex(), "the coordinator")
+        return entry
+
+    def _check_place(self, entry: TranscriptEntry) -> None:
+        if entry.study != self._study:
+            raise TranscriptInvalid(f"it is of study {entry.study[:16]}, this is {self._study[:16]}")
+        if entry.round != self._round:
+            raise TranscriptInvalid(f"it is about round {entry.round}: a round is missing, doubled or moved")
+        if entry.previous != self._previous:
+            raise TranscriptInvalid("it does not follow the entry before: one was changed, dropped or moved")
+        if entry.key_epoch < self._epoch:
+            raise TranscriptInvalid(f"its key epoch {entry.key_epoch} comes after epoch {self._epoch}")
+
+    def _check_cohort(self, entry: TranscriptEntry) -> None:
+        _require_sorted([u.hospital for u in entry.cohort], "cohort")
+        for upload in entry.cohort:
+            header, name = upload.header, upload.hospital
+            if name in self._out:
+                raise TranscriptInvalid(f"{name} had left the study for good, and is in the cohort")
+            if (header.study, header.round, header.key_epoch) != (entry.study, entry.round, entry.key_epoch):
+                raise TranscriptInvalid(f"the upload of {name} is of another study, round or key epoch")
+            signed = canonical_bytes(header.model_dump(mode="json"))
+            _require_signature(self._key(name), "upload-header", signed, upload.signature, name)
+            self._check_ledger(header)
+
+    def _check_ledger(self, header: UploadHeader) -> None:
+        now = WitnessedHead(header.round, header.ledger_entries, header.ledger_head)
+        before = self._ledgers.get(header.hospital, WitnessedHead(0, 0, now.head))
+        if now.entries < before.entries or (now.entries == before.entries and now.head != before.head):
+            raise TranscriptInvalid(
+                f"the ledger of {header.hospital} had {before.entries} entries in round {before.round}, "
+                f"now it has {now.entries} and does not go on from them"
+            )
+        self._ledgers[header.hospital] = now
+
+    def _check_others(self, entry: TranscriptEntry) -> None:
+        declined = [d.hospital for d in entry.declined]
+        _require_sorted(declined, "declined")
+        _require_sorted(list(entry.absent), "absent")
+        for decline in entry.declined:
+            statement = decline_statement(entry.study, entry.round, decline.hospital, decline.reason)
+            key = self._key(decline.hospital)
+            _require_signature(key, "decline", statement, decline.signature, decline.hospital)
+        everybody = [u.hospital for u in entry.cohort] + declined + list(entry.absent)
+        if len(set(everybody)) != len(everybody):
+            raise TranscriptInvalid("a hospital is in two of cohort, declined and absent")
+        missing = self._members.keys() - set(everybody) - self._out
+        if missing:
+            raise TranscriptInvalid(f"it does not account for {', '.join(sorted(missing))}")
+
+    def _key(self, name: str) -> str:
+        if name not in self._members:
+            raise TranscriptInvalid(f"{name} is no member")
+        return self._members[name]
+
+
+def verify_transcript(
+    lines: Sequence[bytes], coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan_hash: str
+) -> list[TranscriptEntry]:
+    """All entries of a transcript, once every rule above holds for every line; TranscriptInvalid otherwise.
+
+    ``lines`` are without line feeds. ``member_public_hex`` gives the Ed25519 key of each hospital that joined, from
+    its checked card.
+    """
+    checker = TranscriptChecker(coordinator_public_hex, member_public_hex, plan_hash)
+    return [checker.check(line) for line in lines]
+
+
+def witnessed_heads(entries: Sequence[TranscriptEntry]) -> dict[str, list[WitnessedHead]]:
+    """Each hospital's ledger as the study witnessed it, round by round; absent rounds are left out."""
+    heads: dict[str, list[WitnessedHead]] = {}
+    for entry in entries:
+        for upload in entry.cohort:
+            header = upload.header
+            witnessed = WitnessedHead(entry.round, header.ledger_entries, header.ledger_head)
+            heads.setdefault(header.hospital, []).append(witnessed)
+    return heads
+
+
+def _require_signature(public_hex: str, context: str, message: bytes, signature: str, who: str) -> None:
+    try:
+        verify(public_hex, context, message, bytes.fromhex(signature))
+    except BadSignature as error:
+        raise TranscriptInvalid(f"the signature of {who} ({context}) does not hold") from error
+
+
+def _require_sorted(names: list[str], what: str) -> None:
+    if names != sorted(set(names)):
+        raise TranscriptInvalid(f"{what} is not sorted, or names a hospital twice")
