@@ -24,7 +24,7 @@ def check_records(records: Records, plan: StudyPlan, hospital: str) -> None:
     if records.inputs.shape[1:] != plan.data.input_shape:
         raise InvalidData(f"inputs of shape {records.inputs.shape[1:]}, the plan says {plan.data.input_shape}")
     classes = len(plan.data.classes)
-    if len(records) and not (0 <= records.labels.min() and records.labels.max() < classes):
+    if len(records) and not (records.labels.min() >= 0 and records.labels.max() < classes):
         raise InvalidData(f"a label is not one of the plan's {classes} classes")
     if len(np.unique(records.labels)) < 2:
         found = ", ".join(plan.data.classes[label] for label in np.unique(records.labels)) or "no record"

@@ -46,24 +46,25 @@ def evaluate(model: nn.Module, records: Records) -> Metrics:
 def score(logits: NDArray[np.float64], labels: Labels) -> Metrics:
     """Metrics of logits [n, classes] against labels [n].
 
-    Balanced accuracy is the mean recall of the classes present. AUROC ranks by softmax probability: of class 1 for two
-    classes, the unweighted mean of one-against-rest over the classes present otherwise.
+    Balanced accuracy is the mean recall of the classes present. AUROC ranks by the log-odds of class 1 for two classes;
+    for more it is the unweighted mean of one-against-rest over the classes present, ranked by softmax probability.
     """
     present = np.unique(labels)
     if len(present) < 2:
         raise OneClassOnly("the test records are all of one class: no figure can be computed")
     predicted = logits.argmax(axis=1)
     recalls = [float(np.mean(predicted[labels == c] == c)) for c in present]
+    if logits.shape[1] == 2:
+        return Metrics(float(np.mean(recalls)), area_under_curve(logits[:, 1] - logits[:, 0], labels == 1))
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    judged = [1] if logits.shape[1] == 2 else present.tolist()
-    areas = [area_under_curve(probabilities[:, c], labels == c) for c in judged]
+    areas = [area_under_curve(probabilities[:, c], labels == c) for c in present]
     return Metrics(float(np.mean(recalls)), float(np.mean(areas)))
 
 
 def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """The chance that a positive scores above a negative, ties counting half."""
-    values, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     ranks = (ends - (counts - 1) / 2)[places]  # ties share their mean rank
     n_positive = int(positive.sum())

@@ -66,7 +66,7 @@ def home_steps(
     rng: np.random.Generator,
     extra: ExtraLoss | None = None,
 ) -> None:
-    """Adam steps on own records without noise, in place. The model must never leave the hospital, nor teach one that does."""
+    """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay)
     model.train()
     for batch in _batches(len(records), learning.home_batch, steps, rng):
@@ -91,7 +91,7 @@ def _public_steps(
     ensemble: Logits | None,
     rng: np.random.Generator,
 ) -> None:
-    """CE(g_pub, y) where labels exist + mu KL(teacher || g_pub) on the auxiliary; KL(ensemble || g_prv) on the surrogate."""
+    """Auxiliary: CE(g_pub, y) where labels exist + mu KL(teacher || g_pub). Surrogate: KL(ensemble || g_prv)."""
     if not (public.labels is not None or teacher is not None or ensemble is not None):
         return
     optimizer = torch.optim.Adam(model.parameters(), lr=learning.public_learning_rate)

@@ -140,7 +140,7 @@ class FedHelp:
         home_steps(model, self._records, learning.pupil_steps, learning.pupil_learning_rate, learning, rng, ranking)
         self._large = flatten(model)
 
-    # -- what the hospital keeps -----------------------------------------------------------------------------------------
+    # -- what the hospital keeps ---------------------------------------------------------------------------------------
 
     def shared_model(self) -> TwoHeaded:
         """The study's model: what the cohort has learnt together, under differential privacy."""
@@ -208,7 +208,7 @@ class FedHelp:
         self._ensemble = state["ensemble"].numpy() if "ensemble" in state else None
         self._large = state["large"].numpy() if "large" in state else self._large
 
-    # -- small things ------------------------------------------------------------------------------------------------------
+    # -- small things --------------------------------------------------------------------------------------------------
 
     def _large_model(self) -> TwoHeaded:
         model = fresh_model(self._plan, self._plan.model.large)
@@ -224,7 +224,7 @@ class FedHelp:
 
 
 class Twin(nn.Module):
-    """Proxy and large model as one module: [b, 2 * classes] logits, the proxy's first; gradients are clipped jointly."""
+    """Proxy and large model as one module, clipped jointly: logits [b, 2 * classes], the proxy's first."""
 
     def __init__(self, proxy: TwoHeaded, large: TwoHeaded, learning: LearningSection) -> None:
         super().__init__()

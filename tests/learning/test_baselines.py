@@ -1,0 +1,68 @@
+"""The rivals: same budget, same steps, and nothing they should not have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from secure_fedhelp.learning import baselines
+from secure_fedhelp.learning.evaluation import Metrics
+from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
+
+Study = Any
+
+
+class Counting:
+    """Seeded noise that counts the steps (one toss of coins each)."""
+
+    name: NoiseName = "seeded-research"
+
+    def __init__(self) -> None:
+        self.steps, self._source = 0, SeededNoise(b"count")
+
+    def normal(self, shape: int | tuple[int, ...], standard_deviation: float) -> NDArray[np.float64]:
+        return self._source.normal(shape, standard_deviation)
+
+    def poisson_mask(self, count: int, rate: float) -> NDArray[np.bool_]:
+        self.steps += 1
+        return self._source.poisson_mask(count, rate)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_local_training_takes_the_studys_private_steps(study: Study, warm: bool) -> None:
+    noise = Counting()
+    extra = {"public": study.public, "teacher_logits": study.teacher} if warm else {}
+    found = baselines.local_only(study.plan, "beta", study.records["beta"], noise, study.test, **extra)
+    assert noise.steps == study.plan.study.rounds * study.plan.privacy["small"].steps
+    assert isinstance(found, Metrics)
+
+
+def test_without_noise_a_hospital_learns_the_task(study_with: Callable[..., Study]) -> None:
+    study = study_with(pupil_steps=60)
+    for name in ("alpha", "beta"):
+        found = baselines.local_non_private(study.plan, name, study.records[name], study.test)
+        warm = baselines.local_non_private(study.plan, name, study.records[name], study.test, study.public)
+        assert found.auroc > 0.85
+        assert warm.auroc > 0.85
+
+
+def test_noise_costs_a_local_hospital_utility(study_with: Callable[..., Study]) -> None:
+    study = study_with(pupil_steps=60)
+    quiet = baselines.local_non_private(study.plan, "gamma", study.records["gamma"], study.test)
+    section = study.plan.privacy["small"].model_copy(update={"noise_multiplier": 50.0})
+    plan = study.plan.model_copy(update={"privacy": {"large": section, "small": section}})
+    loud = baselines.local_only(plan, "gamma", study.records["gamma"], SeededNoise(b"z"), study.test)
+    assert loud.auroc < quiet.auroc
+
+
+def test_public_training_learns_from_the_public_set_and_its_teacher(study_with: Callable[..., Study]) -> None:
+    study = study_with(warm_steps=60, public_learning_rate=0.02)
+    found = baselines.public_only(study.plan, study.public, study.teacher, study.test)
+    assert found.auroc > 0.7
+    again = baselines.public_only(study.plan, study.public, study.teacher, study.test)
+    assert found == again
+    assert baselines.public_only(study.plan, study.public, None, study.test) != found

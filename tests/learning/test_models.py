@@ -1,0 +1,81 @@
+"""Networks: the same everywhere from the same plan, and vectors that cannot be misread."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
+from secure_fedhelp.learning.models import Surrogate, build, flatten, load_flat, parameter_count
+from secure_fedhelp.privacy.training import check_model
+
+
+def test_initial_weights_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = flatten(build("mlp-8-4", (3,), 2, seed=5))
+    assert torch.equal(torch.get_rng_state(), state), "the global random state is left alone"
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(first, flatten(build("mlp-8-4", (3,), 2, seed=5)))
+    assert not np.array_equal(first, flatten(build("mlp-8-4", (3,), 2, seed=6)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "count"),
+    [
+        ("mlp-4", (3,), 2, 3 * 4 + 4 + 2 * (4 * 2 + 2)),
+        ("mlp-4-5", (3,), 3, 3 * 4 + 4 + 4 * 5 + 5 + 2 * (5 * 3 + 3)),
+        ("cnn-4", (1, 5, 5), 2, 25 * 4 + 4 + 8 + 2 * (4 * 9 * 2 + 2)),
+        ("cnn-4-8", (3, 8, 8), 2, 75 * 4 + 4 + 8 + 9 * 32 + 8 + 16 + 2 * (8 * 4 * 2 + 2)),
+    ],
+)
+def test_the_vectors_length_is_the_extractor_and_both_heads(
+    name: str, shape: tuple[int, ...], classes: int, count: int
+) -> None:
+    assert parameter_count(name, shape, classes) == count
+    outputs = build(name, shape, classes, seed=0)(torch.zeros(2, *shape))
+    assert outputs.shape == (2, classes)
+
+
+def test_flattening_and_loading_are_inverse() -> None:
+    source, target = build("cnn-4-8", (1, 8, 8), 2, seed=1), build("cnn-4-8", (1, 8, 8), 2, seed=2)
+    load_flat(target, flatten(source))
+    np.testing.assert_array_equal(flatten(target), flatten(source))
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(source(x), target(x))
+    with pytest.raises(InvalidContribution, match="parameters"):
+        load_flat(target, np.zeros(3))
+
+
+def test_heads_start_equal_and_then_go_their_own_ways() -> None:
+    model = build("mlp-4", (3,), 2, seed=1)
+    x = torch.randn(5, 3)
+    private, public = model.both(x)
+    assert torch.equal(private, public)
+    with torch.no_grad():
+        model.public_head.weight.add_(1.0)
+    private, public = model.both(x)
+    assert not torch.equal(private, public)
+    assert torch.equal(model(x), private)
+    assert torch.equal(Surrogate(model)(x), private)
+    model.adopt_public_head()
+    assert torch.equal(model(x), public)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp-", "mlp-0", "mlp-4--4", "mlp-x", "lstm-4", "", "cnn-4", "monai-resnet10"])
+def test_unknown_networks_are_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match="no network"):
+        build(name, (3,), 2, seed=0)
+
+
+def test_group_normalisation_needs_channels_by_four() -> None:
+    with pytest.raises(UnsupportedModel):
+        build("cnn-6", (1, 8, 8), 2, seed=0)
+
+
+def test_monais_residual_network_is_for_large_models_only() -> None:
+    model = build("monai-resnet10", (1, 28, 28), 2, seed=0)
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 2)
+    with pytest.raises(UnsupportedModel):
+        check_model(Surrogate(model), (1, 28, 28))
