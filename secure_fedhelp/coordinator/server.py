@@ -36,7 +36,7 @@ from secure_fedhelp.wire.options import server_credentials, server_options
 #: Told one line for a person whenever something happened.
 OnEvent = Callable[[str], None]
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 
 

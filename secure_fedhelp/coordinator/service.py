@@ -15,7 +15,14 @@ from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
 from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.streams import Streams
-from secure_fedhelp.errors import CiphertextWrongLength, MessageTooLarge, ProtocolError, WrongRound
+from secure_fedhelp.errors import (
+    CiphertextWrongLength,
+    FedHelpError,
+    MessageTooLarge,
+    ProtocolError,
+    StorageError,
+    WrongRound,
+)
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.chunks import joined_pieces
@@ -180,9 +187,9 @@ class CoordinatorService(CoordinatorServicer):
         seen = self._keeper.state
         for request in requests:
             with self._streams.turn(name, "upload", context):
-                if self._keeper.state is not seen:  # the round may have closed meanwhile
+                if self._keeper.state is not seen:
                     seen = self._keeper.state
-                    self._admitted(name, head)
+                    self._require_still_open(name, head, header)
                 self._store(header, request)
         with self._streams.turn(name, "upload", context):
             if spool.offset(header) != header.body_bytes:
@@ -190,6 +197,16 @@ class CoordinatorService(CoordinatorServicer):
                 raise CiphertextWrongLength("the upload ended before its last byte")
             spool.check(header)
             self._keeper.submit(Uploaded(name=name, header=head.header, signature=head.signature))
+
+    def _require_still_open(self, name: str, head: pb.UploadHead, header: UploadHeader) -> None:
+        """The round may have closed since the upload began: then what has arrived can never count, and is erased."""
+        try:
+            self._admitted(name, head)
+        except StorageError:
+            raise
+        except FedHelpError:
+            self._keeper.spool.discard(header)
+            raise
 
     def _store(self, header: UploadHeader, request: pb.UploadRequest) -> None:
         """Append one chunk; a body that grows beyond its signed length is erased."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from consortia import Consortium
 from members import FINGERPRINT, Hospital, some_body
+from plans import example_plan
 
 from secure_fedhelp.coordinator.server import serve
 from secure_fedhelp.identity.cards import make_card
@@ -22,8 +23,9 @@ from secure_fedhelp.wire.messages import Phase, StudyState, key_statement
 
 #: Certificates are judged by TLS libraries too, which look at the machine's clock.
 NOW = time.time()
-SEALING_KEY = "ab" * 1216
 PATIENCE_SECONDS = 30.0
+#: Bodies of more than two chunks of 1 MiB, so that streams have a middle.
+PLAN = example_plan(study__rounds=2, aggregation__minimum_cohort=2, channels__0__length=330_000)
 
 
 class Clock:
@@ -166,6 +168,15 @@ class Cast:
     def close(self) -> None:
         for client in self.clients.values():
             client.close()
+
+
+def new_coordinator(consortium: Consortium, folder: Path) -> Path:
+    """A fresh coordinator folder with the keys of the consortium's member ``coordinator``."""
+    folder.mkdir()
+    for name in ("tls.key", "tls.crt", "ca.crt", "signing.key"):
+        (folder / name).write_bytes((consortium.root / "coordinator" / name).read_bytes())
+        (folder / name).chmod(0o600)
+    return folder
 
 
 @contextmanager
