@@ -12,7 +12,7 @@ import pytest
 from consortia import Consortium
 from members import FINGERPRINT
 from plans import example_plan
-from servers import PLAN, Cast, Server, running
+from servers import PLAN, Cast, Server, running, sum_of
 
 from secure_fedhelp.errors import (
     KeyCeremonyFailed,
@@ -25,17 +25,8 @@ from secure_fedhelp.errors import (
 )
 from secure_fedhelp.identity.cards import check_card
 from secure_fedhelp.identity.signing import verify
-from secure_fedhelp.secagg.packing import SumAccumulator
-from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.wire.messages import Phase, decline_statement, key_statement
-
-
-def sum_of(bodies: dict[str, bytes]) -> bytes:
-    accumulator = SumAccumulator(profile(PLAN.aggregation.profile), PLAN.total_length)
-    for name, body in bodies.items():
-        accumulator.add(name, body)
-    return accumulator.finish()
 
 
 def check_line(line: bytes, previous: str, coordinator_key: str, keys: dict[str, str]) -> dict[str, object]:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from consortia import Consortium
 from members import some_body
-from servers import NOW, PLAN, Cast, Server, Site
+from servers import NOW, PLAN, Cast, Raw, Server, Site
 
 from secure_fedhelp.errors import (
     BadSignature,
@@ -35,49 +35,20 @@ from secure_fedhelp.errors import (
 from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.wire.failures import named_error
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
-from secure_fedhelp.wire.generated.coordinator_pb2_grpc import CoordinatorStub
 from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase
-from secure_fedhelp.wire.options import channel_credentials, channel_options
 
 BODY = some_body(PLAN, 7)
 
 
-class Raw:
-    """A hospital that speaks the protocol as it likes, without our client's care."""
-
-    def __init__(self, server: Server, site: Site) -> None:
-        self.site = site
-        credentials = channel_credentials(load_credentials(site.folder, time.time()))
-        self.channel = grpc.secure_channel(server.address, credentials, options=channel_options())
-        self.stub = CoordinatorStub(self.channel)
-
-    def head(self, body: bytes = BODY, offset: int = 0, number: int = 0, **changes: object) -> pb.UploadHead:
-        header = self.site.protocol.header(body, **changes)
-        signature = self.site.protocol.sign_header(header)
-        return pb.UploadHead(round=number, header=header, signature=signature, offset=offset)
-
-    def upload(self, *parts: pb.UploadHead | bytes) -> pb.UploadState:
-        def requests() -> Iterator[pb.UploadRequest]:
-            for part in parts:
-                if isinstance(part, pb.UploadHead):
-                    yield pb.UploadRequest(head=part)
-                else:
-                    yield pb.UploadRequest(chunk=part)
-
-        return self.stub.Upload(requests(), timeout=30)
-
-    def status(self) -> int:
-        return self.stub.UploadStatus(self.head(), timeout=30).offset
-
-    def refused(self, *parts: pb.UploadHead | bytes) -> FedHelpError:
-        with pytest.raises(grpc.RpcError) as caught:
-            self.upload(*parts)
-        error = named_error(caught.value)
-        assert error is not None, caught.value
-        return error
+def refused(raw: Raw, *parts: pb.UploadHead | bytes) -> FedHelpError:
+    """The named error an upload of these parts is refused with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        raw.upload(*parts)
+    error = named_error(caught.value)
+    assert error is not None, caught.value
+    return error
 
 
 @pytest.fixture
@@ -98,29 +69,29 @@ def chunks_of(body: bytes) -> list[bytes]:
 
 
 def test_a_truncated_upload(raw: Raw) -> None:
-    error = raw.refused(raw.head(), *chunks_of(BODY[:-1]))
+    error = refused(raw, raw.head(BODY), *chunks_of(BODY[:-1]))
     assert type(error) is CiphertextWrongLength
-    assert raw.status() == 0, "refused whole"
-    assert raw.upload(raw.head(), *chunks_of(BODY)).accepted, "and can be sent again"
+    assert raw.status(BODY) == 0, "refused whole"
+    assert raw.upload(raw.head(BODY), *chunks_of(BODY)).accepted, "and can be sent again"
 
 
 def test_an_upload_that_is_too_long(raw: Raw) -> None:
-    assert type(raw.refused(raw.head(), *chunks_of(BODY + b"x"))) is MessageTooLarge
-    assert raw.status() == 0
+    assert type(refused(raw, raw.head(BODY), *chunks_of(BODY + b"x"))) is MessageTooLarge
+    assert raw.status(BODY) == 0
 
 
 def test_a_body_that_is_not_the_signed_one(raw: Raw) -> None:
-    assert type(raw.refused(raw.head(), *chunks_of(BODY[:-1] + b"\0"))) is BadSignature
-    assert raw.status() == 0
+    assert type(refused(raw, raw.head(BODY), *chunks_of(BODY[:-1] + b"\0"))) is BadSignature
+    assert raw.status(BODY) == 0
 
 
 def test_a_residue_beyond_the_modulus(raw: Raw) -> None:
     body = BODY[:-7] + b"\xff" * 7
-    assert type(raw.refused(raw.head(body), *chunks_of(body))) is CiphertextNotCanonical
+    assert type(refused(raw, raw.head(body), *chunks_of(body))) is CiphertextNotCanonical
 
 
 def test_another_offset_than_the_stored_one(raw: Raw) -> None:
-    assert type(raw.refused(raw.head(offset=1), BODY[1:100])) is ProtocolError
+    assert type(refused(raw, raw.head(BODY, offset=1), BODY[1:100])) is ProtocolError
 
 
 @pytest.mark.parametrize(
@@ -134,38 +105,38 @@ def test_another_offset_than_the_stored_one(raw: Raw) -> None:
     ],
 )
 def test_a_malformed_stream(raw: Raw, parts: list[object], error: type[FedHelpError]) -> None:
-    made = [raw.head() if part == "head" else part for part in parts]
-    assert type(raw.refused(*made)) is error  # type: ignore[arg-type]
+    made = [raw.head(BODY) if part == "head" else part for part in parts]
+    assert type(refused(raw, *made)) is error  # type: ignore[arg-type]
 
 
 def test_a_round_beside_the_headers_round(raw: Raw) -> None:
-    assert type(raw.refused(raw.head(number=1))) is WrongRound
+    assert type(refused(raw, raw.head(BODY, number=1))) is WrongRound
 
 
 def test_a_message_beyond_the_limit_does_not_reach_a_handler(raw: Raw) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        raw.upload(raw.head(), b"x" * (2 * CHUNK_BYTES))
+        raw.upload(raw.head(BODY), b"x" * (2 * CHUNK_BYTES))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_forged_signature_is_refused_before_the_body_is_taken(raw: Raw) -> None:
-    head = raw.head()
+    head = raw.head(BODY)
     head.signature = SigningKey.generate().sign("upload-header", head.header)
-    assert type(raw.refused(head, *chunks_of(BODY))) is BadSignature
-    assert raw.status() == 0
+    assert type(refused(raw, head, *chunks_of(BODY))) is BadSignature
+    assert raw.status(BODY) == 0
 
 
 def test_a_replay_of_another_hospitals_upload(raw: Raw, cast: Cast, server: Server) -> None:
     beta = Raw(server, cast.sites["beta"])
-    assert type(beta.refused(raw.head(), *chunks_of(BODY))) is IdentityError
+    assert type(refused(beta, raw.head(BODY), *chunks_of(BODY))) is IdentityError
     beta.channel.close()
 
 
 def test_one_upload_a_round(raw: Raw) -> None:
-    assert raw.upload(raw.head(), *chunks_of(BODY)).accepted
-    assert raw.upload(raw.head()).accepted, "the same again is accepted quietly"
+    assert raw.upload(raw.head(BODY), *chunks_of(BODY)).accepted
+    assert raw.upload(raw.head(BODY)).accepted, "the same again is accepted quietly"
     other = some_body(PLAN, 8)
-    assert type(raw.refused(raw.head(other), *chunks_of(other))) is ReplayedUpload
+    assert type(refused(raw, raw.head(other), *chunks_of(other))) is ReplayedUpload
 
 
 @pytest.mark.parametrize(
@@ -196,7 +167,7 @@ def test_a_newer_stream_takes_the_place_of_a_dead_one(raw: Raw, cast: Cast) -> N
     ends: list[grpc.StatusCode] = []
 
     def requests() -> Iterator[pb.UploadRequest]:
-        yield pb.UploadRequest(head=raw.head())
+        yield pb.UploadRequest(head=raw.head(BODY))
         yield pb.UploadRequest(chunk=BODY[:CHUNK_BYTES])
         halfway.set()
         go_on.wait(20)
@@ -221,7 +192,7 @@ def test_a_round_that_closes_ends_the_uploads_in_it(raw: Raw, cast: Cast, server
     halfway, go_on = threading.Event(), threading.Event()
 
     def requests() -> Iterator[pb.UploadRequest]:
-        yield pb.UploadRequest(head=raw.head())
+        yield pb.UploadRequest(head=raw.head(BODY))
         yield pb.UploadRequest(chunk=BODY[:10])
         halfway.set()
         go_on.wait(20)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 from consortia import Consortium
 from members import FINGERPRINT, Hospital, some_body
 from plans import example_plan
@@ -17,9 +18,14 @@ from secure_fedhelp.coordinator.server import serve
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
+from secure_fedhelp.secagg.packing import SumAccumulator
+from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.client import CoordinatorClient
+from secure_fedhelp.wire.generated import coordinator_pb2 as pb
+from secure_fedhelp.wire.generated.coordinator_pb2_grpc import CoordinatorStub
 from secure_fedhelp.wire.messages import Phase, StudyState, key_statement
+from secure_fedhelp.wire.options import channel_credentials, channel_options
 
 #: Certificates are judged by TLS libraries too, which look at the machine's clock.
 NOW = time.time()
@@ -168,6 +174,42 @@ class Cast:
     def close(self) -> None:
         for client in self.clients.values():
             client.close()
+
+
+class Raw:
+    """A hospital that speaks the protocol as it likes, without our client's care."""
+
+    def __init__(self, server: Server, site: Site) -> None:
+        self.site = site
+        credentials = channel_credentials(load_credentials(site.folder, time.time()))
+        self.channel = grpc.secure_channel(server.address, credentials, options=channel_options())
+        self.stub = CoordinatorStub(self.channel)
+
+    def head(self, body: bytes, offset: int = 0, number: int = 0, **changes: object) -> pb.UploadHead:
+        header = self.site.protocol.header(body, **changes)
+        signature = self.site.protocol.sign_header(header)
+        return pb.UploadHead(round=number, header=header, signature=signature, offset=offset)
+
+    def upload(self, *parts: pb.UploadHead | bytes) -> pb.UploadState:
+        def requests() -> Iterator[pb.UploadRequest]:
+            for part in parts:
+                if isinstance(part, pb.UploadHead):
+                    yield pb.UploadRequest(head=part)
+                else:
+                    yield pb.UploadRequest(chunk=part)
+
+        return self.stub.Upload(requests(), timeout=30)
+
+    def status(self, body: bytes) -> int:
+        return self.stub.UploadStatus(self.head(body), timeout=30).offset
+
+
+def sum_of(bodies: dict[str, bytes]) -> bytes:
+    """The sum that a coordinator of PLAN must publish for these bodies."""
+    accumulator = SumAccumulator(profile(PLAN.aggregation.profile), PLAN.total_length)
+    for name, body in bodies.items():
+        accumulator.add(name, body)
+    return accumulator.finish()
 
 
 def new_coordinator(consortium: Consortium, folder: Path) -> Path:
