@@ -3,7 +3,7 @@
 tls.key tls.crt ca.crt signing.key    the coordinator's own keys (private keys: owner only); revoked.crl, optional
 address                               HOST:PORT it listens on, while it runs
 card                                  its member card
-journal.sqlite uploads/ sums/         the study; transcript.jsonl for everybody to read
+journal.sqlite uploads/ sums/         the study; transcript.jsonl and roster.json for everybody to read
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import grpc
 
 from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.keeper import Keeper
+from secure_fedhelp.coordinator.roster_file import write_roster
 from secure_fedhelp.coordinator.service import CoordinatorService, pool_size
 from secure_fedhelp.coordinator.state import public_state
 from secure_fedhelp.errors import FedHelpError, IdentityError, InvalidConfiguration
@@ -73,6 +74,7 @@ def serve(
             on_event(f"study {plan.study.name} ({plan.hash[:16]}) at {listening}")
             with _signals(stop):
                 _work_until_over(keeper, clock, on_event, linger_seconds, stop)
+            _write_roster(folder, keeper, identity.name, card)
             keeper.stop_waiting()
         return public_state(plan, keeper.state)
     finally:
@@ -136,6 +138,12 @@ def _signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _write_roster(folder: Path, keeper: Keeper, name: str, card: bytes) -> None:
+    """Who took part, beside the transcript whose signatures the cards' keys verify."""
+    cards = {member: values.card for member, values in keeper.state.members.items()}
+    write_roster(folder / "roster.json", {name: card, **cards})
 
 
 def _own_card(folder: Path, plan: StudyPlan, credentials: Credentials, key: SigningKey, now: float) -> bytes:

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from secure_fedhelp.errors import TranscriptInvalid
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.release import Released
+from secure_fedhelp.privacy.release import Released, require_released
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.study.transcript import TranscriptEntry
+from secure_fedhelp.wire.transcript import TranscriptEntry
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def make_upload(
 
     Raises InvalidContribution if a value is not finite or beyond its channel's bound.
     """
+    require_released(released)
     weight = plan.weights[hospital]
     body = cipher.encrypt(pack_channels(plan, dict(released.channels), weight))
     header = canonical_bytes(
@@ -84,7 +85,7 @@ def check_round(
     mine = next((u for u in entry.cohort if u.hospital == hospital), None)
     if sent_body_sha256 is not None and mine is None:
         raise TranscriptInvalid(f"round {entry.round}: the coordinator confirmed our upload but left it out of the sum")
-    if mine is not None and sent_body_sha256 is not None and mine.header["body_sha256"] != sent_body_sha256:
+    if mine is not None and sent_body_sha256 is not None and mine.header.body_sha256 != sent_body_sha256:
         raise TranscriptInvalid(f"round {entry.round}: the transcript holds another upload under our name")
     return cohort
 
