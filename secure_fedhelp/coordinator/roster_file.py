@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from secure_fedhelp.errors import StorageError
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.files import write_atomic
 
@@ -13,5 +14,9 @@ from secure_fedhelp.study.files import write_atomic
 def write_roster(path: Path, cards: Mapping[str, bytes]) -> None:
     """Replace the file by the cards (canonical JSON each) by name, if it differs. Raises StorageError."""
     content = canonical_bytes({name: json.loads(card) for name, card in cards.items()}) + b"\n"
-    if not path.exists() or path.read_bytes() != content:
+    try:
+        present = path.read_bytes() if path.exists() else None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    if present != content:
         write_atomic(path, content)

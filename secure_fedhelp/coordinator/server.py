@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.roster_file import write_roster
 from secure_fedhelp.coordinator.service import CoordinatorService, pool_size
-from secure_fedhelp.coordinator.state import public_state
+from secure_fedhelp.coordinator.state import Member, State, public_state
 from secure_fedhelp.errors import FedHelpError, IdentityError, InvalidConfiguration
 from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.revocation import RevocationList
@@ -73,8 +73,8 @@ def serve(
         with _running(CoordinatorService(keeper, door, card), folder, plan, credentials, address) as listening:
             on_event(f"study {plan.study.name} ({plan.hash[:16]}) at {listening}")
             with _signals(stop):
-                _work_until_over(keeper, clock, on_event, linger_seconds, stop)
-            _write_roster(folder, keeper, identity.name, card)
+                roster = _RosterWriter(folder, identity.name, card)
+                _work_until_over(keeper, clock, on_event, roster.update, linger_seconds, stop)
             keeper.stop_waiting()
         return public_state(plan, keeper.state)
     finally:
@@ -82,7 +82,12 @@ def serve(
 
 
 def _work_until_over(
-    keeper: Keeper, clock: Callable[[], float], on_event: OnEvent, linger_seconds: float, stop: threading.Event
+    keeper: Keeper,
+    clock: Callable[[], float],
+    on_event: OnEvent,
+    roster: Callable[[State], None],
+    linger_seconds: float,
+    stop: threading.Event,
 ) -> None:
     over_since: float | None = None
     while not stop.is_set():
@@ -92,6 +97,7 @@ def _work_until_over(
             for line in keeper.news():
                 on_event(line)
         state = keeper.state
+        roster(state)
         if state.over:
             over_since = clock() if over_since is None else over_since
             if not state.present or clock() - over_since >= linger_seconds:
@@ -140,10 +146,17 @@ def _signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _write_roster(folder: Path, keeper: Keeper, name: str, card: bytes) -> None:
-    """Who took part, beside the transcript whose signatures the cards' keys verify."""
-    cards = {member: values.card for member, values in keeper.state.members.items()}
-    write_roster(folder / "roster.json", {name: card, **cards})
+class _RosterWriter:
+    """Keeps ``roster.json`` up to date: the cards whose keys verify the transcript's signatures lie beside it."""
+
+    def __init__(self, folder: Path, name: str, card: bytes) -> None:
+        self._path, self._own = folder / "roster.json", {name: card}
+        self._written: Mapping[str, Member] | None = None
+
+    def update(self, state: State) -> None:
+        if state.members is not self._written:
+            write_roster(self._path, self._own | {name: member.card for name, member in state.members.items()})
+            self._written = state.members
 
 
 def _own_card(folder: Path, plan: StudyPlan, credentials: Credentials, key: SigningKey, now: float) -> bytes:

@@ -117,7 +117,9 @@ class CoordinatorService(CoordinatorServicer):
             part = request.sealed
             if part.member not in others or part.member in sealed:
                 raise ProtocolError("the key must be sealed to each other member, once")
-            if not 0 < len(part.sealed) <= self._largest_sealed:
+            if not part.sealed:
+                raise ProtocolError(f"nothing is sealed to {part.member}")
+            if len(part.sealed) > self._largest_sealed:
                 raise MessageTooLarge(f"a sealed key of {len(part.sealed)} bytes, at most {self._largest_sealed}")
             sealed[part.member] = part.sealed
         return first.head, sealed

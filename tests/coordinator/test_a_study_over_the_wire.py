@@ -12,7 +12,7 @@ import pytest
 from consortia import Consortium
 from members import FINGERPRINT
 from plans import example_plan
-from servers import PLAN, Cast, Server, running, sum_of
+from servers import PLAN, Cast, Raw, Server, running, sum_of
 
 from secure_fedhelp.errors import (
     KeyCeremonyFailed,
@@ -26,6 +26,7 @@ from secure_fedhelp.errors import (
 from secure_fedhelp.identity.cards import check_card
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.canonical import canonical_bytes
+from secure_fedhelp.wire.generated import coordinator_pb2 as pb
 from secure_fedhelp.wire.messages import Phase, decline_statement, key_statement
 
 
@@ -87,6 +88,11 @@ def test_two_rounds_from_join_to_goodbye(cast: Cast, server: Server, consortium:
     assert result.phase is Phase.FINISHED
     assert not (server.folder / "address").exists()
     assert "the study has finished" in server.told
+    roster = json.loads((server.folder / "roster.json").read_bytes())
+    assert {name: canonical_bytes(card) for name, card in roster.items()} == {
+        "coordinator": coordinator.to_bytes(),
+        **{name: card.to_bytes() for name, card in cards.items()},
+    }
 
 
 def test_the_makers_signed_confirmation_comes_with_the_sealed_key(cast: Cast) -> None:
@@ -132,7 +138,7 @@ def test_a_fingerprint_that_differs_ends_the_study_for_all(cast: Cast, server: S
     [
         ({"beta": b"1"}, "each other member"),
         ({"beta": b"1", "alpha": b"2"}, "each other member"),
-        ({"beta": b"1", "gamma": b""}, "0 bytes"),
+        ({"beta": b"1", "gamma": b""}, "nothing is sealed"),
         ({"beta": b"1", "gamma": b"x" * 100_000}, "100000 bytes"),
         ({"beta": b"1", "gamma": b"x" * 1_100_000}, "1100000 bytes"),
     ],
@@ -219,6 +225,20 @@ def test_a_newer_watch_frees_the_older(cast: Cast, server: Server) -> None:
         cast.clients["beta"].watch(known, 0.05)
     assert seen == [cast.state()]
     assert time.monotonic() - begin < 10
+
+
+def test_waiting_calls_of_one_hospital_leave_room_for_the_others(cast: Cast, server: Server) -> None:
+    known = cast.state().version
+    greedy = [Raw(server, cast.sites["alpha"]) for _ in range(10)]
+    request = pb.WatchRequest(known_version=known, wait_seconds=20)
+    calls = [raw.stub.Watch.future(request, timeout=20) for raw in greedy for _ in range(10)]
+    begin = time.monotonic()
+    cast.clients["beta"].join(cast.sites["beta"].card)
+    assert time.monotonic() - begin < 10
+    for call in calls:
+        call.cancel()
+    for raw in greedy:
+        raw.channel.close()
 
 
 def test_after_the_end_nothing_is_accepted(cast: Cast) -> None:

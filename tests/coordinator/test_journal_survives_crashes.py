@@ -17,6 +17,7 @@ from plans import example_plan
 from secure_fedhelp.coordinator import events
 from secure_fedhelp.coordinator.journal import Journal
 from secure_fedhelp.coordinator.keeper import Keeper
+from secure_fedhelp.coordinator.roster_file import write_roster
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
 from secure_fedhelp.errors import (
@@ -384,6 +385,48 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         Journal(tmp_path / "absent" / "journal.sqlite", PLAN.hash)
 
 
+def test_a_refused_row_leaves_nothing_of_its_event(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.sqlite", PLAN.hash)
+    event = Hospital(PLAN, "alpha").posted()
+    journal.append(event, 0.0, {"beta": b"first"})
+    with pytest.raises(StorageError, match="cannot write"):
+        journal.append(event, 0.0, {"beta": b"second"})
+    assert len(list(journal.events())) == 1
+    assert journal.sealed_key(0, "beta") == b"first"
+
+
+def test_a_folder_that_vanishes_is_named(run: Run) -> None:
+    header = parse_header(run.hospitals["alpha"].header(BODIES["alpha"]))
+    spool = run.keeper.spool
+    with pytest.raises(StorageError):
+        spool.check(header)
+    for place in ("uploads", "sums"):
+        (run.folder / place).rmdir()
+        (run.folder / place).write_bytes(b"a file")
+    for use in (
+        lambda: spool.offset(header),
+        lambda: spool.append(header, b"x"),
+        lambda: spool.read_sum(0, 0),
+        lambda: spool.forget_bodies_before(1),
+        lambda: spool.add_up(0, [header]),
+    ):
+        with pytest.raises(StorageError):
+            use()
+
+
+@pytest.mark.parametrize("present", [None, b"{}\n"])
+def test_the_roster_file_is_replaced_when_it_differs(tmp_path: Path, present: bytes | None) -> None:
+    path = tmp_path / "roster.json"
+    if present is not None:
+        path.write_bytes(present)
+    write_roster(path, {"alpha": b'{"a":1}'})
+    assert path.read_bytes() == b'{"alpha":{"a":1}}\n'
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageError):
+        write_roster(path, {})
+
+
 def test_what_happened_is_told_in_lines(run: Run) -> None:
     run.to_collecting().whole_round()
     run.keeper.submit(events.Left(name="beta"))
@@ -399,7 +442,6 @@ def test_what_happened_is_told_in_lines(run: Run) -> None:
         "round 1: adding 3 uploads",
         "round 1 of 2 published",
         "beta said goodbye",
-        "absent: beta",
         "beta declined round 2: maintenance",
         "the study has ended: UnderQuorum",
     ):

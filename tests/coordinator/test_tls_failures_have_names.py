@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -28,6 +29,7 @@ from secure_fedhelp.errors import (
     InvalidConfiguration,
     PlanChanged,
     ProtocolError,
+    StorageError,
     WrongAuthority,
 )
 from secure_fedhelp.identity import issuing, pem
@@ -213,6 +215,14 @@ def test_the_private_key_never_touches_the_disk(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(OSError, match="refused"):
         probing.probe("127.0.0.1", 1, alpha, NOW, 1.0)
     assert opened[0].startswith("/proc/self/fd/")
+
+
+def test_without_memory_files_the_key_is_not_written_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, alpha: Credentials
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(StorageError, match="memory files"):
+        probing.probe("127.0.0.1", 1, alpha, NOW, 1.0)
 
 
 # -- starting a coordinator -------------------------------------------------------------------------------------------
