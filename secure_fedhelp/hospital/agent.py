@@ -31,8 +31,8 @@ from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript
 from secure_fedhelp.wire.messages import FINAL_REASON, Phase, StudyState, decline_statement, key_statement
+from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript
 
 #: Told of each step: (what, details). For the log and the status file.
 Progress = Callable[[str, dict[str, object]], None]

@@ -88,7 +88,9 @@ class _Journal:
         self._before = {k: int(str(self._history[-1][k])) if self._history else 0 for k in ("bytes_up", "bytes_down")}
 
     def step(self, what: str, details: dict[str, object]) -> None:
-        self._say(f"{what} {' '.join(f'{k}={_short(v)}' for k, v in details.items())}".rstrip())
+        # Files count rounds from 0, people from 1.
+        shown = {k: int(str(v)) + 1 if k == "round" else v for k, v in details.items()}
+        self._say(f"{what} {' '.join(f'{k}={_short(v)}' for k, v in shown.items())}".rstrip())
         if what == "budget exhausted":
             self._status = f"budget exhausted in round {int(str(details['round'])) + 1}"
         if what == "absorbed":

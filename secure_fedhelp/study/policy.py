@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -27,7 +28,8 @@ class SitePolicy(Strict):
     #: Fewest hospitals in a sum.
     smallest_cohort: int = Field(default=3, ge=2)
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits")
-    #: URL prefixes of foundation model servers that may be asked (with public inputs only).
+    #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
+    #: the path must lie at or below the one given.
     foundation_endpoints: tuple[str, ...] = ()
     #: ``local``: metrics on private records never leave; ``research``: they may be written to the study's summary.
     metrics: Literal["local", "research"] = "local"
@@ -78,12 +80,23 @@ def broken_clauses(
         broken.append(
             BrokenClause("channels_allowed", ", ".join(refused), ", ".join(policy.channels_allowed) or "none")
         )
-    if foundation_url is not None and not any(foundation_url.startswith(p) for p in policy.foundation_endpoints):
+    if foundation_url is not None and not any(_covers(p, foundation_url) for p in policy.foundation_endpoints):
         allowed = ", ".join(policy.foundation_endpoints) or "none"
         broken.append(BrokenClause("foundation_endpoints", foundation_url, allowed))
     if plan.study.mode == "research" and policy.metrics != "research":
         broken.append(BrokenClause("metrics", "research metrics", policy.metrics))
     return broken
+
+
+def _covers(endpoint: str, url: str) -> bool:
+    """Whether ``url`` is at or below ``endpoint``. A plain prefix would let teacher.example.evil.org pass."""
+    try:
+        allowed, asked = urlsplit(endpoint), urlsplit(url)
+        same = (allowed.scheme, allowed.hostname, allowed.port) == (asked.scheme, asked.hostname, asked.port)
+    except ValueError:
+        return False
+    path = allowed.path.rstrip("/")
+    return same and "@" not in asked.netloc and ".." not in asked.path and (asked.path + "/").startswith(path + "/")
 
 
 def require_allowed(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> None:

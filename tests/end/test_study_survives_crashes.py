@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from secure_fedhelp.audit.verify import verify_run
-from secure_fedhelp.privacy.ledger import read_ledger
 from studies import Study, study, wait_until
 
+from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.errors import UnderQuorum
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.entries import ChannelRelease
+from secure_fedhelp.privacy.ledger import Ledger, read_ledger
+from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.research.results import measured_error, read_cohorts
 from secure_fedhelp.secagg.profiles import profile
 
@@ -23,17 +27,25 @@ pytestmark = pytest.mark.end
 DYING_HOSPITAL = """
 import os, signal, sys
 from pathlib import Path
-from secure_fedhelp.hospital import taking_part
+from secure_fedhelp.hospital import agent, taking_part
+from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.wire.client import CoordinatorClient
 
-class DiesBeforeItUploads(CoordinatorClient):
-    def upload(self, round_number, header, signature, body):
-        if round_number == 1:
+def dies(call, in_round_one):
+    def instead(*args, **named):
+        if in_round_one(*args, **named):
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().upload(round_number, header, signature, body)
+        return call(*args, **named)
+    return instead
 
-taking_part.CoordinatorClient = DiesBeforeItUploads
-taking_part.take_part(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], print)
+folder, plan, address, moment = sys.argv[1:]
+if moment == "spooled-not-spent":
+    Ledger.append = dies(Ledger.append, lambda ledger, event, **named: named["round"] == 1)
+if moment == "spent-not-encrypted":
+    agent.make_upload = dies(agent.make_upload, lambda plan, hospital, number, *rest: number == 1)
+if moment == "encrypted-not-uploaded":
+    CoordinatorClient.upload = dies(CoordinatorClient.upload, lambda client, number, *rest: number == 1)
+taking_part.take_part(Path(folder), Path(plan), address, print)
 """
 
 
@@ -47,7 +59,8 @@ def assert_the_study_ended_right(running: Study) -> None:
     cohorts = read_cohorts(running.run.coordinator / "transcript.jsonl")
     bound = profile(running.plan.aggregation.profile).error_bound(len(everybody))
     assert measured_error(running.run, running.plan, cohorts) <= bound
-    verify_run(running.run.root)
+    wait_until((running.run.coordinator / "roster.json").exists)
+    assert [f for f in verify_run(running.run.root, time.time()) if not f.ok] == []
 
 
 def test_coordinator_killed_while_uploads_arrive(tmp_path: Path) -> None:
@@ -64,25 +77,34 @@ def test_coordinator_killed_while_uploads_arrive(tmp_path: Path) -> None:
         assert_the_study_ended_right(running)
 
 
-def test_hospital_killed_after_it_spent_and_before_it_uploaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("moment", "paid_rounds", "said"),
+    [
+        ("spooled-not-spent", [0], "training round=2"),  # nothing left and nothing was paid: train again
+        ("spent-not-encrypted", [0, 1], "recovered a paid release round=2"),
+        ("encrypted-not-uploaded", [0, 1], "uploading round=2"),
+    ],
+)
+def test_hospital_killed_after_it_spent_and_before_it_uploaded(
+    tmp_path: Path, moment: str, paid_rounds: list[int], said: str
+) -> None:
     with study(tmp_path / "run", rounds=3) as running:
         running.start_coordinator()
         victim, *others = running.names
         folder = running.run.hospital(victim).root
         for name in others:
             running.start_thread(name)
-        arguments = [sys.executable, "-c", DYING_HOSPITAL, str(folder), str(running.run.plan), running.address]
+        arguments = [sys.executable, "-c", DYING_HOSPITAL, str(folder), str(running.run.plan), running.address, moment]
         done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == -signal.SIGKILL, done.stderr
         paid = running.ledger(victim)
-        assert [entry["round"] for entry in paid] == [0, 1]  # round 1 was paid for and never left
+        assert [entry["round"] for entry in paid] == paid_rounds
         running.start_thread(victim)
         running.join_threads()
-        assert "recovered a paid release round=1" in running.said[victim] or any(
-            "resumed" in line for line in running.said[victim]
-        )
+        assert "resumed rounds=1" in running.said[victim]
+        assert any(line.startswith(said) for line in running.said[victim]), running.said[victim]
         assert_the_study_ended_right(running)
-        assert running.ledger(victim)[:2] == paid
+        assert running.ledger(victim)[: len(paid)] == paid
 
 
 def test_hospital_that_never_comes_back_costs_one_deadline(tmp_path: Path) -> None:
@@ -115,10 +137,6 @@ def test_too_few_hospitals_end_the_study_by_name_and_keep_everything(tmp_path: P
 
 
 def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: Path) -> None:
-    from secure_fedhelp.privacy.ledger import Ledger
-
-    from secure_fedhelp.identity.signing import SigningKey
-    from secure_fedhelp.privacy.mechanisms import DpSgd
 
     with study(tmp_path / "run", rounds=2) as running:
         poor = running.names[1]
@@ -139,7 +157,7 @@ def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: P
                     round=earlier,
                     unit="patient",
                     delta=privacy.delta,
-                    channels=[],
+                    channels=[ChannelRelease(name="model-update", mechanism="dp-sgd", values_sha256="0" * 64)],
                     noise_source="system",
                 )
         running.start_coordinator()

@@ -37,6 +37,25 @@ def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://inside.example.evil.org/models",
+        "https://inside.example:8443/models",
+        "http://inside.example/models",
+        "https://inside.example@evil.org/models",
+        "https://me@inside.example/models",
+        "https://inside.example/modelsandmore",
+        "https://inside.example/models/../secret",
+        "https://inside.example:port/models",
+    ],
+)
+def test_an_endpoint_that_only_looks_like_an_allowed_one_is_refused(url: str) -> None:
+    policy = SitePolicy(foundation_endpoints=("https://inside.example/models",))
+    assert not broken_clauses(policy, example_plan(), "beta", "https://inside.example/models/v2")
+    assert broken_clauses(policy, example_plan(), "beta", url)
+
+
 def test_research_metrics_need_the_policys_word() -> None:
     research = example_plan(study__mode="research")
     assert [b.clause for b in broken_clauses(SitePolicy(), research, "beta", None)] == ["metrics"]
