@@ -35,8 +35,11 @@ class Journal:
         """
         self._path = path
         try:
+            path.touch(mode=0o600)  # the log beside it gets the same mode
             self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None, check_same_thread=False)
             self._open(study)
+        except OSError as error:
+            raise StorageError(f"cannot open {path}: {error.strerror or error}") from error
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise InvalidConfiguration(

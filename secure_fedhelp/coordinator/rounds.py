@@ -270,8 +270,8 @@ class Rounds:
     def _under_quorum(self, state: State, here: frozenset[str]) -> UnderQuorum:
         missing = sorted({h.name for h in self.plan.hospitals} - here - state.out - state.declines.keys())
         message = (
-            f"{state.phase.value}, round {state.round}: {len(here)} hospitals, at least "
-            f"{self.plan.aggregation.minimum_cohort} are needed; missing: {', '.join(missing) or 'nobody'}"
+            f"{len(here)} of at least {self.plan.aggregation.minimum_cohort} hospitals while {state.phase.value} "
+            f"for round {state.round + 1}; missing: {', '.join(missing) or 'nobody'}"
         )
         declined = sorted(state.out | state.declines.keys())
         return UnderQuorum(message + (f"; declined: {', '.join(declined)}" if declined else ""))

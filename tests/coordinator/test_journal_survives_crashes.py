@@ -132,7 +132,7 @@ def test_a_deadline_that_passed_before_a_restart_stays_passed(run: Run) -> None:
 def test_a_passed_deadline_is_noticed_before_a_late_upload(run: Run) -> None:
     run.to_collecting()
     run.now = run.keeper.state.deadline
-    with pytest.raises(FedHelpError, match="collecting, round 0: 0 hospitals"):
+    with pytest.raises(FedHelpError, match="0 of at least 3 hospitals while collecting for round 1"):
         run.send(NAMES[0])
 
 
@@ -141,6 +141,13 @@ def test_sealed_keys_survive(run: Run) -> None:
     assert keeper.sealed_key(0, NAMES[1]) == b"for " + NAMES[1].encode()
     assert keeper.sealed_key(0, NAMES[0]) == keeper.sealed_key(1, NAMES[1]) == b""
     assert keeper.state.fingerprint == FINGERPRINT
+
+
+def test_nobody_else_on_the_machine_reads_the_journal(run: Run) -> None:
+    run.to_collecting()
+    files = [path for path in run.folder.iterdir() if path.name.startswith("journal.sqlite")]
+    assert files
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
 
 
 def test_two_coordinators_cannot_share_a_folder(run: Run) -> None:

@@ -346,7 +346,7 @@ def test_9_under_quorum_at_the_deadline_names_who_is_missing() -> None:
     study.upload("beta")
     state = study.late()
     assert state.phase is Phase.ENDED
-    assert "1 hospitals, at least 2 are needed; missing: alpha, delta, gamma" in state.reason
+    assert "1 of at least 2 hospitals while collecting for round 1; missing: alpha, delta, gamma" in state.reason
     assert state.uploads.keys() == {"beta"}, "everything is kept"
 
 

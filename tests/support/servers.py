@@ -91,6 +91,14 @@ class Server:
         self._stop.set()
         self.wait()
 
+    def linger(self) -> StudyState | None:
+        """Let the time of lingering pass, however late the server notices that the study is over."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self.clock.ahead += self.linger_seconds
+            self._thread.join(0.1)
+        return self.wait()
+
     def wait(self) -> StudyState | None:
         self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive()
