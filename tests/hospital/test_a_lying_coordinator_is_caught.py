@@ -1,0 +1,263 @@
+"""What a hospital checks by itself before it decrypts, and before it takes a study key from anybody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from studies import Study, study
+
+from secure_fedhelp.errors import BadSignature, FedHelpError, KeyCeremonyFailed, NotReleasable, TranscriptInvalid
+from secure_fedhelp.hospital.agent import Agent
+from secure_fedhelp.hospital.contribution import check_round, make_upload, open_sum
+from secure_fedhelp.hospital.preparation import Membership, prepare_membership
+from secure_fedhelp.identity.cards import make_card
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.tls import load_credentials
+from secure_fedhelp.secagg.ckks import Cipher
+from secure_fedhelp.secagg.keys import StudyKey
+from secure_fedhelp.secagg.packing import SumAccumulator
+from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.sealing import key_context, seal
+from secure_fedhelp.study.canonical import sha256_hex
+from secure_fedhelp.study.policy import SitePolicy
+from secure_fedhelp.wire.messages import SealedStudyKey, key_statement
+from secure_fedhelp.wire.transcript import TranscriptEntry
+
+ME, MAKER = "small-1", "large-1"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    with study(tmp_path_factory.mktemp("lying") / "run") as ready:
+        yield ready
+
+
+def member(running: Study, name: str) -> Membership:
+    return prepare_membership(running.run.hospital(name).root, running.run.plan, time.time())
+
+
+# -- the sum ---------------------------------------------------------------------------------------------------------
+
+
+def entry(
+    running: Study, cohort: list[str], total: bytes = b"", bodies: dict[str, str] | None = None
+) -> TranscriptEntry:
+    """An unsigned entry of round 0 (signatures have tests of their own in tests/wire and tests/audit)."""
+    plan = running.plan
+    chosen = profile(plan.aggregation.profile)
+    header: dict[str, Any] = {
+        "body_bytes": chosen.body_bytes(plan.total_length),
+        "format": 1,
+        "key_epoch": 0,
+        "ledger_entries": 1,
+        "ledger_head": "1" * 64,
+        "profile": chosen.name,
+        "round": 0,
+        "study": plan.hash,
+        "tenseal": "0.3.18",
+    }
+    uploads = [
+        {
+            "header": {
+                **header,
+                "hospital": n,
+                "weight": plan.weights[n],
+                "body_sha256": (bodies or {}).get(n, "2" * 64),
+            },
+            "signature": "0" * 128,
+        }
+        for n in cohort
+    ]
+    values = {
+        "absent": (),
+        "cohort": tuple(uploads),
+        "declined": (),
+        "format": 1,
+        "key_epoch": 0,
+        "previous": "0" * 64,
+        "round": 0,
+        "study": plan.hash,
+        "sum_bytes": len(total),
+        "sum_sha256": sha256_hex(total),
+    }
+    return TranscriptEntry.model_validate(values)
+
+
+def test_a_cohort_below_the_plans_minimum_is_not_opened(running: Study) -> None:
+    with pytest.raises(TranscriptInvalid, match="at least 3"):
+        check_round(running.plan, SitePolicy(smallest_cohort=2), entry(running, [ME, MAKER]), ME, None)
+
+
+def test_a_cohort_below_the_site_policys_minimum_is_not_opened(running: Study) -> None:
+    with pytest.raises(TranscriptInvalid, match="at least 5"):
+        check_round(running.plan, SitePolicy(smallest_cohort=5), entry(running, running.names[:4]), ME, None)
+
+
+def test_a_confirmed_upload_that_was_left_out_is_noticed(running: Study) -> None:
+    others = [n for n in running.names if n != ME]
+    with pytest.raises(TranscriptInvalid, match="left it out"):
+        check_round(running.plan, SitePolicy(), entry(running, others), ME, "2" * 64)
+
+
+def test_another_upload_under_our_name_is_noticed(running: Study) -> None:
+    with pytest.raises(TranscriptInvalid, match="another upload"):
+        check_round(running.plan, SitePolicy(), entry(running, running.names), ME, "3" * 64)
+
+
+def test_a_round_without_us_may_be_opened_when_we_sent_nothing(running: Study) -> None:
+    others = [n for n in running.names if n != ME]
+    assert check_round(running.plan, SitePolicy(), entry(running, others), ME, None) == tuple(sorted(others))
+
+
+def test_a_sum_other_than_the_transcripts_is_never_decrypted(running: Study) -> None:
+    plan = running.plan
+    chosen = profile(plan.aggregation.profile)
+    cipher = Cipher(chosen, StudyKey.generate(chosen))
+    cohort = tuple(running.names[:3])
+    adder = SumAccumulator(chosen, plan.total_length)
+    for name in cohort:
+        adder.add(name, cipher.encrypt(np.full(plan.total_length, 0.25)))
+    data = adder.finish()
+    total, means = open_sum(plan, entry(running, list(cohort), data), cohort, data, cipher)
+    assert np.abs(total - 0.75).max() <= chosen.error_bound(3)
+    assert set(means) == {c.name for c in plan.channels}
+    for other in (data[:-1], data + b"\0", bytes([data[0] ^ 1]) + data[1:]):
+        with pytest.raises(TranscriptInvalid, match="differs"):
+            open_sum(plan, entry(running, list(cohort), data), cohort, other, cipher)
+
+
+def test_only_a_released_value_can_become_an_upload(running: Study) -> None:
+    class LooksReleased:
+        def __init__(self) -> None:
+            self.channels = {c.name: np.zeros(c.length) for c in running.plan.channels}
+
+    with pytest.raises(NotReleasable):
+        make_upload(running.plan, ME, 0, 0, LooksReleased(), None, None, None)  # type: ignore[arg-type]  # an attack
+
+
+# -- the study key -----------------------------------------------------------------------------------------------------
+
+
+class Relay:
+    """The coordinator's part of the key ceremony, in memory, able to lie."""
+
+    def __init__(self, cards: dict[str, bytes], own: bytes, answer: SealedStudyKey) -> None:
+        self._cards, self._own, self.answer = cards, own, answer
+
+    def roster(self) -> dict[str, bytes]:
+        return self._cards
+
+    def coordinator_card(self) -> bytes:
+        return self._own
+
+    def get_key(self, epoch: int) -> SealedStudyKey:
+        return self.answer
+
+
+def coordinator_card(running: Study) -> bytes:
+    folder = running.run.coordinator
+    key = SigningKey.load(folder / "signing.key")
+    return make_card(running.plan.hash, "coordinator", "coordinator", key.public_hex, "", folder, key)
+
+
+def agent(running: Study, relay: Relay) -> Agent:
+    mine = member(running, ME)
+    nothing: Any = None
+    made = Agent(
+        plan=mine.plan,
+        policy=mine.policy,
+        hospital=ME,
+        card=mine.card,
+        credentials=mine.credentials,
+        signing=mine.signing,
+        sealing=mine.sealing,
+        vault=mine.vault,
+        ledger=nothing,
+        gate=nothing,
+        method=nothing,
+        coordinator=relay,  # type: ignore[arg-type]  # the calls of the ceremony only
+        clock=time.time,
+        progress=lambda what, details: None,
+    )
+    made._learn_roster()
+    return made
+
+
+def answer(
+    running: Study, *, signer: str = MAKER, announced: StudyKey | None = None, context: str = ME
+) -> SealedStudyKey:
+    """A sealed study key as ``MAKER`` would post it, or as somebody else would."""
+    chosen = profile(running.plan.aggregation.profile)
+    key = StudyKey.generate(chosen)
+    fingerprint = (announced or key).fingerprint(running.plan.hash, 0)
+    statement = key_statement(running.plan.hash, 0, fingerprint)
+    signature = member(running, signer).signing.sign("key-confirmation", statement)
+    sealed = seal(
+        member(running, ME).sealing.public_hex, key.to_bytes(), key_context(running.plan.hash, 0, MAKER, context)
+    )
+    return SealedStudyKey(MAKER, sealed, fingerprint, {MAKER: signature})
+
+
+def relay(running: Study, key: SealedStudyKey) -> Relay:
+    return Relay({n: member(running, n).card for n in running.names}, coordinator_card(running), key)
+
+
+def test_an_honest_makers_key_is_taken(running: Study) -> None:
+    given = answer(running)
+    taken = agent(running, relay(running, given))._receive_key(0)
+    assert taken is not None
+    assert taken.fingerprint(running.plan.hash, 0) == given.fingerprint
+    (running.run.hospital(ME).state / "study-key-0").unlink()
+
+
+def test_a_key_that_nobody_has_confirmed_yet_is_waited_for(running: Study) -> None:
+    given = answer(running)
+    unconfirmed = SealedStudyKey(MAKER, given.sealed, given.fingerprint, {})
+    assert agent(running, relay(running, unconfirmed))._receive_key(0) is None
+
+
+def test_a_key_the_coordinator_made_itself_is_refused(running: Study) -> None:
+    with pytest.raises(BadSignature):
+        agent(running, relay(running, answer(running, signer="small-2")))._receive_key(0)
+
+
+def test_a_key_made_by_a_stranger_is_refused(running: Study) -> None:
+    given = answer(running)
+    stranger = SealedStudyKey("mallory", given.sealed, given.fingerprint, {"mallory": given.confirmations[MAKER]})
+    with pytest.raises(KeyCeremonyFailed, match="mallory"):
+        agent(running, relay(running, stranger))._receive_key(0)
+
+
+def test_a_key_other_than_the_announced_one_is_refused(running: Study) -> None:
+    other = StudyKey.generate(profile(running.plan.aggregation.profile))
+    with pytest.raises(KeyCeremonyFailed, match="announced"):
+        agent(running, relay(running, answer(running, announced=other)))._receive_key(0)
+
+
+def test_a_key_sealed_for_somebody_else_is_refused(running: Study) -> None:
+    with pytest.raises(KeyCeremonyFailed):
+        agent(running, relay(running, answer(running, context="small-2")))._receive_key(0)
+
+
+def test_a_roster_with_a_swapped_card_is_refused(running: Study) -> None:
+    lying = relay(running, answer(running))
+    lying._cards["small-2"] = lying._cards["small-3"]
+    with pytest.raises(TranscriptInvalid, match="another member's"):
+        agent(running, lying)
+
+
+def test_a_hospital_that_presents_itself_as_the_coordinator_is_refused(running: Study) -> None:
+    lying = relay(running, answer(running))
+    lying._own = lying._cards["small-2"]
+    with pytest.raises(FedHelpError):
+        agent(running, lying)
+
+
+def test_credentials_of_the_folder_hold(running: Study) -> None:
+    assert load_credentials(running.run.hospital(ME).keys, time.time()).identity.name == ME
+    assert Path(running.run.hospital(ME).keys / "sealing.key").stat().st_mode & 0o077 == 0
