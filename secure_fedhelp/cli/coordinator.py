@@ -17,13 +17,13 @@ app = typer.Typer(
 
 @app.command("init")
 def init(
-    folder: Annotated[Path, typer.Argument(help="The coordinator's own folder.")],
+    folder: Annotated[Path, typer.Option(help="The coordinator's own folder.")],
     consortium: Annotated[str, typer.Option(help="Name of the consortium, as in its certificates.")],
     name: Annotated[str, typer.Option(help="This coordinator's name.")],
 ) -> None:
     """Make the coordinator's keys and its certificate request; private keys never leave the folder.
 
-    Example: secure-fedhelp coordinator init coordinator --consortium lungs --name coordinator
+    Example: secure-fedhelp coordinator init --folder coordinator --consortium lungs --name coordinator
     """
     from secure_fedhelp.identity.certificates import make_request
     from secure_fedhelp.identity.signing import SigningKey

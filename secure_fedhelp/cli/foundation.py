@@ -9,7 +9,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="A small foundation model server for demos (Open Inference Protocol v2).", no_args_is_help=True)
+app = typer.Typer(
+    help="A small foundation model server for demos (Open Inference Protocol v2).\n\n"
+    "Example: secure-fedhelp foundation serve --model-file teacher.npz --listen 127.0.0.1:8080",
+    no_args_is_help=True,
+)
 
 
 @app.callback()

@@ -28,10 +28,11 @@ class Refused(OSError):
 def probe(host: str, port: int, credentials: Credentials, now: float, timeout: float) -> Identity:
     """Whom the server's certificate names, after every check: our CA signed it, it is valid now and for ``host``.
 
-    Raises WrongAuthority, CertificateExpired or IdentityError for either side's certificate, Refused, and OSError if
+    Raises WrongAuthority, CertificateExpired, CertificateRevoked (by the revocation list in our own folder) or
+    IdentityError for either side's certificate, Refused, and OSError if
     nobody answers (or not with TLS) within ``timeout`` seconds.
     """
-    check_certificate(credentials.certificate_pem, credentials.ca_pem, now)
+    check_certificate(credentials.certificate_pem, credentials.ca_pem, now, credentials.revocations)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Nothing is trusted because of this connection: the certificate is taken as bytes and checked below.
     context.check_hostname = False
@@ -41,14 +42,14 @@ def probe(host: str, port: int, credentials: Credentials, now: float, timeout: f
         context.load_cert_chain(path)
     with socket.create_connection((host, port), timeout) as plain, context.wrap_socket(plain) as secure:
         der = secure.getpeercert(binary_form=True) or b""
-        identity = _check(ssl.DER_cert_to_PEM_cert(der).encode(), credentials.ca_pem, host, now)
+        identity = _check(ssl.DER_cert_to_PEM_cert(der).encode(), credentials, host, now)
         _await_verdict(secure)
     return identity
 
 
-def _check(certificate_pem: bytes, ca_pem: bytes, host: str, now: float) -> Identity:
+def _check(certificate_pem: bytes, credentials: Credentials, host: str, now: float) -> Identity:
     try:
-        identity = check_certificate(certificate_pem, ca_pem, now)
+        identity = check_certificate(certificate_pem, credentials.ca_pem, now, credentials.revocations)
     except IdentityError as error:
         raise type(error)(f"the coordinator's certificate: {error.message}", error.hint) from error
     if identity.role != "coordinator":

@@ -35,19 +35,19 @@ def plan_file(folder: Path, **changes: object) -> Path:
 
 def test_init_makes_keys_for_the_owner_only_and_says_what_is_next(tmp_path: Path) -> None:
     folder = tmp_path / "coordinator"
-    output = run("init", folder, "--consortium", "north", "--name", "coordinator")
+    output = run("init", "--folder", folder, "--consortium", "north", "--name", "coordinator")
     for name in ("tls.key", "signing.key"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     assert "tls.csr" in output
     before = (folder / "signing.key").read_bytes()
-    run("init", folder, "--consortium", "north", "--name", "coordinator")
+    run("init", "--folder", folder, "--consortium", "north", "--name", "coordinator")
     assert (folder / "signing.key").read_bytes() == before
 
 
 def test_from_init_to_a_study_nobody_joins(tmp_path: Path) -> None:
     consortium = Consortium.create(tmp_path / "north", now=NOW)
     folder = tmp_path / "coordinator"
-    run("init", folder, "--consortium", "north", "--name", "coordinator")
+    run("init", "--folder", folder, "--consortium", "north", "--name", "coordinator")
     request = (folder / "tls.csr").read_bytes()
     certificate = consortium.authority.sign(request, "coordinator", "coordinator", NOW, 30, ["127.0.0.1"])
     (folder / "tls.crt").write_bytes(certificate)

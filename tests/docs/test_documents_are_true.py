@@ -7,7 +7,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import typer
 
@@ -17,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "certs" / "README.md"]
 
 
-def tests_that_exist() -> set[str]:
+def known_tests() -> set[str]:
     found = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -32,8 +31,8 @@ def threats() -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 
-def test_every_mitigation_names_tests_that_exist() -> None:
-    known = tests_that_exist()
+def test_every_mitigation_names_known_tests() -> None:
+    known = known_tests()
     rows = threats()
     assert len(rows) >= 15
     for threat, _, shown in rows:
@@ -58,12 +57,12 @@ def commands(path: Path) -> list[str]:
 @pytest.mark.parametrize("line", [c for d in DOCUMENTS for c in commands(d)])
 def test_commands_in_the_documents_are_understood(line: str) -> None:
     words = shlex.split(line)[1:]
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command, info_name="secure-fedhelp")
-    while isinstance(command, click.Group) or hasattr(command, "commands"):
-        name, sub, words = command.resolve_command(context, words)  # type: ignore[attr-defined]
+    command = typer.main.get_command(app)
+    context = command.context_class(command, info_name="secure-fedhelp")
+    while hasattr(command, "commands"):
+        name, sub, words = command.resolve_command(context, words)
         assert sub is not None, line
-        context = click.Context(sub, info_name=name, parent=context)
+        context = sub.context_class(sub, info_name=name, parent=context)
         command = sub
     # Parsing checks every option and argument; existing files are not asked for, since nothing is run.
     command.make_parser(context).parse_args(list(words))

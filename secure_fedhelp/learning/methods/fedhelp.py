@@ -69,7 +69,8 @@ class FedHelp:
         self._plan, self._hospital, self._records, self._public, self._noise = plan, hospital, records, public, noise
         self._teacher = None if teacher_logits is None else np.asarray(teacher_logits, dtype=np.float64)
         self._tier = plan.hospital(hospital).tier
-        self._base = flatten(warm_model(plan, plan.model.small, public, self._teacher))
+        # The plan's initial weights and nothing else: a hospital without a teacher must have the same base as all.
+        self._base = flatten(fresh_model(plan, plan.model.small))
         self._ensemble: NDArray[np.float64] | None = None
         self._large: NDArray[np.float64] | None = None
         if self._tier == "large":
@@ -82,7 +83,7 @@ class FedHelp:
     def contribute(self, round_number: int) -> PrivateOutput:
         """Train from the base for one round; nothing is remembered but the twin's half, so it can be done again."""
         plan = self._plan
-        model = self.shared_model()
+        model = self._start(round_number)
         public_steps(model, plan, round_number, self._public, self._teacher, self._ensemble)
         event = self._train_privately(model, round_number)
         raw = {
@@ -107,6 +108,12 @@ class FedHelp:
             self._teach_pupil(round_number)
         elif self._twin_large is not None:
             self._large, self._twin_large = self._twin_large, None
+
+    def _start(self, round_number: int) -> TwoHeaded:
+        """The base; in the first round after the warm start on the public set, which costs nothing."""
+        if round_number == 0:
+            return warm_model(self._plan, self._plan.model.small, self._public, self._teacher)
+        return self.shared_model()
 
     def _train_privately(self, model: TwoHeaded, round_number: int) -> DpSgd:
         """The round's DP-SGD steps on ``model``, in place."""
