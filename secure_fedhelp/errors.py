@@ -164,7 +164,9 @@ class LedgerLocked(FedHelpError):
 
 class AccountantDisagreement(FedHelpError):
     exit_code = 4
-    default_hint = "The two accountants differ beyond their stated bounds; nothing was spent. Report the plan's settings."
+    default_hint = (
+        "The two accountants differ beyond their stated bounds; nothing was spent. Report the plan's settings."
+    )
 
 
 class InvalidContribution(FedHelpError):
@@ -229,13 +231,15 @@ class StudyEnded(FedHelpError):
 
 
 class UnderQuorum(StudyEnded):
-    default_hint = "Too few hospitals answered before the deadline. Everything is kept; start the missing ones and a new study."
+    default_hint = (
+        "Too few hospitals answered before the deadline. Everything is kept; start the missing ones and a new study."
+    )
 
 
 class StudyAlreadyStarted(FedHelpError):
     exit_code = 5
     status = "FAILED_PRECONDITION"
-    default_hint = "Hospitals can only come back after a restart, not join for the first time, once the study has started."
+    default_hint = "Once a study has started hospitals can only come back, not join for the first time."
 
 
 class CoordinatorUnreachable(FedHelpError):

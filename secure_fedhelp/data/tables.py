@@ -75,7 +75,8 @@ def encode_rows(
         [x for text, column in zip(row, columns, strict=True) for x in _encode(text, column, f"row {number}")]
         for number, row in enumerate(rows, 1)
     ]
-    return np.clip(np.asarray(values), -LARGEST_STANDARDISED, LARGEST_STANDARDISED).astype(np.float32)
+    clipped = np.clip(np.asarray(values, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
+    return clipped.astype(np.float32)
 
 
 def _read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:

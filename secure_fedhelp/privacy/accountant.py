@@ -228,7 +228,7 @@ def _rdp_epsilon(merged: _Merged, delta: float) -> float:
 
 
 def _opacus_epsilon(merged: _Merged, delta: float) -> float:
-    from opacus.accountants.analysis import rdp  # type: ignore[import-untyped]  # ships no types
+    from opacus.accountants.analysis import rdp
 
     total = sum(
         rdp.compute_rdp(q=rate, noise_multiplier=noise, steps=count, orders=_ORDERS) for rate, noise, count in merged

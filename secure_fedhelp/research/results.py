@@ -17,7 +17,7 @@ from secure_fedhelp.errors import TranscriptInvalid
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import RunFolder
-from secure_fedhelp.research.summary import AggregationSummary, HospitalSummary, Summary
+from secure_fedhelp.research.summary import AggregationSummary, HospitalSummary, MetricsSummary, Summary
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
@@ -106,10 +106,10 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
     return HospitalSummary.model_validate(values | {"epsilon": ledger_epsilon})
 
 
-def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> dict[str, float] | None:
+def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSummary:
     """The model trained on the public set alone, with the teacher: what the study has to beat without any hospital."""
     from secure_fedhelp.learning import baselines
     from secure_fedhelp.research.teacher import Teacher
 
     logits = Teacher.load(run.teacher).logits(data.public.inputs)
-    return baselines.public_only(plan, data.public, logits, data.test).as_dict()
+    return MetricsSummary.model_validate(baselines.public_only(plan, data.public, logits, data.test).as_dict())

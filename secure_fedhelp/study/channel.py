@@ -49,7 +49,8 @@ def unpack_mean(plan: StudyPlan, total: Vector, cohort: tuple[str, ...]) -> dict
     if total.shape != (plan.total_length,):
         raise InvalidContribution(f"sum of shape {total.shape}, the plan says ({plan.total_length},)")
     mean = total / sum(plan.weights[name] for name in cohort)
-    parts, start = {}, 0
+    parts: dict[str, Vector] = {}
+    start = 0
     for channel in plan.channels:
         parts[channel.name] = mean[start : start + channel.length]
         start += channel.length

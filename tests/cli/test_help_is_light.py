@@ -59,5 +59,7 @@ def test_help_ends_with_exit_zero(words: list[str]) -> None:
 
 
 def test_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "secure_fedhelp", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "secure_fedhelp", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("secure-fedhelp ")
