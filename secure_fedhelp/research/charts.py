@@ -79,18 +79,23 @@ def line_chart(
     lines: Sequence[Line],
     levels: Sequence[Level],
     floor: float | None = None,
+    least_span: float = 0.0,
 ) -> Markup:
-    """Lines over rounds; ``floor`` is the lower end of the y axis (default: from the data)."""
-    left, right, top, bottom = 38, 104, 12, 36
+    """Lines over rounds; ``floor`` is the lower end of the y axis (default: from the data).
+
+    The y axis spans at least ``least_span``, so that a difference that means nothing does not look like a cliff.
+    """
+    right, top, bottom = 104, 12, 36
     # Tall enough for a label at the end of every line.
     height = max(236, top + bottom + TEXT_HEIGHT * (len(lines) + len(levels)))
     values = [y for line in lines for _, y in line.points] + [level.value for level in levels]
-    lowest = min(values) if floor is None else floor
+    lowest = min([*values, max(values) - least_span]) if floor is None else floor
     y_ticks = ticks(lowest, max(values), 5)
+    form = _same_decimals(y_ticks)
+    left = max(38, 14 + 7 * max(len(form(tick)) for tick in y_ticks))
     rounds = sorted({x for line in lines for x, _ in line.points})
     x_of = _scale(rounds[0], rounds[-1], left + 8, WIDTH - right - 8)
     y_of = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    form = _same_decimals(y_ticks)
     parts = [_h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
     parts += [_text(x_of(x), height - bottom + 16, f"{x:g}", "middle") for x in _spaced(rounds, 8)]
     parts.append(_text((left + WIDTH - right) / 2, height - 4, "round", "middle"))
@@ -112,7 +117,7 @@ def line_chart(
 
 def dot_chart(ident: str, title: str, description: str, series: Sequence[Series], rows: Sequence[Row]) -> Markup:
     """One line a row with a mark for each series, on an axis that ends at 1."""
-    legend, row_height, left, right = 24 + 18 * math.ceil(len(series) / 2), 34, 8, 14
+    legend, row_height, left, right = 24 + 18 * math.ceil(len(series) / 2), 34, 18, 14
     height = legend + row_height * len(rows) + 28
     values = [value for row in rows for value in row.values if value is not None]
     x_ticks = ticks(min(values), 1.0, 6)

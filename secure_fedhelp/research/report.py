@@ -94,6 +94,7 @@ def _utility(summary: Summary) -> tuple[str, Markup] | None:
         _spoken(lines, wording.share),
         lines,
         levels,
+        least_span=0.05,
     )
     return "AUROC of the shared model after each round. Hospitals with the same values share a line.", chart
 
