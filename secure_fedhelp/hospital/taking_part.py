@@ -44,6 +44,7 @@ def take_part(
     """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only."""
     member = prepare_membership(root, plan_path, clock())
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
+    write_status(member.folder.status, "loading data and model", {})
     records = prepare_records(member)
     teacher = ask_teacher(member, records.public, clock, sleep)
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
