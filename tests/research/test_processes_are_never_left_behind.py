@@ -1,0 +1,55 @@
+"""Children of a demonstration end with it, whatever they do, and a failed one is told with its last lines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from secure_fedhelp.research import processes
+from secure_fedhelp.research.processes import Parties, ProcessFailed
+
+
+def start_python(parties: Parties, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, program: str) -> None:
+    """Start a Python program in place of the command line, through the same code."""
+    wrapper = tmp_path / f"{name}.sh"
+    wrapper.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{program}'\n", encoding="utf-8")
+    wrapper.chmod(0o700)
+    monkeypatch.setattr(processes.sys, "executable", str(wrapper))
+    parties.start(name, [], tmp_path / f"{name}.log")
+
+
+def test_a_child_that_ignores_the_request_to_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = (
+        "import signal, time, pathlib; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f'pathlib.Path("{tmp_path}/ready").touch(); time.sleep(600)'
+    )
+    with Parties() as parties:
+        start_python(parties, monkeypatch, tmp_path, "stubborn", program)
+        process = parties.parties["stubborn"].process
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None
+        assert parties.running() == ["stubborn"]
+        assert parties.sample_memory() > 2**20
+        parties.stop_all(patience_seconds=0.2)
+    assert process.poll() is not None
+
+
+def test_a_failed_child_is_named_with_its_last_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Parties() as parties:
+        start_python(parties, monkeypatch, tmp_path, "broken", 'print("the reason"); raise SystemExit(3)')
+        parties.parties["broken"].process.wait()
+        with pytest.raises(ProcessFailed, match="the reason") as caught:
+            parties.require_running("broken")
+        assert "exit code 3" in caught.value.message
+        assert "broken.log" in caught.value.hint
+
+
+def test_a_child_that_ended_well_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with Parties() as parties:
+        start_python(parties, monkeypatch, tmp_path, "fine", "pass")
+        parties.parties["fine"].process.wait()
+        parties.require_running("fine")
+        assert parties.running() == []
+        assert parties.sample_memory() > 0
