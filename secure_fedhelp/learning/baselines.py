@@ -20,7 +20,7 @@ from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.plan import StudyPlan
 
-_PICK, _HOME = 6, 7
+_HOME = 7
 
 
 def local_only(
@@ -39,7 +39,6 @@ def local_only(
     teacher = _float64(teacher_logits)
     small = plan.model.small
     model = fresh_model(plan, small) if public is None else warm_model(plan, small, public, teacher)
-    rng = _rng(plan, _PICK, hospital)
     for number in range(plan.study.rounds):
         if public is not None:
             public_steps(model, plan, number, public, teacher, None)
@@ -51,7 +50,6 @@ def local_only(
             plan.hospital(hospital).nominal_patients,
             plan.learning.private_learning_rate,
             noise,
-            rng,
         )
     return evaluate(model, test)
 

@@ -133,7 +133,7 @@ def _cnn(shape: tuple[int, ...], channels: Sequence[int]) -> tuple[nn.Module, in
 
 def _monai_resnet(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     """MONAI's ResNet-10 with GroupNorm, a quarter as wide. Its residual sum is in place: a large model only, no DP."""
-    from monai.networks.nets import ResNet  # 4 s of imports, for whoever asks for it
+    from monai.networks.nets.resnet import ResNet  # 4 s of imports, for whoever asks for it
 
     network = ResNet(
         block="basic",

@@ -76,7 +76,7 @@ def home_steps(
         if extra is not None:
             loss = loss + extra(inputs, logits)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     for p in model.parameters():
         p.grad = None

@@ -46,6 +46,10 @@ class NoiseSource(Protocol):
         """``count`` independent coins, each true with probability ``rate``: Poisson sampling."""
         ...
 
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """``count`` independent draws, uniform in [0, 1)."""
+        ...
+
 
 class SystemNoise:
     """The source of a deployment: a fresh key from the operating system (``os.urandom``) for every call.
@@ -62,6 +66,9 @@ class SystemNoise:
 
     def poisson_mask(self, count: int, rate: float) -> NDArray[np.bool_]:
         return _coins(_KeyStream(os.urandom(32)), count, rate)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        return _KeyStream(os.urandom(32)).integers(count) * _UNIT
 
 
 class SeededNoise:
@@ -84,6 +91,9 @@ class SeededNoise:
 
     def poisson_mask(self, count: int, rate: float) -> NDArray[np.bool_]:
         return _coins(self._stream, count, rate)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        return self._stream.integers(count) * _UNIT
 
 
 class _KeyStream:

@@ -46,12 +46,10 @@ def train_private(
     nominal_patients: int,
     learning_rate: float,
     noise: NoiseSource,
-    rng: np.random.Generator,
 ) -> DpSgd:
     """``privacy.steps`` steps of DP-SGD on ``model``, in place; returns the event that was executed.
 
-    ``rng`` only chooses which record stands for a drawn patient: any choice is covered, since a patient's gradient is
-    clipped whichever record it comes from. Raises UnsupportedModel, or InvalidContribution if training diverged.
+    Raises UnsupportedModel, or InvalidContribution if training diverged.
     """
     check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
@@ -65,7 +63,7 @@ def train_private(
             expected_batch_size=expected_batch,
         )
         while steps < privacy.steps:
-            chosen = draw_records(records, privacy.sampling_rate, noise, rng)
+            chosen = draw_records(records, privacy.sampling_rate, noise)
             _step(wrapped, optimizer, loss_fn, records, chosen)
             steps += 1
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
@@ -78,20 +76,27 @@ def train_private(
     )
 
 
-def draw_records(
-    records: Records, sampling_rate: float, noise: NoiseSource, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Indices of one record of each patient drawn by Poisson sampling; often few, sometimes none."""
+def draw_records(records: Records, sampling_rate: float, noise: NoiseSource) -> NDArray[np.int64]:
+    """Indices of one record of each patient drawn by Poisson sampling; often few, sometimes none.
+
+    Which record stands for a patient is drawn afresh from secret, independent randomness. A choice from one running
+    stream with a known seed would be shifted by every patient drawn before: then adding one patient would change the
+    records of many, and the clipping norm would no longer bound what one patient can do to the sum.
+    """
     drawn = np.flatnonzero(noise.poisson_mask(records.n_patients, sampling_rate))
-    picks = [rng.choice(records.by_patient[patient]) for patient in drawn]
+    places = noise.uniform(len(drawn))
+    picks = [
+        records.by_patient[patient][int(u * len(records.by_patient[patient]))]
+        for patient, u in zip(drawn, places, strict=True)
+    ]
     return np.asarray(picks, dtype=np.int64)
 
 
-class NoisyOptimizer(DPOptimizer):
+class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
     """Opacus' optimiser with noise from a :class:`~secure_fedhelp.privacy.noise.NoiseSource`, not torch's generator."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, **settings: object) -> None:
-        super().__init__(optimizer, **settings)  # type: ignore[arg-type]  # passed through by name
+        super().__init__(optimizer, **settings)
         self._noise = noise
 
     def add_noise(self) -> None:

@@ -29,6 +29,9 @@ class NobodyDrawn:
     def poisson_mask(self, count: int, rate: float) -> NDArray[np.bool_]:
         return np.zeros(count, dtype=np.bool_)
 
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        return np.zeros(count)
+
 
 @dataclass(frozen=True, eq=False)
 class TinyStudy:

@@ -31,6 +31,9 @@ class Counting:
         self.steps += 1
         return self._source.poisson_mask(count, rate)
 
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        return self._source.uniform(count)
+
 
 @pytest.mark.parametrize("warm", [False, True])
 def test_local_training_takes_the_studys_private_steps(study: Study, warm: bool) -> None:

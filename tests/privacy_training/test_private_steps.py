@@ -14,7 +14,7 @@ from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
 from secure_fedhelp.learning.models import Surrogate, build, flatten
 from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.mechanisms import planned_event
-from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
+from secure_fedhelp.privacy.noise import NoiseName, SeededNoise, SystemNoise
 from secure_fedhelp.privacy.training import check_model, draw_records, train_private
 from secure_fedhelp.study.plan import PrivacySection
 
@@ -28,6 +28,7 @@ class Scripted:
         self.drawn, self.value = list(drawn), value
         self.asked: list[tuple[tuple[int, ...], float]] = []
         self.rates: list[tuple[int, float]] = []
+        self.places = np.random.default_rng(3)
 
     def normal(self, shape: int | tuple[int, ...], standard_deviation: float) -> NDArray[np.float64]:
         assert isinstance(shape, tuple)
@@ -39,6 +40,9 @@ class Scripted:
         mask = np.zeros(count, dtype=np.bool_)
         mask[self.drawn.pop(0)] = True
         return mask
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        return self.places.random(count)
 
 
 def privacy(**changes: float) -> PrivacySection:
@@ -62,8 +66,7 @@ def loss(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def train(net: nn.Module, records: Records, noise: object, nominal: int = 10, rate: float = 1.0, **p: float) -> object:
-    rng = np.random.default_rng(5)
-    return train_private(net, loss, records, privacy(**p), nominal, rate, noise, rng)  # type: ignore[arg-type]
+    return train_private(net, loss, records, privacy(**p), nominal, rate, noise)  # type: ignore[arg-type]
 
 
 def clipped_sum(net: nn.Module, records: Records, indices: list[int], norm: float) -> NDArray[np.float64]:
@@ -121,9 +124,8 @@ def test_measured_noise_of_an_empty_step_is_gaussian_of_that_scale() -> None:
     net = Surrogate(build("mlp-200", (30,), 2, seed=1))
     before = flatten(net)
     records = Records(np.zeros((3, 30), dtype=np.float32), np.asarray([0, 1, 0]), ("a", "b", "c"))
-    rng = np.random.default_rng(0)
     section = privacy(sampling_rate=1e-9, noise_multiplier=2.0, clipping_norm=3.0)
-    train_private(net, loss, records, section, 10**9, 1.0, SeededNoise(b"n"), rng)
+    train_private(net, loss, records, section, 10**9, 1.0, SeededNoise(b"n"))
     drawn = (before - flatten(net)) / 6.0
     assert abs(drawn.std() - 1) < 0.03
     assert abs(drawn.mean()) < 0.05
@@ -155,12 +157,28 @@ def test_patients_are_drawn_at_the_plans_rate_and_bring_one_record_each() -> Non
     records = some_records(8, ["a", "a", "a", "b", "b", "c", "d", "d"])
     noise = Scripted([[0, 1, 3]] * 50)
     seen = set()
-    for seed in range(50):
-        chosen = draw_records(records, 0.25, noise, np.random.default_rng(seed))
+    for _ in range(50):
+        chosen = draw_records(records, 0.25, noise)
         assert [records.patients[i] for i in chosen] == ["a", "b", "d"]
         seen.update(chosen.tolist())
     assert noise.rates == [(4, 0.25)] * 50, "the coins are tossed for four patients, not for eight records"
     assert seen == {0, 1, 2, 3, 4, 6, 7}, "every record of a drawn patient has its chance"
+
+
+def test_whether_one_patient_is_drawn_says_nothing_about_the_records_of_others() -> None:
+    # With picks from one running stream a drawn patient would shift everybody's after: far more than one clipped
+    # gradient of difference. Here each of two patients' picks must be even, and independent of who came before.
+    records = some_records(6, ["a", "a", "b", "b", "c", "c"])
+    seen = {with_a: np.zeros((2, 2)) for with_a in (True, False)}
+    for _ in range(4000):
+        chosen = draw_records(records, 0.5, SystemNoise()).tolist()
+        if {2, 3} & set(chosen) and {4, 5} & set(chosen):
+            seen[bool({0, 1} & set(chosen))][int(3 in chosen), int(5 in chosen)] += 1
+    for counts in seen.values():
+        expected = counts.sum() / 4
+        assert expected > 80
+        chi_square = float(((counts - expected) ** 2 / expected).sum())
+        assert chi_square < 27.9, "three degrees of freedom, one false alarm in 250,000"
 
 
 def test_the_same_seeded_noise_repeats_a_run_and_another_does_not() -> None:
@@ -187,9 +205,8 @@ def test_a_loss_that_averages_over_the_batch_is_refused() -> None:
     def mean_loss(outputs: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, labels)
 
-    rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="one value a record"):
-        train_private(model(), mean_loss, some_records(), privacy(), 10, 1.0, Scripted([[1, 2]]), rng)
+        train_private(model(), mean_loss, some_records(), privacy(), 10, 1.0, Scripted([[1, 2]]))
 
 
 def test_divergence_is_named_before_anything_is_released() -> None:

@@ -46,7 +46,7 @@ from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.channel import Vector, clip_to_bound
 from secure_fedhelp.study.plan import LearningSection, StudyPlan
 
-_HOME, _PERSONAL, _PICK = 3, 4, 5
+_HOME, _PERSONAL = 3, 4
 
 
 class FedHelp:
@@ -127,7 +127,6 @@ class FedHelp:
             self._plan.hospital(self._hospital).nominal_patients,
             learning.private_learning_rate,
             self._noise,
-            self._rng(_PICK, round_number),
         )
         if joint:
             self._twin_large = flatten(joint.large_parts[0])
