@@ -11,7 +11,8 @@ after it returned. A crash in between leaves a spend without an upload, which is
 nothing of it was uploaded, and :meth:`Ledger.open` cuts it off. One case is treated otherwise: if only the line feed is
 missing and the entry is complete and validly signed, the entry is kept and the feed written, since somebody may have
 removed the feed of an entry whose upload had left. Counting a spend that released nothing is safe, the reverse is not.
-For the same reason a file damaged in any other way is refused and left as it is.
+An entry that somebody cut in its middle looks like a crash; :meth:`Ledger.require_witnessed` tells the two apart for
+every entry whose upload was published. A file damaged in any other way is refused and left as it is.
 """
 
 from __future__ import annotations
@@ -49,15 +50,21 @@ class Ledger:
         self._path, self._file, self._hospital, self._key, self._clock = path, file, hospital, key, clock
         self._broken = False
         content = _read_all(file)
-        end = content.rfind(b"\n") + 1
-        lines, torn = content[:end].split(b"\n")[:-1], content[end:]
+        self._size = content.rfind(b"\n") + 1
+        lines, torn = content[: self._size].split(b"\n")[:-1], content[self._size :]
+        complete = bool(torn) and _is_entry(torn, lines)
+        if complete:
+            lines.append(torn)
         self._entries = check_lines(lines, str(path), key.public_hex)
         if self._entries and self._entries[0].hospital != hospital:
             raise LedgerInvalid(f"{path}: the ledger of {self._entries[0].hospital}, not of {hospital}")
         self._heads = [sha256_hex(line) for line in lines]
-        self._size = end
-        if torn:
-            self._repair(torn)
+        if complete:
+            self._size += len(torn)
+            self._write(b"\n")
+        elif torn:
+            os.ftruncate(file, self._size)
+            os.fsync(file)
 
     @classmethod
     def open(cls, path: Path, hospital: str, key: SigningKey, clock: Callable[[], float]) -> Ledger:
@@ -197,18 +204,6 @@ class Ledger:
         except OSError:
             self._broken = True
 
-    def _repair(self, torn: bytes) -> None:
-        try:
-            entry = check_line(torn, self.count, self.head, self._key.public_hex)
-        except LedgerInvalid:
-            os.ftruncate(self._file, self._size)
-            os.fsync(self._file)
-            return
-        self._size += len(torn)
-        self._write(b"\n")
-        self._entries.append(entry)
-        self._heads.append(sha256_hex(torn))
-
 
 def read_ledger(path: Path, public_hex: str | None = None) -> list[LedgerEntry]:
     """The verified entries of a ledger file, without a private key and without changing anything.
@@ -234,3 +229,12 @@ def _read_all(file: int) -> bytes:
     while part := os.pread(file, 1 << 20, len(content)):
         content += part
     return content
+
+
+def _is_entry(torn: bytes, lines: list[bytes]) -> bool:
+    """Whether a line without its line feed is a whole, signed entry that follows ``lines``, whoever's it is."""
+    try:
+        check_line(torn, len(lines), sha256_hex(lines[-1]) if lines else GENESIS, None)
+    except LedgerInvalid:
+        return False
+    return True
