@@ -82,10 +82,10 @@ class Parts:
 
 #: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
 PARTS = {
-    "breast-cancer": Parts(public=30, reference=60, test=140),
-    "heart": Parts(public=40, reference=90, test=230),
-    "pneumonia": Parts(public=150, reference=400),
-    "breast": Parts(public=60, reference=80),
+    "breast-cancer": Parts(public=20, reference=40, test=140),
+    "heart": Parts(public=30, reference=60, test=230),
+    "pneumonia": Parts(public=60, reference=400),
+    "breast": Parts(public=40, reference=60),
 }
 
 

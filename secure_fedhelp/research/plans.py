@@ -33,15 +33,15 @@ class StudyDefaults:
     epsilon: float = 3.0
     #: Below one over the patients of the largest hospital, and below every hospital's share of one patient.
     delta: float = 1e-4
-    update_bound: float = 2.0
+    update_bound: float = 4.0
     logit_bound: float = 16.0
 
 
 _IMAGE_LEARNING: dict[str, Any] = {
-    "private_learning_rate": 0.5,
-    "public_learning_rate": 1e-3,
-    "public_steps": 10,
-    "warm_steps": 60,
+    "private_learning_rate": 1.0,
+    "public_learning_rate": 3e-4,
+    "public_steps": 3,
+    "warm_steps": 200,
     "public_batch": 32,
     "pupil_steps": 40,
     "pupil_learning_rate": 1e-3,
@@ -51,7 +51,7 @@ _IMAGE_LEARNING: dict[str, Any] = {
 _TABLE_LEARNING: dict[str, Any] = {
     "private_learning_rate": 0.5,
     "public_learning_rate": 3e-3,
-    "public_steps": 10,
+    "public_steps": 5,
     "warm_steps": 60,
     "public_batch": 16,
     "pupil_steps": 40,
@@ -62,7 +62,7 @@ _TABLE_LEARNING: dict[str, Any] = {
 
 DEFAULTS: dict[str, StudyDefaults] = {
     "breast-cancer": StudyDefaults(
-        small="mlp-52",
+        small="mlp-54",
         large="mlp-128-64",
         learning=_TABLE_LEARNING,
         tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
@@ -77,13 +77,13 @@ DEFAULTS: dict[str, StudyDefaults] = {
         small="cnn-8-16-20",
         large="cnn-16-32-64",
         learning=_IMAGE_LEARNING,
-        tiers={"large": TierDefaults(0.05, 5), "small": TierDefaults(0.3, 5)},
+        tiers={"large": TierDefaults(0.1, 10), "small": TierDefaults(0.3, 10)},
     ),
     "breast": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
         learning=_IMAGE_LEARNING,
-        tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
+        tiers={"large": TierDefaults(0.3, 10), "small": TierDefaults(0.3, 10)},
     ),
 }
 
