@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.learning.evaluation import Metrics, evaluate
-from secure_fedhelp.learning.methods.fedhelp import record_loss
 from secure_fedhelp.learning.models import Surrogate
 from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.plan import StudyPlan
@@ -31,24 +31,27 @@ def local_only(
     test: Records,
     public: PublicSet | None = None,
     teacher_logits: NDArray[np.floating] | None = None,
+    learning_rate: float | None = None,
 ) -> Metrics:
     """DP-SGD on own records alone with the study's whole budget: as many rounds of as many private steps.
 
-    With ``public`` it is warm-started and takes the same public steps between: the harder rival.
+    With ``public`` it is warm-started and takes the same public steps between: the harder rival. ``learning_rate``
+    None takes the plan's for this rival: alone, noise is larger, and the study's steps may be too long.
     """
     teacher = _float64(teacher_logits)
-    small = plan.model.small
+    small, task, tier = plan.model.small, Task.of(plan), plan.hospital(hospital).tier
+    rate = learning_rate or plan.learning.local_learning_rates.get(tier, plan.learning.private_learning_rate)
     model = fresh_model(plan, small) if public is None else warm_model(plan, small, public, teacher)
     for number in range(plan.study.rounds):
         if public is not None:
             public_steps(model, plan, number, public, teacher, None)
         train_private(
             Surrogate(model),
-            record_loss,
+            task.losses,
             records,
             plan.privacy_of(hospital),
             plan.hospital(hospital).nominal_patients,
-            plan.learning.private_learning_rate,
+            rate,
             noise,
         )
     return evaluate(model, test)
@@ -73,7 +76,7 @@ def local_non_private(
     else:
         model = warm_model(plan, architecture, public, _float64(teacher_logits))
     steps = plan.study.rounds * learning.pupil_steps
-    home_steps(model, records, steps, learning.pupil_learning_rate, learning, _rng(plan, _HOME, hospital))
+    home_steps(model, records, steps, learning.pupil_learning_rate, plan, _rng(plan, _HOME, hospital))
     return evaluate(model, test)
 
 

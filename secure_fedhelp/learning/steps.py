@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.models import TwoHeaded, build
-from secure_fedhelp.study.plan import LearningSection, StudyPlan
+from secure_fedhelp.learning.task import Task
+from secure_fedhelp.study.plan import StudyPlan
 
 Logits = NDArray[np.float64]
 #: (inputs, logits) of a home batch to a further loss, such as the ranking towards the ensemble.
@@ -39,7 +39,7 @@ def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: L
     """
     model = fresh_model(plan, architecture)
     rng = np.random.default_rng([plan.study.seed, _WARM])
-    _public_steps(model, plan.learning, plan.learning.warm_steps, public, teacher, None, rng)
+    _public_steps(model, plan, plan.learning.warm_steps, public, teacher, None, rng)
     model.adopt_public_head()
     return model
 
@@ -54,7 +54,7 @@ def public_steps(
 ) -> None:
     """One round's public steps, in place; the same everywhere, since their order follows from plan and round."""
     rng = np.random.default_rng([plan.study.seed, _PUBLIC, round_number])
-    _public_steps(model, plan.learning, plan.learning.public_steps, public, teacher, ensemble, rng)
+    _public_steps(model, plan, plan.learning.public_steps, public, teacher, ensemble, rng)
 
 
 def home_steps(
@@ -62,17 +62,18 @@ def home_steps(
     records: Records,
     steps: int,
     learning_rate: float,
-    learning: LearningSection,
+    plan: StudyPlan,
     rng: np.random.Generator,
     extra: ExtraLoss | None = None,
 ) -> None:
     """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does."""
+    task, learning = Task.of(plan), plan.learning
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay)
     model.train()
     for batch in _batches(len(records), learning.home_batch, steps, rng):
         inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
         logits = model(inputs)
-        loss = functional.cross_entropy(logits, labels)
+        loss = task.losses(logits, labels).mean()
         if extra is not None:
             loss = loss + extra(inputs, logits)
         optimizer.zero_grad()
@@ -84,7 +85,7 @@ def home_steps(
 
 def _public_steps(
     model: TwoHeaded,
-    learning: LearningSection,
+    plan: StudyPlan,
     steps: int,
     public: PublicSet,
     teacher: Logits | None,
@@ -94,15 +95,17 @@ def _public_steps(
     """Auxiliary: CE(g_pub, y) where labels exist + mu KL(teacher || g_pub). Surrogate: KL(ensemble || g_prv)."""
     if not (public.labels is not None or teacher is not None or ensemble is not None):
         return
+    task, learning = Task.of(plan), plan.learning
     optimizer = torch.optim.Adam(model.parameters(), lr=learning.public_learning_rate)
     model.train()
     for batch in _batches(len(public), learning.public_batch, steps, rng):
         private, auxiliary = model.both(torch.from_numpy(public.inputs[batch]))
         loss = auxiliary.sum() * 0.0
         if public.labels is not None:
-            loss = loss + functional.cross_entropy(auxiliary, torch.from_numpy(public.labels[batch]))
+            loss = loss + task.losses(auxiliary, torch.from_numpy(public.labels[batch])).mean()
         if teacher is not None:
-            loss = loss + learning.teacher_weight * soft_loss(_tensor(teacher[batch]), auxiliary, learning.temperature)
+            taught = soft_loss(_tensor(teacher[batch]), task.natural(auxiliary), learning.temperature)
+            loss = loss + learning.teacher_weight * taught
         if ensemble is not None:
             loss = loss + learning.ensemble_weight * soft_loss(_tensor(ensemble[batch]), private, learning.temperature)
         optimizer.zero_grad()

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
 from secure_fedhelp.learning.models import parameter_count
 from secure_fedhelp.privacy.accountant import noise_for_budget
@@ -114,7 +117,7 @@ def build_plan(dataset: str, study: StudyData, rounds: int | None, epsilon: floa
             "consortium": "demo-consortium",
             "data": data,
             "model": {"small": defaults.small, "large": defaults.large},
-            "learning": defaults.learning,
+            "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
             "privacy": {tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon) for tier in tiers},
             "aggregation": {"profile": "standard", "minimum_cohort": 3, "weights": "precision"},
             "channels": [
@@ -132,6 +135,14 @@ def build_plan(dataset: str, study: StudyData, rounds: int | None, epsilon: floa
         },
         f"plan of {dataset}",
     )
+
+
+def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:
+    """Class frequencies of the public set, to three digits; none where it has no labels."""
+    if public.labels is None:
+        return ()
+    counts = np.bincount(public.labels, minlength=classes)
+    return tuple(round(float(count), 3) for count in (counts + 1) / (counts.sum() + classes))
 
 
 def nominal(patients: int) -> int:

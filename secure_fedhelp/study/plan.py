@@ -102,6 +102,12 @@ class LearningSection(Strict):
     personal_steps: int = Field(ge=0)
     personal_learning_rate: float = Field(gt=0)
     home_batch: int = Field(default=32, ge=1)
+    #: Weight of the shared model's soft outputs where models that stay at home are trained.
+    home_soft_weight: float = Field(default=0.0, ge=0)
+    #: Public class frequencies for logit adjustment, one a class; empty: off. Never counted in private records.
+    class_prior: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    #: Research mode: a tier's learning rate for the local-only rival, so that it is not judged by the study's.
+    local_learning_rates: dict[Tier, Annotated[float, Field(gt=0)]] = {}
     weight_decay: float = Field(default=1e-4, ge=0)
 
 

@@ -31,14 +31,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.errors import PlanChanged, PublicSetMismatch, StorageError
 from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import Metrics, evaluate, predict
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
-from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
@@ -68,7 +68,7 @@ class FedHelp:
             raise PublicSetMismatch(f"{hospital}: the public set has another hash than the plan's")
         self._plan, self._hospital, self._records, self._public, self._noise = plan, hospital, records, public, noise
         self._teacher = None if teacher_logits is None else np.asarray(teacher_logits, dtype=np.float64)
-        self._tier = plan.hospital(hospital).tier
+        self._tier, self._task = plan.hospital(hospital).tier, Task.of(plan)
         # The plan's initial weights and nothing else: a hospital without a teacher must have the same base as all.
         self._base = flatten(fresh_model(plan, plan.model.small))
         self._ensemble: NDArray[np.float64] | None = None
@@ -118,10 +118,10 @@ class FedHelp:
     def _train_privately(self, model: TwoHeaded, round_number: int) -> DpSgd:
         """The round's DP-SGD steps on ``model``, in place."""
         learning, twin = self._plan.learning, self._plan.learning.twin and self._tier == "large"
-        joint = Twin(model, self._large_model(), learning) if twin else None
+        joint = Twin(model, self._large_model(), self._task, learning) if twin else None
         event = train_private(
             joint or Surrogate(model),
-            joint.losses if joint else record_loss,
+            joint.losses if joint else self._task.losses,
             self._records,
             self._plan.privacy_of(self._hospital),
             self._plan.hospital(self._hospital).nominal_patients,
@@ -134,17 +134,22 @@ class FedHelp:
 
     def _teach_pupil(self, round_number: int) -> None:
         """Asymmetric distillation, weak to strong: own labels, and only the order of the shared model's answers."""
-        learning = self._plan.learning
-        model, shared = self._large_model(), self.shared_model()
-
-        def ranking(inputs: Tensor, logits: Tensor) -> Tensor:
-            with torch.no_grad():
-                weak = shared(inputs)
-            return learning.ranking_weight * ranking_loss(weak, logits, learning.ranking_top)
-
-        rng = self._rng(_HOME, round_number)
-        home_steps(model, self._records, learning.pupil_steps, learning.pupil_learning_rate, learning, rng, ranking)
+        learning, model, rng = self._plan.learning, self._large_model(), self._rng(_HOME, round_number)
+        lesson = self._lesson(learning.ranking_weight)
+        home_steps(model, self._records, learning.pupil_steps, learning.pupil_learning_rate, self._plan, rng, lesson)
         self._large = flatten(model)
+
+    def _lesson(self, ranking_weight: float) -> ExtraLoss:
+        """What the shared model teaches one that stays at home: an order, and as much of the rest as the plan says."""
+        learning, shared = self._plan.learning, self.shared_model()
+
+        def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
+            with torch.no_grad():
+                answers = shared(inputs)
+            order = ranking_weight * ranking_loss(answers, logits, learning.ranking_top)
+            return order + learning.home_soft_weight * soft_loss(answers, logits, learning.temperature)
+
+        return lesson
 
     # -- what the hospital keeps ---------------------------------------------------------------------------------------
 
@@ -163,8 +168,8 @@ class FedHelp:
             learning = self._plan.learning
             model = self._large_model() if self._tier == "large" else self.shared_model()
             if self._tier == "small" or learning.twin:
-                rate, rng = learning.personal_learning_rate, self._rng(_PERSONAL, 0)
-                home_steps(model, self._records, learning.personal_steps, rate, learning, rng)
+                rate, rng, lesson = learning.personal_learning_rate, self._rng(_PERSONAL, 0), self._lesson(0.0)
+                home_steps(model, self._records, learning.personal_steps, rate, self._plan, rng, lesson)
             self._personal = model
         return self._personal
 
@@ -232,11 +237,11 @@ class FedHelp:
 class Twin(nn.Module):
     """Proxy and large model as one module, clipped jointly: logits [b, 2 * classes], the proxy's first."""
 
-    def __init__(self, proxy: TwoHeaded, large: TwoHeaded, learning: LearningSection) -> None:
+    def __init__(self, proxy: TwoHeaded, large: TwoHeaded, task: Task, learning: LearningSection) -> None:
         super().__init__()
         self.proxy, self.large = Surrogate(proxy), Surrogate(large)
         self.large_parts = [large]  # in a list, so that its public head is no part of this module
-        self._learning = learning
+        self._task, self._learning = task, learning
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.cat([self.proxy(inputs), self.large(inputs)], dim=1)
@@ -246,15 +251,11 @@ class Twin(nn.Module):
         weak, strong = outputs.chunk(2, dim=1)
         down = soft_loss(strong, weak, self._learning.temperature, per_record=True)
         up = ranking_loss(weak, strong, self._learning.ranking_top, per_record=True)
-        return record_loss(weak, labels) + record_loss(strong, labels) + down + self._learning.ranking_weight * up
+        own = self._task.losses(weak, labels) + self._task.losses(strong, labels)
+        return own + down + self._learning.ranking_weight * up
 
 
 def _torch_bytes(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
-
-
-def record_loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy, one value a record."""
-    return functional.cross_entropy(outputs, labels, reduction="none")
