@@ -98,6 +98,18 @@ def _check_round(state: State, name: str, header: UploadHeader) -> None:
         raise KeyCeremonyFailed(
             f"{name} has not confirmed the key of epoch {state.key_epoch}", "Confirm the key's fingerprint first."
         )
+    # Every hospital refuses an entry whose headers disagree on these two, so one header must not get that far.
+    if header.key_fingerprint != state.fingerprint:
+        raise KeyCeremonyFailed(
+            f"the upload was encrypted under key {header.key_fingerprint[:16]}, all have confirmed key "
+            f"{state.fingerprint[:16]} of epoch {state.key_epoch}"
+        )
+    if header.previous != state.previous:
+        raise WrongRound(
+            f"the upload follows transcript line {header.previous[:16]}, the last one published is "
+            f"{state.previous[:16]}",
+            "Fetch and verify the whole transcript before uploading.",
+        )
 
 
 def _check_parameters(constants: Constants, name: str, header: UploadHeader) -> None:

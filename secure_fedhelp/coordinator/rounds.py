@@ -40,10 +40,12 @@ A round
 
 An upload's header (admission.py)
 12. names the caller, who joined, and has the caller's signature (NotOnRoster, IdentityError, BadSignature);
-13. is for this study (PlanChanged), for the running round and epoch (WrongRound);
+13. is for this study (PlanChanged), for the running round and epoch, and follows the last published transcript line
+    (WrongRound);
 14. counts once: the same body again is accepted quietly, another is refused (ReplayedUpload), as is one after a decline
     (ReplayedUpload, or BudgetExhausted if that was final);
-15. comes after the caller's confirmation of the epoch's key (KeyCeremonyFailed), so that a sum has one key;
+15. comes after the caller's confirmation of the epoch's key, and names that key (KeyCeremonyFailed), so that a sum has
+    one key;
 16. has the plan's profile and weight and the pinned TenSEAL (CiphertextWrongParameters, VersionMismatch);
 17. has exactly the plan's length (CiphertextWrongLength, MessageTooLarge);
 18. witnesses a ledger that only grew (LedgerInvalid).

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from secure_fedhelp.errors import BadSignature, ProtocolError, StorageError
 from secure_fedhelp.secagg.packing import SumAccumulator, check_body
-from secure_fedhelp.secagg.profiles import Profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES, Profile
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.wire.messages import CHUNK_BYTES, UploadHeader
 
@@ -82,6 +82,10 @@ class Spool:
             with path.open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != header.body_sha256:
                     raise BadSignature("the body is not the one whose hash the header signs")
+                file.seek(0)
+                seeds = file.read(self._profile.ciphertexts(self._length) * SEED_BYTES)
+                if hashlib.sha256(seeds).hexdigest() != header.seeds_sha256:
+                    raise BadSignature("the body's seeds are not those whose hash the header signs")
                 # Mapped, not read: many bodies may be checked at once. Unmapped with the last reference to it; a
                 # refusal's traceback still holds views, which closing here would stumble over.
                 body = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

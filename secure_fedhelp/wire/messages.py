@@ -85,17 +85,26 @@ class SealedStudyKey:
 
 
 class UploadHeader(Strict):
-    """The signed header of one upload; docs/architecture.md gives its canonical form."""
+    """The signed header of one upload; docs/architecture.md gives its canonical form.
+
+    ``key_fingerprint`` and ``previous`` make each hospital a witness: of the study key it encrypted under, and of the
+    transcript it has seen (SHA-256 of the last line it verified, 64 zeros before the first). A coordinator that gives
+    two hospitals different keys or histories gets no transcript entry that both would accept. ``seeds_sha256`` is over
+    the seeds at the body's beginning, which the published sum repeats.
+    """
 
     body_bytes: _Count
     body_sha256: Sha256
     format: Literal[1]
     hospital: Name
     key_epoch: _Count
+    key_fingerprint: Sha256
     ledger_entries: _Count
     ledger_head: Sha256
+    previous: Sha256
     profile: Annotated[str, Field(max_length=64)]
     round: _Count
+    seeds_sha256: Sha256
     study: Sha256
     tenseal: Annotated[str, Field(max_length=32)]
     weight: float

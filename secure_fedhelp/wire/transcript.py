@@ -5,7 +5,9 @@ A hospital runs them before it decrypts anything, an auditor years later from th
 1. a line is one canonical JSON object, signed by the coordinator's key for ``transcript-entry``;
 2. it is of this study, rounds count from 0 without a gap, and it names the SHA-256 of the line before;
 3. the cohort is sorted, each hospital once, each a member, and each header is signed by that member's own key for
-   ``upload-header``, and is of this study, round and key epoch;
+   ``upload-header``, and is of this study, round and key epoch. It names the same line before as the entry does, so
+   hospitals that were shown different transcripts never share a cohort; and all headers of a key epoch name the same
+   study key;
 4. a hospital's ledger only grows from round to round: fewer entries, or another head at the same length, is another
    ledger;
 5. declines are signed by who declined; one with the final reason takes the hospital out of all later rounds;
@@ -85,6 +87,7 @@ class TranscriptChecker:
     def __init__(self, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan_hash: str) -> None:
         self._coordinator, self._members, self._study = coordinator_public_hex, dict(member_public_hex), plan_hash
         self._round, self._epoch, self._previous = 0, 0, GENESIS
+        self._fingerprint = ""  # of the epoch's study key; empty before its first upload
         self._out: set[str] = set()
         self._ledgers: dict[str, WitnessedHead] = {}
 
@@ -94,6 +97,7 @@ class TranscriptChecker:
             entry = self._signed_entry(line)
             self._check_place(entry)
             self._check_cohort(entry)
+            self._check_key(entry)
             self._check_others(entry)
         except TranscriptInvalid as error:
             raise TranscriptInvalid(f"transcript entry {self._round}: {error.message}") from error
@@ -135,9 +139,22 @@ class TranscriptChecker:
                 raise TranscriptInvalid(f"{name} had left the study for good, and is in the cohort")
             if (header.study, header.round, header.key_epoch) != (entry.study, entry.round, entry.key_epoch):
                 raise TranscriptInvalid(f"the upload of {name} is of another study, round or key epoch")
+            if header.previous != entry.previous:
+                raise TranscriptInvalid(f"{name} was shown another transcript before this entry")
             signed = canonical_bytes(header.model_dump(mode="json"))
             _require_signature(self._key(name), "upload-header", signed, upload.signature, name)
             self._check_ledger(header)
+
+    def _check_key(self, entry: TranscriptEntry) -> None:
+        if entry.key_epoch != self._epoch:
+            self._fingerprint = ""
+        for upload in entry.cohort:
+            self._fingerprint = self._fingerprint or upload.header.key_fingerprint
+            if upload.header.key_fingerprint != self._fingerprint:
+                raise TranscriptInvalid(
+                    f"{upload.hospital} used key {upload.header.key_fingerprint[:16]} of epoch {entry.key_epoch}, "
+                    f"others used key {self._fingerprint[:16]}"
+                )
 
     def _check_ledger(self, header: UploadHeader) -> None:
         now = WitnessedHead(header.round, header.ledger_entries, header.ledger_head)

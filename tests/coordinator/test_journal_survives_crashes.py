@@ -72,7 +72,7 @@ class Run:
             self.keeper.submit(hospital.confirmed())
 
     def send(self, name: str, round_number: int = 0) -> None:
-        event = self.hospitals[name].uploaded(BODIES[name], round=round_number)
+        event = self.hospitals[name].uploaded(BODIES[name], round=round_number, previous=self.keeper.state.previous)
         header = parse_header(event.header)
         self.keeper.spool.append(header, BODIES[name])
         self.keeper.spool.check(header)
@@ -259,6 +259,15 @@ def test_a_body_that_is_not_the_signed_one_is_erased(run: Run) -> None:
     header = parse_header(run.hospitals["alpha"].header(BODIES["alpha"]))
     run.keeper.spool.append(header, BODIES["beta"])
     with pytest.raises(BadSignature):
+        run.keeper.spool.check(header)
+    assert run.keeper.spool.offset(header) == 0
+
+
+def test_a_body_with_other_seeds_than_the_signed_ones_is_erased(run: Run) -> None:
+    body = BODIES["alpha"]
+    header = parse_header(run.hospitals["alpha"].header(body, seeds_sha256="0" * 64))
+    run.keeper.spool.append(header, body)
+    with pytest.raises(BadSignature, match="seeds"):
         run.keeper.spool.check(header)
     assert run.keeper.spool.offset(header) == 0
 

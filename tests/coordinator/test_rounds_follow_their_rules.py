@@ -88,7 +88,7 @@ class Study:
         return self
 
     def upload(self, *names: str, **changes: object) -> State:
-        place = {"round": self.state.round, "key_epoch": self.state.key_epoch}
+        place = {"round": self.state.round, "key_epoch": self.state.key_epoch, "previous": self.state.previous}
         for name in names:
             self.do(self.hospitals[name].uploaded(BODY, **(place | changes)))
         return self.state
@@ -442,13 +442,20 @@ def test_11_only_the_closed_round_is_published_once() -> None:
 def other_ledger(study: Study) -> events.Event:
     study.upload(*NAMES, ledger_entries=5)
     study.publish()
-    return study.hospitals["alpha"].uploaded(BODY, round=1, ledger_entries=5, ledger_head="b" * 64)
+    place = {"round": 1, "previous": study.state.previous}
+    return study.hospitals["alpha"].uploaded(BODY, **place, ledger_entries=5, ledger_head="b" * 64)
 
 
 def shorter_ledger(study: Study) -> events.Event:
     study.upload(*NAMES, ledger_entries=5)
     study.publish()
-    return study.hospitals["alpha"].uploaded(BODY, round=1, ledger_entries=4)
+    return study.hospitals["alpha"].uploaded(BODY, round=1, previous=study.state.previous, ledger_entries=4)
+
+
+def of_an_old_transcript(study: Study) -> events.Event:
+    study.upload(*NAMES)
+    study.publish()
+    return study.hospitals["alpha"].uploaded(BODY, round=1)
 
 
 def another_body(study: Study) -> events.Event:
@@ -480,6 +487,9 @@ def header_of(**changes: object) -> Callable[[Study], events.Event]:
         (header_of(study="0" * 64), PlanChanged),
         (header_of(round=1), WrongRound),
         (header_of(key_epoch=1), WrongRound),
+        (header_of(previous="1" * 64), WrongRound),
+        (of_an_old_transcript, WrongRound),
+        (header_of(key_fingerprint="0" * 64), KeyCeremonyFailed),
         (another_body, ReplayedUpload),
         (another_body_after_the_round, ReplayedUpload),
         (header_of(profile="compact"), CiphertextWrongParameters),

@@ -53,11 +53,15 @@ class AnyOrder(RuleBasedStateMachine):
         if self.state is not self.before:
             self.kept.append((events.event_json(event), self.now))
 
+    def place(self) -> dict[str, object]:
+        """What a header says of where the study is."""
+        return {"round": self.state.round, "key_epoch": self.state.key_epoch, "previous": self.state.previous}
+
     @rule(steps=st.integers(1, 8))
     def things_go_well(self, steps: int) -> None:
         """What a study does if nobody fails; without it, random events alone rarely get past the first key."""
         for _ in range(steps):
-            place = {"round": self.state.round, "key_epoch": self.state.key_epoch, "ledger_entries": 9}
+            place = {**self.place(), "ledger_entries": 9}
             if self.state.phase is Phase.SUMMING:
                 self.publish()
             elif self.state.phase is Phase.KEYING and not self.state.fingerprint:
@@ -86,7 +90,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=names, body=st.integers(0, 1), now=st.booleans(), number=numbers, entries=st.integers(0, 3))
     def upload(self, name: str, body: int, now: bool, number: int, entries: int) -> None:
         number = self.state.round if now else number
-        place = {"round": number, "key_epoch": self.state.key_epoch, "ledger_entries": number + entries}
+        place = {**self.place(), "round": number, "ledger_entries": number + entries}
         self.do(HOSPITALS[name].uploaded(BODIES[body], **place))
 
     @rule(name=names, final=st.booleans())

@@ -9,11 +9,12 @@ import numpy as np
 from secure_fedhelp.coordinator import events
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.packing import pack_body
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES, profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import decline_statement, key_statement
+from secure_fedhelp.wire.transcript import GENESIS
 
 FINGERPRINT = "f" * 64
 
@@ -54,16 +55,20 @@ class Hospital:
         return events.KeyConfirmed(name=self.name, epoch=epoch, fingerprint=fingerprint, signature=signature)
 
     def header(self, body: bytes, **changes: object) -> bytes:
+        count = profile(self.plan.aggregation.profile).ciphertexts(self.plan.total_length)
         values: dict[str, object] = {
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
             "format": 1,
             "hospital": self.name,
             "key_epoch": 0,
+            "key_fingerprint": FINGERPRINT,
             "ledger_entries": 1,
             "ledger_head": "a" * 64,
+            "previous": GENESIS,
             "profile": self.plan.aggregation.profile,
             "round": 0,
+            "seeds_sha256": sha256_hex(body[: count * SEED_BYTES]),
             "study": self.plan.hash,
             "tenseal": TENSEAL_VERSION,
             "weight": self.plan.weights[self.name],

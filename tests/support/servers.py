@@ -20,6 +20,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.packing import SumAccumulator
 from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.client import CoordinatorClient
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
@@ -136,6 +137,8 @@ class Site:
         client.confirm_key(epoch, fingerprint, self.key.sign("key-confirmation", statement))
 
     def upload(self, client: CoordinatorClient, body: bytes, round_number: int = 0, **changes: object) -> int:
+        if round_number and "previous" not in changes:
+            changes["previous"] = sha256_hex(client.transcript(round_number - 1)[0])
         header = self.protocol.header(body, **({"round": round_number} | changes))
         return client.upload(round_number, header, self.protocol.sign_header(header), body)
 
