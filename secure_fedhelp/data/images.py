@@ -22,6 +22,8 @@ from secure_fedhelp.study.plan import DataSection
 
 #: Largest unpacked size of one file.
 LARGEST_BYTES = 8 * 2**30
+#: Larger float inputs are refused: they would make a gradient infinite, and training would stop because of one record.
+LARGEST_VALUE = 1e3
 #: Grey values 0..255 become (v / 255 - 0.5) / 0.25: public constants, near centre and spread of most images.
 CENTER, SCALE = 0.5, 0.25
 
@@ -98,6 +100,8 @@ def _inputs(array: NDArray[Any], data: DataSection, path: Path) -> Inputs:
         array = normalise(array)
     if array.dtype != np.float32:
         raise InvalidData(f"{path.name}: inputs of type {array.dtype}; uint8 or float32 is needed")
+    if (np.abs(array[np.isfinite(array)]) > LARGEST_VALUE).any():
+        raise InvalidValue(f"{path.name}: an input beyond {LARGEST_VALUE:g}; scale images to about one first")
     if array.shape[1:] != data.input_shape or not len(array):
         raise InvalidData(f"{path.name}: inputs of shape {array.shape[1:]}, the plan says {data.input_shape}")
     return array

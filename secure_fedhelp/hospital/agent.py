@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
+    BadSignature,
     BudgetExhausted,
     KeyCeremonyFailed,
     PlanChanged,
     TranscriptInvalid,
     WrongRound,
 )
-from secure_fedhelp.hospital.contribution import SignedUpload, check_round, make_upload, open_sum
+from secure_fedhelp.hospital.contribution import EpochKey, SignedUpload, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.ports import Coordinator, Method
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
 from secure_fedhelp.identity.cards import MemberCard, check_card
@@ -29,10 +30,11 @@ from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
+from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.wire.messages import FINAL_REASON, Phase, StudyState, decline_statement, key_statement
-from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript
+from secure_fedhelp.wire.transcript import GENESIS, TranscriptEntry, verify_transcript
 
 #: Told of each step: (what, details). For the log and the status file.
 Progress = Callable[[str, dict[str, object]], None]
@@ -68,6 +70,8 @@ class Agent:
     def run(self) -> None:
         """Take part until the study ends. Raises StudyEnded or UnderQuorum when it ends before its last round."""
         self._resume()
+        if self._rounds == self.plan.study.rounds:
+            return  # an earlier run has absorbed everything: the coordinator may be gone by now
         self.coordinator.join(self.card)
         self.progress("joined", {})
         known = 0
@@ -77,6 +81,7 @@ class Agent:
                 self.coordinator.join(self.card)  # we were slow, not gone
             self._step(state)
             if state.phase is Phase.FINISHED:
+                self._require_complete()
                 break
             ended = state.ended_error()
             if ended is not None:
@@ -97,15 +102,15 @@ class Agent:
         if state.phase in (Phase.COLLECTING, Phase.FINISHED, Phase.ENDED):
             self._catch_up(state)
         self._declined = self._declined or self.hospital in state.declined
-        if state.phase is Phase.COLLECTING and not self._declined:
-            self._contribute(state)
+        if state.phase is Phase.COLLECTING and not self._declined and self._is_next(state):
+            self._contribute(state.round, state.key_epoch)
 
     def _resume(self) -> None:
         signed = self.vault.signed_plan()
         if signed is not None and signed != self.plan.hash:
             raise PlanChanged(
                 f"this folder signed plan {signed[:16]}…, the plan file now is {self.plan.hash[:16]}…",
-                "Put the signed plan file back, or start the new study in another folder.",
+                "Put the signed plan file back, or join the new study from another folder with the same ledger.",
             )
         self.vault.remember_plan(self.plan.hash)
         checkpoint = self.vault.checkpoint()
@@ -128,6 +133,12 @@ class Agent:
             if card.name != name or card.role != "hospital":
                 raise TranscriptInvalid(f"the card given for {name} is another member's")
             self._cards[name] = card
+        mine = self._cards.get(self.hospital)
+        if mine is None or mine.signing_key != self.signing.public_hex:
+            self._cards = {}
+            raise TranscriptInvalid("the coordinator's roster does not hold our own card")
+        if len(self._cards) < self.plan.aggregation.minimum_cohort:
+            raise TranscriptInvalid(f"a roster of {len(self._cards)}, fewer than the plan's smallest cohort")
         self._coordinator_key = coordinator.signing_key
 
     # -- the study key ----------------------------------------
@@ -138,6 +149,7 @@ class Agent:
         if key is None:
             return False  # the maker has not posted it yet; the state will change when it has
         fingerprint = key.fingerprint(self.plan.hash, epoch)
+        self.vault.remember_confirmed_key(epoch)  # before it is said: a key that was confirmed is never replaced
         signature = self.signing.sign("key-confirmation", key_statement(self.plan.hash, epoch, fingerprint))
         self.coordinator.confirm_key(epoch, fingerprint, signature)
         self.progress("key confirmed", {"epoch": epoch})
@@ -158,6 +170,8 @@ class Agent:
         return key
 
     def _receive_key(self, epoch: int) -> StudyKey | None:
+        if self.vault.confirmed_key(epoch):
+            return self._study_key(epoch)
         answer = self.coordinator.get_key(epoch)
         confirmation = answer.confirmations.get(answer.maker)
         if not answer.sealed or confirmation is None:
@@ -179,23 +193,53 @@ class Agent:
         data = self.vault.study_key(epoch)
         return None if data is None else StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
 
-    def _cipher(self, epoch: int) -> Cipher:
+    def _epoch_key(self, epoch: int) -> EpochKey:
         # A hospital that was away during a ceremony finds its sealed key still waiting.
-        key = self._study_key(epoch) or self._receive_key(epoch)
+        key = self._receive_key(epoch)
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
-        return Cipher(profile(self.plan.aggregation.profile), key)
+        cipher = Cipher(profile(self.plan.aggregation.profile), key)
+        return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher)
+
+    def _require_agreed(self, key: EpochKey) -> None:
+        """KeyCeremonyFailed unless enough members have signed for this very key.
+
+        The coordinator says when a ceremony is over; that all hold *one* key, each hospital checks before it trains.
+        """
+        statement = key_statement(self.plan.hash, key.epoch, key.fingerprint)
+        agreed = {self.hospital}
+        for name, signature in self.coordinator.get_key(key.epoch).confirmations.items():
+            if name in self._cards and _confirms(self._cards[name].signing_key, statement, signature):
+                agreed.add(name)
+        if len(agreed) < self.plan.aggregation.minimum_cohort:
+            raise KeyCeremonyFailed(
+                f"only {', '.join(sorted(agreed))} have confirmed the study key this hospital holds"
+            )
 
     # -- a round: out ----------------------------------------
 
-    def _contribute(self, state: StudyState) -> None:
-        number = state.round
+    def _is_next(self, state: StudyState) -> bool:
+        """Whether the announced round is the one to train for now; TranscriptInvalid if it cannot be right.
+
+        What the coordinator announces is believed only as far as it published the rounds before: otherwise it could
+        have us spend the whole budget on rounds that never were.
+        """
+        if state.round < self._rounds:
+            return False  # while we caught up the study went on: the next state will say so
+        if state.round > self._rounds or state.round >= self.plan.study.rounds:
+            raise TranscriptInvalid(f"round {state.round + 1} is announced, only {self._rounds} are published")
+        if state.key_epoch != self._epoch_of(state.round):
+            raise TranscriptInvalid(f"key epoch {state.key_epoch} is announced for round {state.round + 1}")
+        return True
+
+    def _epoch_of(self, number: int) -> int:
+        return number // self.plan.aggregation.key_epoch_rounds
+
+    def _contribute(self, number: int, epoch: int) -> None:
         if self.vault.acknowledged(number):
             return
-        try:
-            upload = self._prepare_upload(number, state.key_epoch)
-        except BudgetExhausted as error:
-            self._decline(number, error)
+        upload = self._prepare_upload(number, epoch)
+        if upload is None:
             return
         self.progress("uploading", {"round": number, "bytes": len(upload.body)})
         try:
@@ -207,14 +251,19 @@ class Agent:
         self.vault.remember_acknowledged(number)
         self.progress("uploaded", {"round": number, "epsilon": self.gate.epsilon_spent()})
 
-    def _prepare_upload(self, number: int, epoch: int) -> SignedUpload:
+    def _prepare_upload(self, number: int, epoch: int) -> SignedUpload | None:
+        """The round's upload, of an earlier run or new; None if the budget does not reach (then we have declined)."""
         spooled = self.vault.upload(number)
         if spooled is not None:
             return SignedUpload(*spooled)
-        released = self._released(number)
-        upload = make_upload(
-            self.plan, self.hospital, number, epoch, released, self._cipher(epoch), self.ledger, self.signing
-        )
+        key = self._epoch_key(epoch)  # before anything is spent: without a key it would be spent for nothing
+        self._require_agreed(key)
+        try:
+            released = self._released(number)
+        except BudgetExhausted as error:
+            self._decline(number, error)
+            return None
+        upload = make_upload(self.plan, self.hospital, number, released, key, self._previous, self.ledger, self.signing)
         self.vault.remember_upload(number, upload.header, upload.signature, upload.body)
         return upload
 
@@ -243,10 +292,13 @@ class Agent:
 
     def _catch_up(self, state: StudyState) -> None:
         """Open and absorb every published round this hospital has not absorbed yet."""
-        published = state.round
-        if self._rounds >= published:
+        if self._rounds >= state.round:
             return
         entries = self._verified_entries()
+        if len(entries) < state.round:
+            raise TranscriptInvalid(
+                f"{state.round} rounds are announced as published, the transcript has {len(entries)}"
+            )
         for entry in entries[self._rounds :]:
             self._open(entry)
 
@@ -255,11 +307,27 @@ class Agent:
         lines = known + self.coordinator.transcript(len(known))
         keys = {name: card.signing_key for name, card in self._cards.items()}
         entries = verify_transcript(lines, self._coordinator_key, keys, self.plan.hash)
-        for index, entry in enumerate(entries):
-            if entry.round != index:
-                raise TranscriptInvalid(f"line {index + 1} of the transcript is about round {entry.round}")
+        for entry in entries:
+            if entry.round >= self.plan.study.rounds or entry.key_epoch != self._epoch_of(entry.round):
+                raise TranscriptInvalid(f"round {entry.round + 1} with key epoch {entry.key_epoch} is not in the plan")
+            for upload in entry.cohort:
+                if upload.hospital == self.hospital:
+                    # Our own earlier words: a ledger put back from a backup has forgotten what was spent.
+                    self.ledger.require_witnessed(upload.header.ledger_entries, upload.header.ledger_head)
         self.vault.remember_transcript(lines)
         return entries
+
+    @property
+    def _previous(self) -> str:
+        """Hash of the last verified transcript line: what this hospital has seen when it uploads."""
+        lines = self.vault.transcript()[: self._rounds]
+        return sha256_hex(lines[-1]) if lines else GENESIS
+
+    def _require_complete(self) -> None:
+        if self._rounds != self.plan.study.rounds:
+            raise TranscriptInvalid(
+                f"the study is called finished after {self._rounds} of {self.plan.study.rounds} rounds"
+            )
 
     def _open(self, entry: TranscriptEntry) -> None:
         number = entry.round
@@ -269,7 +337,7 @@ class Agent:
             sent = None if spooled is None else str(json.loads(spooled)["body_sha256"])
         cohort = check_round(self.plan, self.policy, entry, self.hospital, sent)
         data = self.coordinator.download(number, entry.sum_bytes)
-        total, means = open_sum(self.plan, entry, cohort, data, self._cipher(entry.key_epoch))
+        total, means = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch).cipher)
         if self.plan.study.mode == "research":
             self.vault.remember_sum(number, total)
         self.method.absorb(number, means)
@@ -288,3 +356,11 @@ class Agent:
                 "bytes_down": self.coordinator.bytes_down,
             },
         )
+
+
+def _confirms(public_hex: str, statement: bytes, signature: bytes) -> bool:
+    try:
+        verify(public_hex, "key-confirmation", statement, signature)
+    except BadSignature:
+        return False
+    return True

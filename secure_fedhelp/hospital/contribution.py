@@ -8,17 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from secure_fedhelp.errors import TranscriptInvalid
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, require_released
 from secure_fedhelp.secagg.ckks import Cipher
+from secure_fedhelp.secagg.packing import split_sum
+from secure_fedhelp.secagg.profiles import SEED_BYTES, profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.wire.transcript import TranscriptEntry
+
+
+@dataclass(frozen=True)
+class EpochKey:
+    """The study key of one epoch as this hospital uses it: its cipher, and the fingerprint all members confirm."""
+
+    epoch: int
+    fingerprint: str
+    cipher: Cipher
 
 
 @dataclass(frozen=True)
@@ -34,36 +47,42 @@ def make_upload(
     plan: StudyPlan,
     hospital: str,
     round_number: int,
-    epoch: int,
     released: Released,
-    cipher: Cipher,
+    keys: EpochKey,
+    previous: str,
     ledger: Ledger,
-    key: SigningKey,
+    signing: SigningKey,
 ) -> SignedUpload:
     """Weight, pack, encrypt and sign. Takes a :class:`Released` and nothing else: that is the valve.
 
+    ``previous`` is the hash of the last transcript line this hospital has verified: signing it makes every cohort
+    agree on one history, so that a coordinator cannot show different hospitals different ones. The fingerprint makes
+    them agree on one key, the hash of the seeds pins the half of each ciphertext that the coordinator passes on.
     Raises InvalidContribution if a value is not finite or beyond its channel's bound.
     """
     require_released(released)
     weight = plan.weights[hospital]
-    body = cipher.encrypt(pack_channels(plan, dict(released.channels), weight))
+    body = keys.cipher.encrypt(pack_channels(plan, dict(released.channels), weight))
     header = canonical_bytes(
         {
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
             "format": 1,
             "hospital": hospital,
-            "key_epoch": epoch,
+            "key_epoch": keys.epoch,
+            "key_fingerprint": keys.fingerprint,
             "ledger_entries": ledger.count,
             "ledger_head": ledger.head,
+            "previous": previous,
             "profile": plan.aggregation.profile,
             "round": round_number,
+            "seeds_sha256": sha256_hex(body[: keys.cipher.profile.ciphertexts(plan.total_length) * SEED_BYTES]),
             "study": plan.hash,
             "tenseal": TENSEAL_VERSION,
             "weight": weight,
         }
     )
-    return SignedUpload(header, key.sign("upload-header", header), body)
+    return SignedUpload(header, signing.sign("upload-header", header), body)
 
 
 def check_round(
@@ -75,7 +94,7 @@ def check_round(
 ) -> tuple[str, ...]:
     """The round's cohort, once this hospital may open its sum; TranscriptInvalid otherwise.
 
-    Signatures and the chain were checked before (study/transcript.py); here it is this hospital's own questions: is
+    Signatures and the chain were checked before (wire/transcript.py); here it is this hospital's own questions: is
     my upload in it, unchanged, and are there enough of us that the sum says little about anyone?
     """
     cohort = tuple(sorted(upload.hospital for upload in entry.cohort))
@@ -85,6 +104,9 @@ def check_round(
     mine = next((u for u in entry.cohort if u.hospital == hospital), None)
     if sent_body_sha256 is not None and mine is None:
         raise TranscriptInvalid(f"round {entry.round}: the coordinator confirmed our upload but left it out of the sum")
+    expected = profile(plan.aggregation.profile).sum_bytes(plan.total_length, len(cohort))
+    if entry.sum_bytes != expected:
+        raise TranscriptInvalid(f"round {entry.round}: a sum of {entry.sum_bytes} bytes, {expected} are right")
     if mine is not None and sent_body_sha256 is not None and mine.header.body_sha256 != sent_body_sha256:
         raise TranscriptInvalid(f"round {entry.round}: the transcript holds another upload under our name")
     return cohort
@@ -95,9 +117,35 @@ def open_sum(
 ) -> tuple[Vector, dict[str, Vector]]:
     """The decrypted sum and the cohort's weighted mean of each channel.
 
-    Raises TranscriptInvalid, before anything is decrypted, if ``data`` is not the sum the signed transcript names.
+    Raises TranscriptInvalid: before anything is decrypted, if ``data`` is not the sum the signed transcript names, or
+    its seeds are not those the cohort signed (a ciphertext of another round, or one hospital's twice, has other
+    seeds, and without the right ones the sum decrypts to noise); and after it, if a value is larger than the cohort
+    together can make it, so that noise never reaches a model.
     """
     if len(data) != entry.sum_bytes or sha256_hex(data) != entry.sum_sha256:
         raise TranscriptInvalid(f"round {entry.round}: the sum differs from the one in the transcript")
+    _, seeds = split_sum(cipher.profile, plan.total_length, cohort, data)
+    for upload in entry.cohort:
+        if sha256_hex(b"".join(seeds[upload.hospital])) != upload.header.seeds_sha256:
+            raise TranscriptInvalid(
+                f"round {entry.round}: the sum holds other ciphertexts than {upload.hospital} signed"
+            )
     total = cipher.decrypt_sum(data, cohort, plan.total_length)
+    _require_possible(plan, entry, cohort, total, cipher)
     return total, unpack_mean(plan, total, cohort)
+
+
+def _require_possible(
+    plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], total: Vector, cipher: Cipher
+) -> None:
+    """TranscriptInvalid if a value of the sum is beyond bound times the cohort's weights."""
+    weights, start = sum(plan.weights[name] for name in cohort), 0
+    for channel in plan.channels:
+        largest = float(np.abs(total[start : start + channel.length]).max())
+        limit = channel.bound * weights + cipher.profile.error_bound(len(cohort))
+        if not largest <= limit:
+            raise TranscriptInvalid(
+                f"round {entry.round}: channel {channel.name} of the sum reaches {largest:.3g}, "
+                f"the cohort can make at most {limit:.3g}: somebody sent no honest ciphertext, or another key"
+            )
+        start += channel.length

@@ -29,6 +29,9 @@ class HospitalConfig(Strict):
     records: str = "data/records.csv"
     #: The plan's public set (NPZ); its hash is fixed by the plan.
     public: str = "public/public.npz"
+    #: The privacy ledger. Studies on the same patients must share one ledger, so that their budgets add up: point the
+    #: folders of all studies at the same file.
+    ledger: str = "ledger.jsonl"
     #: Records set aside for evaluation; optional, read here and nowhere else.
     test: str | None = None
     #: An Open Inference Protocol v2 server; asked once, with public inputs only. Absent: no teacher.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import IdentityError, NotOnRoster, PlanChanged
+from secure_fedhelp.errors import IdentityError, NotOnRoster, OneClassOnly, PlanChanged
 from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
@@ -65,7 +65,8 @@ def prepare_membership(root: Path, plan_path: Path, now: float) -> Membership:
     if signed is not None and signed != plan.hash:
         raise PlanChanged(
             f"{plan_path}: this folder has signed plan {signed[:16]}, the file is now plan {plan.hash[:16]}",
-            "Put the signed plan file back, or take part in the new study from another folder.",
+            "Put the signed plan file back, or join the new study from another folder that names the same ledger "
+            "('ledger' in hospital.toml), so that what was spent still counts.",
         )
     credentials = load_credentials(folder.keys, now)
     _require_identity(credentials, plan, config)
@@ -95,6 +96,8 @@ def prepare_records(member: Membership) -> StudyRecords:
     check_records(private, plan, member.config.name)
     public = load_public(root / member.config.public, plan.data)
     test = load(root / member.config.test, plan.data) if member.config.test else None
+    if test is not None and len(set(test.labels.tolist())) < 2:
+        raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
     return StudyRecords(private, public, test)
 
 

@@ -10,7 +10,7 @@ from secure_fedhelp.study.files import write_atomic
 
 def write_status(path: Path, step: str, details: dict[str, object]) -> None:
     """Replace the status file. Raises StorageError on a full disk, like every write of the client."""
-    write_atomic(path, json.dumps({"step": step, **details}, sort_keys=True).encode())
+    write_atomic(path, json.dumps({"step": step, **details}, sort_keys=True).encode(), 0o600)
 
 
 def read_status(path: Path) -> dict[str, object]:

@@ -53,7 +53,9 @@ def take_part(
     method = FedHelp(member.plan, member.config.name, records.private, records.public, teacher, SystemNoise())
     client = CoordinatorClient(address, member.credentials, member.plan.consortium, sleep=sleep, clock=clock)
     try:
-        with Ledger.open(member.folder.ledger, member.config.name, member.signing, clock) as ledger:
+        with Ledger.open(
+            member.folder.root / member.config.ledger, member.config.name, member.signing, clock
+        ) as ledger:
             gate = ReleaseGate(ledger, member.plan, member.config.name)
             journal = _Journal(member, records, method, gate, say)
             agent = Agent(
@@ -121,7 +123,7 @@ class _Journal:
             "history": self._history,
             **self._metrics(),
         }
-        write_atomic(member.folder.result, json.dumps(result, sort_keys=True, indent=1).encode())
+        write_atomic(member.folder.result, json.dumps(result, sort_keys=True, indent=1).encode(), 0o600)
         write_status(member.folder.status, "done", {})
         self._say("done")
 
@@ -161,7 +163,7 @@ class _Journal:
             row |= self._method.evaluate_shared(self._records.test).as_dict()
         self._history = [h for h in self._history if h["round"] != row["round"]] + [row]
         lines = "".join(json.dumps(h, sort_keys=True) + "\n" for h in self._history)
-        write_atomic(self._member.folder.metrics, lines.encode())
+        write_atomic(self._member.folder.metrics, lines.encode(), 0o600)
 
     def _read_history(self) -> list[dict[str, object]]:
         path = self._member.folder.metrics

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Vault:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StorageError(f"cannot create {folder}: {error.strerror}") from error
+        for leftover in folder.glob(".*.part"):  # of a write that a crash cut off: it never counted
+            leftover.unlink(missing_ok=True)
 
     # -- study binding ----------------------------------------
 
@@ -61,6 +64,13 @@ class Vault:
 
     def remember_study_key(self, epoch: int, key: bytes) -> None:
         self._write(f"study-key-{epoch}", key)
+
+    def confirmed_key(self, epoch: int) -> bool:
+        """Whether this hospital has signed that it holds the epoch's key: from then on it takes no other."""
+        return self._path(f"study-key-{epoch}-confirmed").exists()
+
+    def remember_confirmed_key(self, epoch: int) -> None:
+        self._write(f"study-key-{epoch}-confirmed", b"")
 
     # -- checkpoint ----------------------------------------
 
@@ -81,8 +91,14 @@ class Vault:
         data = self._read(f"round-{round_number:05d}-values")
         if data is None:
             return None
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise StorageError(
+                f"the spooled values of round {round_number + 1} are damaged",
+                "Restore the folder from a backup; the ledger keeps what was spent.",
+            ) from error
 
     def remember_values(self, round_number: int, channels: dict[str, Vector]) -> None:
         buffer = io.BytesIO()

@@ -27,6 +27,9 @@ class SitePolicy(Strict):
     unit: Literal["patient"] = "patient"
     #: Fewest hospitals in a sum.
     smallest_cohort: int = Field(default=3, ge=2)
+    #: Largest share of the sum's weight that one hospital may have. Weights are public, and the nearer the largest is
+    #: to 1, the more the sum is that hospital's own contribution: a large hospital may want to say less than 1 here.
+    largest_weight_share: float = Field(default=1.0, gt=0, le=1)
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits")
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.
@@ -75,6 +78,10 @@ def broken_clauses(
         broken.append(
             BrokenClause("smallest_cohort", str(plan.aggregation.minimum_cohort), f"at least {policy.smallest_cohort}")
         )
+    share = max(plan.weights.values()) / sum(plan.weights.values())
+    if share > policy.largest_weight_share:
+        limit = f"at most {policy.largest_weight_share:g}"
+        broken.append(BrokenClause("largest_weight_share", f"{share:.2f} for one hospital", limit))
     refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
     if refused:
         broken.append(

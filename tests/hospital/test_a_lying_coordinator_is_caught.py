@@ -21,11 +21,11 @@ from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.packing import SumAccumulator
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES, profile
 from secure_fedhelp.secagg.sealing import key_context, seal
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.messages import SealedStudyKey, key_statement
+from secure_fedhelp.wire.messages import Phase, SealedStudyKey, StudyState, key_statement
 from secure_fedhelp.wire.transcript import TranscriptEntry
 
 ME, MAKER = "small-1", "large-1"
@@ -45,7 +45,7 @@ def member(running: Study, name: str) -> Membership:
 
 
 def entry(
-    running: Study, cohort: list[str], total: bytes = b"", bodies: dict[str, str] | None = None
+    running: Study, cohort: list[str], total: bytes | None = None, bodies: dict[str, bytes] | None = None
 ) -> TranscriptEntry:
     """An unsigned entry of round 0 (signatures have tests of their own in tests/wire and tests/audit)."""
     plan = running.plan
@@ -54,25 +54,25 @@ def entry(
         "body_bytes": chosen.body_bytes(plan.total_length),
         "format": 1,
         "key_epoch": 0,
+        "key_fingerprint": "4" * 64,
         "ledger_entries": 1,
         "ledger_head": "1" * 64,
+        "previous": "0" * 64,
         "profile": chosen.name,
         "round": 0,
         "study": plan.hash,
         "tenseal": "0.3.18",
     }
-    uploads = [
-        {
-            "header": {
-                **header,
-                "hospital": n,
-                "weight": plan.weights[n],
-                "body_sha256": (bodies or {}).get(n, "2" * 64),
-            },
-            "signature": "0" * 128,
-        }
-        for n in cohort
-    ]
+    seeds = chosen.ciphertexts(plan.total_length) * SEED_BYTES
+
+    def upload(name: str) -> dict[str, Any]:
+        body = (bodies or {}).get(name)
+        hashes = {"body_sha256": sha256_hex(body) if body else "2" * 64}
+        hashes["seeds_sha256"] = sha256_hex(body[:seeds]) if body else "5" * 64
+        return {"header": {**header, **hashes, "hospital": name, "weight": plan.weights[name]}, "signature": "0" * 128}
+
+    uploads = [upload(name) for name in cohort]
+    right_size = chosen.sum_bytes(plan.total_length, len(cohort))
     values = {
         "absent": (),
         "cohort": tuple(uploads),
@@ -82,8 +82,8 @@ def entry(
         "previous": "0" * 64,
         "round": 0,
         "study": plan.hash,
-        "sum_bytes": len(total),
-        "sum_sha256": sha256_hex(total),
+        "sum_bytes": right_size if total is None else len(total),
+        "sum_sha256": sha256_hex(total or b""),
     }
     return TranscriptEntry.model_validate(values)
 
@@ -114,21 +114,64 @@ def test_a_round_without_us_may_be_opened_when_we_sent_nothing(running: Study) -
     assert check_round(running.plan, SitePolicy(), entry(running, others), ME, None) == tuple(sorted(others))
 
 
+def test_a_sum_of_another_length_is_never_downloaded(running: Study) -> None:
+    huge = entry(running, running.names).model_copy(update={"sum_bytes": 2**52})
+    with pytest.raises(TranscriptInvalid, match="bytes"):
+        check_round(running.plan, SitePolicy(), huge, ME, None)
+
+
+class Sums:
+    """Three hospitals' honest bodies, and whatever a coordinator makes of them."""
+
+    def __init__(self, running: Study, value: float = 0.25) -> None:
+        self.plan = running.plan
+        self.profile = profile(self.plan.aggregation.profile)
+        self.cipher = Cipher(self.profile, StudyKey.generate(self.profile))
+        self.cohort = tuple(running.names[:3])
+        self.bodies = {n: self.cipher.encrypt(np.full(self.plan.total_length, value)) for n in self.cohort}
+
+    def add(self, bodies: list[bytes]) -> bytes:
+        adder = SumAccumulator(self.profile, self.plan.total_length)
+        for name, body in zip(self.cohort, bodies, strict=True):
+            adder.add(name, body)
+        return adder.finish()
+
+    def open(self, running: Study, data: bytes) -> tuple[Any, dict[str, Any]]:
+        about = entry(running, list(self.cohort), data, self.bodies)
+        return open_sum(self.plan, about, self.cohort, data, self.cipher)
+
+
 def test_a_sum_other_than_the_transcripts_is_never_decrypted(running: Study) -> None:
-    plan = running.plan
-    chosen = profile(plan.aggregation.profile)
-    cipher = Cipher(chosen, StudyKey.generate(chosen))
-    cohort = tuple(running.names[:3])
-    adder = SumAccumulator(chosen, plan.total_length)
-    for name in cohort:
-        adder.add(name, cipher.encrypt(np.full(plan.total_length, 0.25)))
-    data = adder.finish()
-    total, means = open_sum(plan, entry(running, list(cohort), data), cohort, data, cipher)
-    assert np.abs(total - 0.75).max() <= chosen.error_bound(3)
-    assert set(means) == {c.name for c in plan.channels}
+    sums = Sums(running)
+    data = sums.add([sums.bodies[n] for n in sums.cohort])
+    total, means = sums.open(running, data)
+    assert np.abs(total - 0.75).max() <= sums.profile.error_bound(3)
+    assert set(means) == {c.name for c in running.plan.channels}
+    about = entry(running, list(sums.cohort), data, sums.bodies)
     for other in (data[:-1], data + b"\0", bytes([data[0] ^ 1]) + data[1:]):
         with pytest.raises(TranscriptInvalid, match="differs"):
-            open_sum(plan, entry(running, list(cohort), data), cohort, other, cipher)
+            open_sum(sums.plan, about, sums.cohort, other, sums.cipher)
+
+
+def test_one_hospitals_upload_in_place_of_the_cohorts_is_not_opened(running: Study) -> None:
+    sums = Sums(running)
+    with pytest.raises(TranscriptInvalid, match="other ciphertexts"):
+        sums.open(running, sums.add([sums.bodies[sums.cohort[0]]] * 3))
+
+
+def test_an_earlier_rounds_uploads_are_not_opened_again(running: Study) -> None:
+    sums = Sums(running)
+    earlier = [sums.cipher.encrypt(np.full(sums.plan.total_length, 0.1)) for _ in sums.cohort]
+    with pytest.raises(TranscriptInvalid, match="other ciphertexts"):
+        sums.open(running, sums.add(earlier))
+
+
+def test_a_sum_beyond_what_the_cohort_can_make_never_reaches_a_model(running: Study) -> None:
+    sums = Sums(running)
+    strange = Cipher(sums.profile, StudyKey.generate(sums.profile))
+    sums.bodies[sums.cohort[1]] = strange.encrypt(np.zeros(sums.plan.total_length))  # another key: decrypts to noise
+    with pytest.raises(TranscriptInvalid, match="at most"):
+        sums.open(running, sums.add([sums.bodies[n] for n in sums.cohort]))
 
 
 def test_only_a_released_value_can_become_an_upload(running: Study) -> None:
@@ -137,7 +180,7 @@ def test_only_a_released_value_can_become_an_upload(running: Study) -> None:
             self.channels = {c.name: np.zeros(c.length) for c in running.plan.channels}
 
     with pytest.raises(NotReleasable):
-        make_upload(running.plan, ME, 0, 0, LooksReleased(), None, None, None)  # type: ignore[arg-type]  # an attack
+        make_upload(running.plan, ME, 0, LooksReleased(), None, "0" * 64, None, None)  # type: ignore[arg-type]  # an attack
 
 
 # -- the study key -----------------------------------------------------------------------------------------------------
@@ -242,6 +285,79 @@ def test_a_key_other_than_the_announced_one_is_refused(running: Study) -> None:
 def test_a_key_sealed_for_somebody_else_is_refused(running: Study) -> None:
     with pytest.raises(KeyCeremonyFailed):
         agent(running, relay(running, answer(running, context="small-2")))._receive_key(0)
+
+
+def test_a_key_that_was_confirmed_is_never_replaced(running: Study) -> None:
+    mine = agent(running, relay(running, answer(running)))
+    first = mine._receive_key(0)
+    assert first is not None
+    mine.vault.remember_confirmed_key(0)
+    mine.coordinator.answer = answer(running)  # type: ignore[attr-defined]  # the same maker signs for another key
+    again = mine._receive_key(0)
+    assert again is not None
+    assert again.to_bytes() == first.to_bytes()
+    for name in ("study-key-0", "study-key-0-confirmed"):
+        (running.run.hospital(ME).state / name).unlink()
+
+
+def test_nothing_is_spent_while_the_others_hold_another_key(running: Study) -> None:
+    given = answer(running)
+    mine = agent(running, relay(running, given))
+    key = mine._epoch_key(0)
+    (running.run.hospital(ME).state / "study-key-0").unlink()
+    with pytest.raises(KeyCeremonyFailed, match="only large-1, small-1"):
+        mine._require_agreed(key)
+    statement = key_statement(running.plan.hash, 0, key.fingerprint)
+    third = member(running, "small-2").signing.sign("key-confirmation", statement)
+    forged = member(running, "small-2").signing.sign("key-confirmation", statement + b" ")
+    confirmed = dict(given.confirmations)
+    for signature, enough in ((forged, False), (third, True)):
+        confirmations = {**confirmed, "small-2": signature, "mallory": third}
+        mine.coordinator.answer = SealedStudyKey(MAKER, given.sealed, given.fingerprint, confirmations)  # type: ignore[attr-defined]
+        if enough:
+            mine._require_agreed(key)
+        else:
+            with pytest.raises(KeyCeremonyFailed):
+                mine._require_agreed(key)
+
+
+@pytest.mark.parametrize(
+    ("announced", "epoch"), [(1, 0), (51, 0), (2, 0), (0, 1)], ids=["unpublished", "beyond", "past-the-plan", "epoch"]
+)
+def test_rounds_that_were_never_published_are_not_trained_for(running: Study, announced: int, epoch: int) -> None:
+    mine = agent(running, relay(running, answer(running)))
+    if announced == 2:
+        mine._rounds = 2  # all rounds of the plan are behind us
+    state = StudyState(version=9, phase=Phase.COLLECTING, round=announced, key_epoch=epoch)
+    with pytest.raises(TranscriptInvalid):
+        mine._is_next(state)
+
+
+def test_the_round_after_the_last_published_one_is_trained_for(running: Study) -> None:
+    mine = agent(running, relay(running, answer(running)))
+    assert mine._is_next(StudyState(version=9, phase=Phase.COLLECTING, round=0, key_epoch=0))
+    mine._rounds = 1
+    assert not mine._is_next(StudyState(version=9, phase=Phase.COLLECTING, round=0, key_epoch=0))
+
+
+def test_a_study_called_finished_too_early_is_not_believed(running: Study) -> None:
+    mine = agent(running, relay(running, answer(running)))
+    with pytest.raises(TranscriptInvalid, match="finished after 0 of 2"):
+        mine._require_complete()
+
+
+def test_a_roster_without_ourselves_is_refused(running: Study) -> None:
+    lying = relay(running, answer(running))
+    del lying._cards[ME]
+    with pytest.raises(TranscriptInvalid, match="our own card"):
+        agent(running, lying)
+
+
+def test_a_roster_below_the_smallest_cohort_is_refused(running: Study) -> None:
+    lying = relay(running, answer(running))
+    lying._cards = {name: lying._cards[name] for name in (ME, MAKER)}
+    with pytest.raises(TranscriptInvalid, match="smallest cohort"):
+        agent(running, lying)
 
 
 def test_a_roster_with_a_swapped_card_is_refused(running: Study) -> None:

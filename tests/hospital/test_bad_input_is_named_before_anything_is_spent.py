@@ -92,6 +92,10 @@ def one_class(running: Study, folder: HospitalFolder) -> None:
     )
 
 
+def one_class_test(running: Study, folder: HospitalFolder) -> None:
+    edit_table(folder.root / "data" / "test.csv", lambda rows: [rows[0]] + [r for r in rows[1:] if r[-1] == "benign"])
+
+
 def few_patients(running: Study, folder: HospitalFolder) -> None:
     def keep(rows: list[list[str]]) -> list[list[str]]:
         first = {label: next(r for r in rows[1:] if r[-1] == label) for label in ("benign", "malignant")}
@@ -149,6 +153,7 @@ CASES: list[tuple[str, Change, type[FedHelpError], str]] = [
     ("unknown class", cell(2, -1, "unsure"), UnknownCategory, "unsure"),
     ("one class only", one_class, OneClassOnly, "benign"),
     ("too few patients", few_patients, TooFewPatients, NAME),
+    ("one class of test records", one_class_test, OneClassOnly, "test records"),
     (
         "another public set",
         plan_text('public_sha256 = "', 'public_sha256 = "' + "0" * 64 + '" #'),

@@ -90,6 +90,30 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert vault.checkpoint() == Checkpoint(1, b"old")
 
 
+def test_damaged_values_are_a_storage_error(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    vault.remember_values(0, {"model-update": np.zeros(100)})
+    path = tmp_path / "state" / "round-00000-values"
+    for damaged in (path.read_bytes()[:-40], b"PK\x03\x04", b"no archive"):
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match="damaged"):
+            vault.values(0)
+
+
+def test_leftovers_of_a_cut_off_write_are_cleared(tmp_path: Path) -> None:
+    Vault(tmp_path / "state")
+    (tmp_path / "state" / ".round-00000-values.ab12.part").write_bytes(b"private")
+    Vault(tmp_path / "state")
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_a_confirmed_key_is_remembered(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state")
+    assert not vault.confirmed_key(0)
+    vault.remember_confirmed_key(0)
+    assert Vault(tmp_path / "state").confirmed_key(0)
+
+
 def test_an_unreadable_file_is_a_storage_error(tmp_path: Path) -> None:
     vault = Vault(tmp_path / "state")
     (tmp_path / "state" / "checkpoint").mkdir()

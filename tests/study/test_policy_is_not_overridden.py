@@ -21,6 +21,7 @@ def test_a_plan_within_the_policy_is_allowed() -> None:
         (SitePolicy(largest_epsilon=2.9), "largest_epsilon"),
         (SitePolicy(largest_delta=1e-5), "largest_delta"),
         (SitePolicy(smallest_cohort=4), "smallest_cohort"),
+        (SitePolicy(largest_weight_share=0.5), "largest_weight_share"),
         (SitePolicy(channels_allowed=("model-update",)), "channels_allowed"),
         (SitePolicy(channels_allowed=()), "channels_allowed"),
     ],
