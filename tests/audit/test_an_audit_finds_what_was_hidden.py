@@ -1,0 +1,316 @@
+"""An audit of a whole run from its files: an honest one passes, and each thing somebody could hide is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from consortia import DAY, NOW, Consortium
+from plans import example_plan
+from runs import Run, make_run
+from typer.testing import CliRunner
+
+from secure_fedhelp.audit.epsilon import recompute
+from secure_fedhelp.audit.verify import Finding, verify_run
+from secure_fedhelp.cli.audit import app
+from secure_fedhelp.errors import InvalidPlan, LedgerInvalid, StorageError
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.accountant import epsilon
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
+
+PLAN = example_plan()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("run") / "honest", PLAN, rounds=3)
+
+
+@pytest.fixture
+def run(finished: Run, tmp_path: Path) -> Run:
+    """A copy to tamper with."""
+    shutil.copytree(finished.root, tmp_path / "run")
+    lines = list(finished.scribe.lines)
+    scribe = type(finished.scribe)(PLAN, finished.scribe.coordinator, dict(finished.scribe.hospitals), lines)
+    return Run(tmp_path / "run", PLAN, scribe, finished.consortium)
+
+
+def failures(run: Run, ca_pem: bytes | None = None) -> list[Finding]:
+    return [f for f in verify_run(run.root, NOW, ca_pem) if not f.ok]
+
+
+# -- an honest run ---------------------------------------------------------------------------------------------------
+
+
+def test_an_honest_run_passes_every_check(finished: Run) -> None:
+    findings = verify_run(finished.root, NOW)
+    assert [f for f in findings if not f.ok] == []
+    checks = {(f.subject, f.check) for f in findings}
+    assert len(checks) == len(findings) == 3 * 4 + 2 + 3
+    details = {f.check: f.detail for f in findings if f.subject == "beta"}
+    spent = epsilon([planned_event(PLAN.privacy_of("beta"))] * 3, 1e-4)
+    assert f"{spent:.4f} of 3 at delta 0.0001" in details["epsilon within the budget"]
+    assert details["uploads paid for and witnessed"] == "3 uploads, 3 entries"
+
+
+def test_an_audit_may_come_years_later_and_brings_its_own_ca(finished: Run) -> None:
+    assert [f for f in verify_run(finished.root, NOW + 4000 * DAY, finished.consortium.ca_pem) if not f.ok] == []
+
+
+def test_a_spend_without_an_upload_is_no_failure(run: Run) -> None:
+    run.spend("alpha", 3)
+    assert failures(run) == []
+
+
+def test_a_study_that_never_got_to_a_round_passes(tmp_path: Path) -> None:
+    assert failures(make_run(tmp_path / "run", PLAN, rounds=0)) == []
+
+
+# -- what somebody hides ---------------------------------------------------------------------------------------------
+
+
+def cut_ledger(run: Run) -> None:
+    path = run.ledger("beta")
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+
+
+def delete_ledger(run: Run) -> None:
+    run.ledger("beta").unlink()
+
+
+def empty_ledger(run: Run) -> None:
+    run.ledger("beta").write_bytes(b"")
+
+
+def rewrite_ledger(run: Run) -> None:
+    """The hospital signs a new, shorter and cheaper history with its own key."""
+    run.ledger("beta").unlink()
+    for number in range(3):
+        run.spend("beta", number + 10)
+
+
+def swap_ledgers(run: Run) -> None:
+    shutil.copy(run.ledger("gamma"), run.ledger("beta"))
+
+
+def foreign_key(run: Run) -> None:
+    run.ledger("beta").unlink()
+    run.scribe.hospitals["beta"] = SigningKey.generate()
+    for number in range(3):
+        run.spend("beta", number)
+
+
+def spoil_byte(run: Run) -> None:
+    content = bytearray(run.ledger("beta").read_bytes())
+    content[700] ^= 1
+    run.ledger("beta").write_bytes(content)
+
+
+def unpaid_upload(run: Run) -> None:
+    """A fourth upload that no entry of its round pays for."""
+    entries, head = run.spend("beta", 9)
+    cohort = [run.scribe.signed(run.scribe.header("beta", 3, ledger_entries=entries, ledger_head=head))]
+    for name in ("alpha", "gamma"):
+        paid, its_head = run.spend(name, 3)
+        cohort.append(run.scribe.signed(run.scribe.header(name, 3, ledger_entries=paid, ledger_head=its_head)))
+    run.scribe.publish(run.scribe.entry(sorted(cohort, key=lambda u: u["header"]["hospital"])))
+    run.write_transcript()
+
+
+@pytest.mark.parametrize(
+    ("hide", "check", "reason"),
+    [
+        (cut_ledger, "uploads paid for and witnessed", "round 2 witnessed 3 entries"),
+        (delete_ledger, "uploads paid for and witnessed", "round 0 witnessed 1 entries"),
+        (empty_ledger, "uploads paid for and witnessed", "the ledger has 0"),
+        (rewrite_ledger, "uploads paid for and witnessed", "does not go on"),
+        (swap_ledgers, "ledger is the member's own", "ledger is of gamma"),
+        (foreign_key, "ledger is the member's own", "ledger is of beta with key"),
+        (spoil_byte, "ledger: chain and signatures", "entry 0"),
+        (unpaid_upload, "uploads paid for and witnessed", "paid for the upload of round 3"),
+    ],
+)
+def test_what_a_hospital_hides_is_found(hide: Callable[[Run], None], check: str, reason: str, run: Run) -> None:
+    hide(run)
+    found = failures(run)
+    assert {f.subject for f in found} == {"beta"}
+    assert any(f.check == check and reason in f.detail for f in found), found
+
+
+def test_a_budget_that_was_overspent_is_found(tmp_path: Path) -> None:
+    """Paid for by two studies on the same patients, each within its own budget."""
+    plan = example_plan(privacy__small__epsilon=0.5)
+    earlier = example_plan(study__name="earlier", privacy__small__noise_multiplier=1.0, privacy__small__epsilon=9.0)
+    run = make_run(tmp_path / "run", plan, rounds=1)
+    run.spend("beta", 0, earlier)
+    found = failures(run)
+    assert [(f.subject, f.check) for f in found] == [("beta", "epsilon within the budget")]
+    assert "of 0.5 at delta" in found[0].detail
+
+
+def test_seeded_noise_is_pointed_out(tmp_path: Path) -> None:
+    plan = example_plan(study__mode="research")
+    run = make_run(tmp_path / "run", plan, rounds=1)
+    run.ledger("beta").unlink()
+    text = "seeded research noise"
+    assert not any(text in f.detail for f in verify_run(run.root, NOW))
+    with Ledger.open(run.ledger("beta"), "beta", run.scribe.hospitals["beta"], lambda: NOW) as ledger:
+        channels = {c.name: [0.0] * c.length for c in plan.channels}
+        event = planned_event(plan.privacy_of("beta"))
+        output = PrivateOutput(channels, event, frozenset(), "seeded-research")  # type: ignore[arg-type]
+        ReleaseGate(ledger, plan, "beta").release(0, output)
+    assert any(text in f.detail and f.subject == "beta" for f in verify_run(run.root, NOW))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"weight": 0.123}, "weighted by"), ({"body_bytes": 17}, "length"), ({"profile": "fast"}, "another profile")],
+)
+def test_a_round_outside_of_the_plan_is_found(change: dict[str, object], reason: str, run: Run) -> None:
+    run.scribe.round(**change)
+    run.write_transcript()
+    assert any(f.subject == "round 3" and reason in f.detail for f in failures(run))
+
+
+def test_too_small_a_cohort_or_sum_is_found(run: Run) -> None:
+    cohort = [run.scribe.signed(run.scribe.header("alpha", 3)), run.scribe.signed(run.scribe.header("beta", 3))]
+    run.scribe.publish(run.scribe.entry(cohort))
+    run.write_transcript()
+    assert any(f.subject == "round 3" and "at least 3" in f.detail for f in failures(run))
+
+
+def test_a_sum_of_another_length_is_found(run: Run) -> None:
+    run.scribe.round(lambda e: e.update(sum_bytes=5))
+    run.write_transcript()
+    assert any(f.subject == "round 3" and "sum of 5 bytes" in f.detail for f in failures(run))
+
+
+def test_more_rounds_than_planned_are_found(run: Run) -> None:
+    for _ in range(2):
+        run.round()
+    assert any(f.subject == "coordinator" and "5 rounds, the plan has 4" in f.detail for f in failures(run))
+
+
+# -- roster, transcript, authority -----------------------------------------------------------------------------------
+
+
+def test_a_card_of_another_authority_is_found(run: Run, tmp_path: Path) -> None:
+    other = Consortium.create(tmp_path / "other", "north")
+    found = failures(run, other.ca_pem)
+    assert any(f.subject == "roster" and "WrongAuthority" in f.detail for f in found)
+    assert any(f.subject == "coordinator" for f in found), "without cards the transcript proves nothing"
+
+
+def test_a_card_that_is_missing_or_misnamed_is_found(run: Run) -> None:
+    run.change_roster(lambda cards: cards.update(beta=cards["gamma"]))
+    assert any("card under beta is that of gamma" in f.detail for f in failures(run))
+    run.change_roster(lambda cards: cards.pop("beta"))
+    found = failures(run)
+    assert any(f.subject == "coordinator" and "beta is no member" in f.detail for f in found)
+    assert any(f.subject == "beta" and "no card" in f.detail for f in found)
+    run.change_roster(lambda cards: cards.pop("coordinator"))
+    assert any(f.subject == "roster" and "0 valid cards" in f.detail for f in failures(run))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 50_000, b'{"alpha": 3}', b"\xff"])
+def test_a_spoilt_roster_is_a_finding_and_no_traceback(content: bytes, run: Run) -> None:
+    run.roster.write_bytes(content)
+    assert any(f.subject == "roster" for f in failures(run))
+
+
+def test_missing_files_are_findings(run: Run) -> None:
+    run.transcript.unlink()
+    assert any(f.subject == "coordinator" and "cannot read" in f.detail for f in failures(run))
+    run.roster.unlink()
+    assert any(f.subject == "roster" and "cannot read" in f.detail for f in failures(run))
+
+
+def test_a_transcript_signed_by_somebody_else_is_found(run: Run) -> None:
+    run.scribe.lines.clear()
+    run.scribe.coordinator = SigningKey.generate()
+    run.scribe.round()
+    run.write_transcript()
+    assert any("signature of the coordinator" in f.detail for f in failures(run))
+
+
+def test_what_is_no_run_is_said(tmp_path: Path, run: Run) -> None:
+    with pytest.raises(InvalidPlan):
+        verify_run(tmp_path, NOW)
+    shutil.move(run.root / "ca.crt", run.root / "consortium" / "ca.crt")
+    assert failures(run) == []
+    (run.root / "consortium" / "ca.crt").unlink()
+    with pytest.raises(StorageError, match=r"no ca\.crt"):
+        verify_run(run.root, NOW)
+
+
+# -- epsilon of one ledger -------------------------------------------------------------------------------------------
+
+
+def test_epsilon_is_recomputed_from_the_file_alone(finished: Run) -> None:
+    report = recompute(finished.ledger("alpha"))
+    event = planned_event(PLAN.privacy_of("alpha"))
+    assert report.pld == epsilon([event] * 3, 1e-4) < report.rdp
+    assert (report.hospital, report.unit, report.delta, report.entries) == ("alpha", "patient", 1e-4, 3)
+    assert report.public_key == finished.scribe.hospitals["alpha"].public_hex
+    assert report.noise_sources == ("system",)
+    assert recompute(finished.ledger("alpha"), report.public_key, delta=1e-6).pld > report.pld
+    with pytest.raises(LedgerInvalid, match="key"):
+        recompute(finished.ledger("alpha"), finished.scribe.hospitals["beta"].public_hex)
+
+
+def test_an_empty_ledger_has_spent_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").write_bytes(b"")
+    report = recompute(tmp_path / "ledger.jsonl")
+    assert (report.entries, report.pld, report.rdp) == (0, 0.0, 0.0)
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def test_the_command_prints_a_table_and_ends_with_zero(finished: Run) -> None:
+    code, text = invoke("verify", finished.root)
+    assert code == 0
+    assert "All 17 checks hold." in text
+    ca = finished.root / "ca.crt"
+    assert invoke("verify", finished.root, "--ca", ca)[0] == 0
+    code, text = invoke("epsilon", *(finished.ledger(n) for n in ("alpha", "beta")))
+    assert code == 0
+    assert "alpha" in text
+    assert "beta" in text
+    assert f"{recompute(finished.ledger('beta')).pld:.4f}" in text
+
+
+def test_the_command_ends_with_one_if_anything_does_not_hold(run: Run) -> None:
+    cut_ledger(run)
+    code, text = invoke("verify", run.root)
+    assert code == 1
+    assert "1 of 17 checks failed." in text
+    assert "FAILED" in text
+    spoil_byte(run)
+    code, text = invoke("epsilon", run.ledger("alpha"), run.ledger("beta"))
+    assert code == 1
+    assert "LedgerInvalid" in text
+    assert "alpha" in text, "the other ledger is still reported"
+
+
+def test_the_command_names_a_missing_file(run: Run) -> None:
+    with pytest.raises(StorageError, match="absent"):
+        invoke("verify", run.root, "--ca", run.root / "absent.crt")
+    assert invoke("epsilon", run.root / "absent.jsonl")[0] == 1
+
+
+def test_json_of_an_entry_says_all_an_auditor_needs(finished: Run) -> None:
+    entry = json.loads(finished.ledger("alpha").read_bytes().splitlines()[0])["entry"]
+    assert set(entry) >= {"event", "delta", "unit", "study", "round", "channels", "noise_source", "public_key"}

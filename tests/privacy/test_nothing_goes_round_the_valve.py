@@ -1,0 +1,349 @@
+"""Every way round the release gate fails by name, and the budget ends in the round it should."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ledgers import NOW, fixed_key, open_ledger
+from plans import example_plan
+
+from secure_fedhelp.errors import BudgetExhausted, InvalidContribution, NotReleasable, StorageError
+from secure_fedhelp.privacy.accountant import epsilon, noise_for_budget
+from secure_fedhelp.privacy.ledger import Ledger, read_ledger
+from secure_fedhelp.privacy.mechanisms import DpSgd, planned_event
+from secure_fedhelp.privacy.release import PrivateOutput, Released, ReleaseGate, require_released
+from secure_fedhelp.study.canonical import sha256_hex
+from secure_fedhelp.study.channel import Vector, pack_channels
+from secure_fedhelp.study.plan import StudyPlan
+
+PLAN = example_plan()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with open_ledger(tmp_path / "ledger.jsonl") as opened:
+        yield opened
+
+
+@pytest.fixture
+def gate(ledger: Ledger) -> ReleaseGate:
+    return ReleaseGate(ledger, PLAN, "alpha")
+
+
+def values(seed: int = 0) -> dict[str, Vector]:
+    generator = np.random.default_rng(seed)
+    return {"model-update": generator.normal(0, 1, 10), "public-logits": generator.normal(0, 5, 4)}
+
+
+def output(plan: StudyPlan = PLAN, **changes: Any) -> PrivateOutput:
+    made = PrivateOutput(
+        channels=values(),
+        event=planned_event(plan.privacy_of("alpha")),
+        post_processed=frozenset({"public-logits"}),
+        noise_source="system",
+    )
+    return replace(made, **changes)
+
+
+# -- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_clipped_paid_for_and_ready_to_pack(gate: ReleaseGate, ledger: Ledger) -> None:
+    released = gate.release(2, output())
+    assert require_released(released) is released
+    for channel in PLAN.channels:
+        raw, kept = values()[channel.name], released.channels[channel.name]
+        assert kept.dtype == np.float64
+        assert np.array_equal(kept, np.clip(raw, -channel.bound, channel.bound))
+        assert released.clipped[channel.name] == int((np.abs(raw) > channel.bound).sum())
+        assert ledger.entries[0].values()[channel.name] == sha256_hex(kept.astype("<f8").tobytes())
+    assert sum(released.clipped.values()) > 0
+    assert pack_channels(PLAN, dict(released.channels), 1.0).shape == (14,)
+    assert (ledger.count, released.entry, released.index) == (1, ledger.entries[0], 0)
+    entry = released.entry
+    assert (entry.study, entry.round, entry.hospital) == (PLAN.hash, 2, "alpha")
+    assert (entry.delta, entry.event) == (1e-4, output().event)
+    assert [(c.name, c.mechanism, c.derived_from) for c in entry.channels] == [
+        ("model-update", "dp-sgd", None),
+        ("public-logits", "post-processing", "model-update"),
+    ]
+
+
+def test_post_processing_of_the_mechanism_itself_names_the_mechanism(ledger: Ledger) -> None:
+    """A study may send only the logits; they derive from private training that is not itself sent."""
+    plan = example_plan(channels=[{"name": "public-logits", "length": 4, "bound": 8.0}])
+    only_logits = output(plan, channels={"public-logits": values()["public-logits"]})
+    entry = ReleaseGate(ledger, plan, "alpha").release(0, only_logits).entry
+    assert entry.channels[0].derived_from == "dp-sgd"
+
+
+# -- ways round ------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_else_makes_a_released_value(gate: ReleaseGate) -> None:
+    entry = gate.release(0, output()).entry
+    for token in (None, object(), "gate", True):
+        with pytest.raises(NotReleasable):
+            Released(token, entry, {"model-update": bytes(80)}, {})
+
+
+def test_there_are_no_subclasses() -> None:
+    with pytest.raises(NotReleasable):
+        type("Mine", (Released,), {})
+
+
+def test_a_released_value_cannot_be_copied_stored_or_changed(gate: ReleaseGate) -> None:
+    released = gate.release(0, output())
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(NotReleasable):
+            attempt(released)
+    for name in ("channels", "_channels", "entry", "anything"):
+        with pytest.raises(NotReleasable):
+            setattr(released, name, {})
+    with pytest.raises(NotReleasable):
+        del released._channels
+    with pytest.raises(TypeError):
+        released.channels["model-update"] = np.zeros(10)  # type: ignore[index]
+    with pytest.raises(TypeError):
+        released.clipped["model-update"] = 0  # type: ignore[index]
+
+
+def test_its_arrays_cannot_be_written_not_even_after_asking(gate: ReleaseGate) -> None:
+    array = gate.release(0, output()).channels["model-update"]
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        array += 1.0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+    with pytest.raises(ValueError, match="read-only"):
+        array.view(np.uint8)[0] = 1
+
+
+def test_what_was_handed_in_can_change_afterwards_without_effect(gate: ReleaseGate) -> None:
+    handed = values()
+    released = gate.release(0, output(channels=handed))
+    before = released.channels["model-update"].copy()
+    handed["model-update"][:] = 7.0
+    assert np.array_equal(released.channels["model-update"], before)
+
+
+def test_an_object_the_gate_did_not_issue_is_refused(gate: ReleaseGate) -> None:
+    hollow = object.__new__(Released)
+    real = gate.release(0, output())
+    for name in ("_channels", "_clipped", "_entry"):
+        object.__setattr__(hollow, name, getattr(real, name))
+    for value in (hollow, values(), None, output(), object.__new__(Released)):
+        with pytest.raises(NotReleasable, match="did not issue"):
+            require_released(value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"steps": 4}, {"steps": 6}, {"noise_multiplier": 0.99}, {"sampling_rate": 0.06}, {"clipping_norm": 1.1}],
+)
+def test_the_executed_event_must_be_the_plans(change: dict[str, Any], gate: ReleaseGate, ledger: Ledger) -> None:
+    event = DpSgd.model_validate(output().event.model_dump() | change)
+    with pytest.raises(NotReleasable, match="executed"):
+        gate.release(0, output(event=event))
+    assert ledger.count == 0
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        {},
+        {"model-update": np.zeros(10)},
+        {**values(), "class-counts": np.zeros(2)},
+        {"Model-Update": np.zeros(10), "public-logits": np.zeros(4)},
+    ],
+)
+def test_channels_must_be_the_plans(channels: dict[str, Vector], gate: ReleaseGate, ledger: Ledger) -> None:
+    with pytest.raises(NotReleasable, match="channels"):
+        gate.release(0, output(channels=channels))
+    assert ledger.count == 0
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        np.full(10, np.nan),
+        np.full(10, np.inf),
+        np.append(np.zeros(9), -np.inf),
+        np.zeros(9),
+        np.zeros(11),
+        np.zeros((10, 1)),
+        np.float64(0),
+    ],
+)
+def test_values_must_be_finite_and_of_the_plans_length(update: Any, gate: ReleaseGate, ledger: Ledger) -> None:
+    with pytest.raises(InvalidContribution):
+        gate.release(0, output(channels={**values(), "model-update": update}))
+    assert ledger.count == 0
+
+
+def test_post_processing_of_an_unknown_channel_is_refused(gate: ReleaseGate) -> None:
+    with pytest.raises(NotReleasable, match="post-processed"):
+        gate.release(0, output(post_processed=frozenset({"labels"})))
+
+
+def test_noise_from_a_seed_protects_nobody_and_stays_in_research(ledger: Ledger) -> None:
+    seeded = output(noise_source="seeded-research")
+    with pytest.raises(NotReleasable, match="seeded-research"):
+        ReleaseGate(ledger, PLAN, "alpha").release(0, seeded)
+    research = example_plan(study__mode="research")
+    entry = ReleaseGate(ledger, research, "alpha").release(0, seeded).entry
+    assert entry.noise_source == "seeded-research"
+    with pytest.raises(NotReleasable, match="torch"):
+        ReleaseGate(ledger, research, "alpha").release(1, output(noise_source="torch"))
+
+
+def test_another_hospitals_ledger_cannot_pay(ledger: Ledger) -> None:
+    with pytest.raises(NotReleasable, match="beta"):
+        ReleaseGate(ledger, PLAN, "beta")
+
+
+# -- order: spool, spend, release ------------------------------------------------------------------------------------
+
+
+def test_values_are_spooled_before_anything_is_spent(gate: ReleaseGate, ledger: Ledger) -> None:
+    seen: list[int] = []
+
+    def spool(channels: Any) -> None:
+        assert float(np.abs(channels["model-update"]).max()) <= 1.0
+        with pytest.raises(TypeError):
+            channels["model-update"] = np.zeros(10)
+        seen.append(ledger.count)
+
+    gate.release(0, output(), before_spending=spool)
+    assert seen == [0]
+    assert ledger.count == 1
+
+
+def test_a_spool_that_fails_spends_nothing(gate: ReleaseGate, ledger: Ledger) -> None:
+    def full(channels: Any) -> None:
+        raise StorageError("disk full")
+
+    with pytest.raises(StorageError):
+        gate.release(0, output(), before_spending=full)
+    assert (ledger.count, gate.epsilon_spent()) == (0, 0.0)
+
+
+def test_a_ledger_that_cannot_be_written_releases_nothing(
+    gate: ReleaseGate, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(StorageError, match="No space"):
+            gate.release(0, output())
+    assert ledger.count == 0
+    assert gate.release(0, output()).index == 0
+
+
+def test_the_entry_is_on_the_disk_when_the_value_comes_out(gate: ReleaseGate, tmp_path: Path) -> None:
+    released = gate.release(0, output())
+    assert read_ledger(tmp_path / "ledger.jsonl", fixed_key().public_hex) == [released.entry]
+
+
+def test_after_a_crash_the_same_values_come_out_without_paying_twice(tmp_path: Path) -> None:
+    spooled: dict[str, Vector] = {}
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+        first = ReleaseGate(ledger, PLAN, "alpha").release(1, output(), before_spending=spooled.update)
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+        gate = ReleaseGate(ledger, PLAN, "alpha")
+        again = gate.recover(1, spooled)
+        assert again is not None
+        assert require_released(again).entry == first.entry
+        assert all(np.array_equal(again.channels[n], first.channels[n]) for n in first.channels)
+        assert ledger.count == 1
+
+
+def test_only_what_was_paid_for_is_recovered(gate: ReleaseGate, ledger: Ledger) -> None:
+    gate.release(1, output())
+    assert gate.recover(1, values()) is not None, "clipping again changes nothing"
+    assert gate.recover(1, values(seed=1)) is None
+    assert gate.recover(0, values()) is None
+    assert gate.recover(1, {"model-update": values()["model-update"]}) is None
+    nearly = values()
+    nearly["public-logits"][0] = np.nextafter(nearly["public-logits"][0], 0.0)
+    assert gate.recover(1, nearly) is None
+    other = ReleaseGate(ledger, example_plan(study__name="another"), "alpha")
+    assert other.recover(1, values()) is None
+    with pytest.raises(InvalidContribution):
+        gate.recover(1, {**values(), "model-update": np.full(10, np.nan)})
+
+
+# -- the budget ------------------------------------------------------------------------------------------------------
+
+
+def budget_plan(rounds: int) -> StudyPlan:
+    """A plan whose noise fits exactly ``rounds`` rounds of alpha's tier."""
+    noise = noise_for_budget(1.5, 1e-4, 0.05, 5 * rounds)
+    return example_plan(privacy__large__noise_multiplier=noise, privacy__large__epsilon=1.5)
+
+
+def test_a_plan_made_to_fit_fits_to_its_last_round_and_not_one_more(ledger: Ledger) -> None:
+    plan = budget_plan(4)
+    gate, spent = ReleaseGate(ledger, plan, "alpha"), 0.0
+    for number in range(4):
+        promised = gate.check_affordable(number)
+        gate.release(number, output(plan))
+        assert spent < gate.epsilon_spent() == promised <= 1.5
+        spent = promised
+    assert spent > 1.49
+    with pytest.raises(BudgetExhausted, match=r"round 4 .*budget is 1\.5 at delta 0\.0001"):
+        gate.check_affordable(4)
+    with pytest.raises(BudgetExhausted):
+        gate.release(4, output(plan))
+    assert ledger.count == 4
+
+
+def test_a_crash_after_spending_counts(tmp_path: Path) -> None:
+    """Trained and paid for twice, because the first values were lost: the study ends a round earlier."""
+    plan = budget_plan(4)
+    for number in (0, 0, 1, 2):
+        with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+            ReleaseGate(ledger, plan, "alpha").release(number, output(plan))
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger, pytest.raises(BudgetExhausted):
+        ReleaseGate(ledger, plan, "alpha").check_affordable(3)
+
+
+def test_an_earlier_study_on_the_same_patients_counts(ledger: Ledger) -> None:
+    plan = budget_plan(4)
+    earlier = example_plan(study__name="earlier")
+    ReleaseGate(ledger, earlier, "alpha").release(0, output(earlier))
+    gate = ReleaseGate(ledger, plan, "alpha")
+    assert gate.epsilon_spent() == epsilon([output(earlier).event], 1e-4) > 0
+    for number in range(3):
+        gate.release(number, output(plan))
+    with pytest.raises(BudgetExhausted):
+        gate.release(3, output(plan))
+    assert len(ledger.events(plan.hash)) == ledger.count - 1 == 3
+
+
+def test_a_budget_nobody_can_keep_is_refused_before_the_first_round(ledger: Ledger) -> None:
+    plan = example_plan(privacy__large__noise_multiplier=0.1, privacy__large__sampling_rate=0.9)
+    with pytest.raises(BudgetExhausted):
+        ReleaseGate(ledger, plan, "alpha").check_affordable(0)
+    assert ledger.count == 0
+
+
+def test_time_comes_from_the_clock(tmp_path: Path) -> None:
+    clock = iter([NOW + 0.9, NOW - 3600])
+    with Ledger.open(tmp_path / "l.jsonl", "alpha", fixed_key(), lambda: next(clock)) as ledger:
+        gate = ReleaseGate(ledger, PLAN, "alpha")
+        assert gate.release(0, output()).entry.time == int(NOW)
+        # A clock set back is the hospital's own affair: the chain gives the order, not the time.
+        assert gate.release(1, output()).entry.time == int(NOW) - 3600
