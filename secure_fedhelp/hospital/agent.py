@@ -92,8 +92,8 @@ class Agent:
         self.progress("finished", {"rounds": self._rounds})
 
     def _step(self, state: StudyState) -> None:
-        if state.phase is Phase.GATHERING:
-            return
+        if state.phase is Phase.GATHERING or (state.phase is Phase.ENDED and state.round <= self._rounds):
+            return  # nothing to agree on yet, or nothing more to take home
         self._learn_roster()
         # An unconfirmed key while collecting means that we came back after the ceremony.
         unconfirmed = self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING)
