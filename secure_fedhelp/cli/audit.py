@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -33,21 +35,27 @@ def epsilon(
     from secure_fedhelp.audit.epsilon import recompute
     from secure_fedhelp.errors import FedHelpError
 
-    table = Table("ledger", "hospital", "key", "unit", "delta", "entries", "epsilon (PLD)", "by RDP", "noise")
+    # Figures are never cut to fit a narrow terminal; the file and the full key stand on lines of their own below.
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("hospital", "unit", "delta", "entries", "epsilon (PLD)", "by RDP", "noise"):
+        table.add_column(heading, no_wrap=True)
+    sources: list[str] = []
     failures: list[FedHelpError] = []
     for path in ledgers:
         try:
             report = recompute(path, key, delta)
         except FedHelpError as error:
             failures.append(error)
-            table.add_row(str(path), "[bold red]FAILED[/]", *[""] * 7)
+            table.add_row("[bold red]FAILED[/]", *[""] * 6)
+            sources.append(f"FAILED: {path}")
             continue
         figures = (f"{report.delta:g}", str(report.entries), f"{report.pld:.4f}", f"{report.rdp:.4f}")
-        table.add_row(
-            str(path), report.hospital, report.public_key[:16], report.unit, *figures, ", ".join(report.noise_sources)
-        )
+        table.add_row(report.hospital, report.unit, *figures, ", ".join(report.noise_sources))
+        sources.append(f"{report.hospital}: {path}, signed by {report.public_key or 'nobody'}")
     console = Console()
     console.print(table)
+    for line in sources:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for failure in failures:
         console.print(f"{type(failure).__name__}: {failure.message}\nhint: {failure.hint}", style="red", markup=False)
     if failures:
@@ -78,9 +86,12 @@ def verify(
     except OSError as error:
         raise StorageError(f"cannot read {ca}: {error.strerror}", "Check the path.") from error
     findings = verify_run(run, time.time(), own_ca)
-    table = Table("whose", "check", "result", "detail")
+    table = Table("whose", "check", "", "detail", box=box.SIMPLE, pad_edge=False)
+    subject = ""
     for f in findings:
-        table.add_row(f.subject, f.check, "[green]ok[/]" if f.ok else "[bold red]FAILED[/]", f.detail)
+        result = "[green]ok[/]" if f.ok else "[bold red]FAILED[/]"
+        table.add_row("" if f.subject == subject else f.subject, f.check, result, escape(f.detail))
+        subject = f.subject
     console = Console()
     console.print(table)
     failed = sum(not f.ok for f in findings)

@@ -68,7 +68,7 @@ class SystemNoise:
         return _coins(_KeyStream(os.urandom(32)), count, rate)
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        return _KeyStream(os.urandom(32)).integers(count) * _UNIT
+        return _uniform(_KeyStream(os.urandom(32)), count)
 
 
 class SeededNoise:
@@ -93,7 +93,7 @@ class SeededNoise:
         return _coins(self._stream, count, rate)
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        return self._stream.integers(count) * _UNIT
+        return _uniform(self._stream, count)
 
 
 class _KeyStream:
@@ -120,6 +120,11 @@ def _normal(stream: _KeyStream, shape: int | tuple[int, ...], standard_deviation
     angle = draws[half:] * (2.0 * math.pi * _UNIT)
     drawn = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
     return drawn[:size].reshape(shape)
+
+
+def _uniform(stream: _KeyStream, count: int) -> NDArray[np.float64]:
+    """Multiples of 2^-53 in [0, 1)."""
+    return stream.integers(count).astype(np.float64) * _UNIT
 
 
 def _coins(stream: _KeyStream, count: int, rate: float) -> NDArray[np.bool_]:

@@ -85,6 +85,22 @@ def test_integers_are_the_key_stream_of_aes() -> None:
     assert noise._KeyStream(key).integers(4).tolist() == expected
 
 
+def test_it_is_uniform_and_never_one(source: NoiseSource) -> None:
+    draws = source.uniform(200_000)
+    assert draws.dtype == np.float64
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert stats.kstest(draws, "uniform").pvalue > LEVEL
+
+
+def test_the_largest_uniform_is_below_one() -> None:
+    class AllOnes:
+        def integers(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+            return np.full(count, 2**53 - 1, dtype=np.uint64)
+
+    assert noise._uniform(AllOnes(), 1)[0] == 1 - 2.0**-53  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("rate", [0.001, 0.05, 0.3, 0.9])
 def test_coins_fall_at_their_rate(rate: float) -> None:
     count = 400_000
@@ -169,3 +185,13 @@ def test_a_million_draws_are_quick() -> None:
         source.normal(1_000_000, 1.0)
         times.append(time.process_time() - begin)
     assert min(times) < 0.15
+
+
+@pytest.mark.parametrize("source", [SystemNoise(), SeededNoise(b"uniform")], ids=["system", "seeded"])
+def test_uniform_draws_fill_the_interval_evenly_and_never_reach_one(source: NoiseSource) -> None:
+    drawn = source.uniform(100_000)
+    assert 0 <= drawn.min() < 1e-3
+    assert 1 - 1e-3 < drawn.max() < 1
+    counts = np.bincount((drawn * 10).astype(int), minlength=10)
+    assert float(((counts - 10_000) ** 2 / 10_000).sum()) < 40, "nine degrees of freedom, one false alarm in 130,000"
+    assert source.uniform(0).shape == (0,)
