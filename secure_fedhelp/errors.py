@@ -224,6 +224,11 @@ class MessageTooLarge(ProtocolError):
     default_hint = "The plan fixes every message's size; this one is larger."
 
 
+class TooManyCalls(ProtocolError):
+    status = "RESOURCE_EXHAUSTED"
+    default_hint = "One agent a hospital is enough: stop the others; the client tries again by itself."
+
+
 class StudyEnded(FedHelpError):
     exit_code = 5
     status = "FAILED_PRECONDITION"

@@ -38,16 +38,15 @@ class Door:
             raise NotOnRoster(f"{identity.role} {identity.name} is no hospital of study {self.plan.study.name}")
         return identity.name
 
-    def check_card(self, name: str, data: bytes) -> MemberCard:
-        """The card that ``name`` came with, checked as every hospital will check it.
+    def check_card(self, name: str, data: bytes) -> tuple[MemberCard, Identity]:
+        """The card that ``name`` came with, checked as every hospital will check it, and whom its certificate names.
 
         Raises what :func:`secure_fedhelp.identity.cards.check_card` raises, and IdentityError for another's card.
         """
         card = check_card(data, self.ca_pem, self.plan, self.clock())
         if (card.role, card.name) != ("hospital", name):
             raise IdentityError(f"{name} came with the card of {card.role} {card.name}")
-        self._current(card.certificate.encode())
-        return card
+        return card, self._current(card.certificate.encode())
 
     def _current(self, certificate_pem: bytes) -> Identity:
         now = self.clock()

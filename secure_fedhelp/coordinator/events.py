@@ -14,13 +14,24 @@ class _Event(Strict):
 
 
 class Joined(_Event):
-    """A member came, or came back, with a card that was checked (certificate, CA, revocation, study)."""
+    """A member came, or came back, with a card that was checked (certificate, CA, revocation, study).
+
+    ``expires`` is the end of the card's certificate (unix seconds).
+    """
 
     kind: Literal["joined"] = "joined"
     name: str
     card: bytes
     signing_key: str
     sealing_key: str
+    expires: float
+
+
+class Returned(_Event):
+    """A member came back, and its card is the one that is stored or an older one. Said of a Joined by the rules."""
+
+    kind: Literal["returned"] = "returned"
+    name: str
 
 
 class KeyPosted(_Event):
@@ -89,7 +100,7 @@ class Restarted(_Event):
     kind: Literal["restarted"] = "restarted"
 
 
-Event = Joined | KeyPosted | KeyConfirmed | Uploaded | Declined | Published | Left | Ticked | Restarted
+Event = Joined | Returned | KeyPosted | KeyConfirmed | Uploaded | Declined | Published | Left | Ticked | Restarted
 
 _ANY: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 

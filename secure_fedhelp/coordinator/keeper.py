@@ -181,7 +181,7 @@ class Keeper:
         if after is before:
             return after
         try:
-            self._journal.append(event, now, sealed)
+            self._journal.append(self._rules.record(before, event, after), now, sealed)
         except StorageError as error:
             self.broken(error)
             raise
@@ -198,6 +198,8 @@ class Keeper:
             digest, size = self.spool.add_up(state.round, headers)
             line = signed_line(transcript_entry(self.plan, state, digest, size), self._key)
             with self._changed:
+                if self._state.phase is not Phase.SUMMING:
+                    return  # the study ended while this was added up, for all who listen: nothing to publish
                 self._apply(Published(round=state.round, line=line), None)
                 self._transcript.append(line)
             self.spool.forget_bodies_before(state.round + 1)

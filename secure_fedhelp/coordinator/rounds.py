@@ -10,20 +10,26 @@ announced. "Active" hospitals are present and not out for good.
 Joining
  1. A hospital of the plan joins with its checked card while the study is gathering. Coming later for the first time is
     refused (StudyAlreadyStarted), because the study key is sealed to the members of the start.
- 2. A member that comes again with the same card, or another card with the same keys (a renewed certificate), is
-    present again, in any phase. Other keys under its name, or its keys under another name, are refused
-    (DuplicateHospital).
+ 2. A member that comes again with the same keys is present again, in any phase. If the certificate of its card ends
+    later than the stored card's (it was renewed), the new card takes the old one's place, so that whoever fetches the
+    cards later gets a valid one. Other keys under its name, or its signing key under another name, are refused
+    (DuplicateHospital). Sealing keys may be the same: they are public, and a card does not prove that its maker can
+    open what is sealed, so the first to copy one could keep its owner out.
  3. Gathering ends when all hospitals of the plan are present, or at its deadline with at least ``minimum_cohort``;
     with fewer the study ends (UnderQuorum).
  4. A member that says goodbye is absent until it joins again. An accepted upload or confirmation also makes present.
+    After GOODBYES of them a member's goodbyes change nothing (it is absent at the next deadline): the journal keeps
+    every change, and nobody shall fill the disk with them. For the same reason it keeps a return without the card.
 
 The study key of an epoch
  5. The key maker is the first active hospital in the plan's order. If it is lost before it posted (deadline, goodbye),
     the next one makes the key and time counts anew.
  6. It posts one sealed key for each other member, present or not, and a fingerprint. The first posting stands: the
     same fingerprint again is accepted quietly, another is refused (KeyCeremonyFailed). Time counts anew.
- 7. Every member confirms the fingerprint, signed. A *differing* fingerprint ends the study (KeyCeremonyFailed): two
-    hospitals hold different keys, so somebody between them lies.
+ 7. Every member confirms the fingerprint, signed. A *differing* fingerprint during keying ends the study
+    (KeyCeremonyFailed): two hospitals hold different keys, so somebody between them lies. One from a member that has
+    already confirmed, or that comes after keying, is only refused (KeyCeremonyFailed): the others' key is agreed, and
+    one member that says this and then that shall not end their study.
  8. Collecting starts when all active hospitals, at least ``minimum_cohort``, have confirmed; at the deadline those who
     have not are absent, and with too few left the study ends (UnderQuorum).
 
@@ -77,6 +83,8 @@ from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import FINAL_REASON, Phase, decline_statement, key_statement
 
+#: Goodbyes of one member that count.
+GOODBYES = 1000
 _TEXT_LENGTH = 128
 
 
@@ -100,10 +108,19 @@ class Rounds:
             return state
         return replace(self._advance(changed, now), version=state.version + 1)
 
+    def record(self, before: State, event: events.Event, after: State) -> events.Event:
+        """What to keep of an event that led from ``before`` to ``after``: enough to get there again."""
+        if isinstance(event, events.Joined) and after.members is before.members:
+            return events.Returned(name=event.name)
+        return event
+
     def _dispatch(self, state: State, event: events.Event, now: float) -> State:
         match event:
             case events.Joined():
                 return self._join(state, event)
+            case events.Returned():
+                state.member(event.name)
+                return _present(state, event.name)
             case events.KeyPosted():
                 return self._post_key(state, event, now)
             case events.KeyConfirmed():
@@ -126,16 +143,16 @@ class Rounds:
     def _join(self, state: State, event: events.Joined) -> State:
         if event.name not in {h.name for h in self.plan.hospitals}:
             raise NotOnRoster(f"the plan does not list {event.name}")
-        member = Member(event.card, event.signing_key, event.sealing_key)
+        member = Member(event.card, event.signing_key, event.sealing_key, event.expires)
         for name, other in state.members.items():
-            same = (other.signing_key == member.signing_key, other.sealing_key == member.sealing_key)
-            if any(same) if name != event.name else not all(same):
-                raise DuplicateHospital(
-                    f"{event.name} has already joined with other keys"
-                    if name == event.name
-                    else f"{event.name} and {name} have the same keys"
-                )
-        if event.name in state.members:
+            if name != event.name and other.signing_key == member.signing_key:
+                raise DuplicateHospital(f"{event.name} and {name} have the same signing key")
+        earlier = state.members.get(event.name)
+        if earlier is not None:
+            if (earlier.signing_key, earlier.sealing_key) != (member.signing_key, member.sealing_key):
+                raise DuplicateHospital(f"{event.name} has already joined with other keys")
+            if member.expires > earlier.expires:
+                state = replace(state, members={**state.members, event.name: member})
             return _present(state, event.name)
         if state.over:
             raise state.over_error()
@@ -145,7 +162,10 @@ class Rounds:
 
     def _leave(self, state: State, event: events.Left) -> State:
         state.member(event.name)
-        return replace(state, present=state.present - {event.name}) if event.name in state.present else state
+        said = state.goodbyes.get(event.name, 0)
+        if event.name not in state.present or said == GOODBYES:
+            return state
+        return replace(state, present=state.present - {event.name}, goodbyes={**state.goodbyes, event.name: said + 1})
 
     # -- the study key ------------------------------------------------------------------------------------------------
 
@@ -176,12 +196,13 @@ class Rounds:
         statement = key_statement(self.plan.hash, event.epoch, event.fingerprint)
         verify(member.signing_key, "key-confirmation", statement, event.signature)
         if event.fingerprint != state.fingerprint:
-            return state.end(
-                KeyCeremonyFailed(
-                    f"{event.name} holds key {event.fingerprint[:16]} of epoch {event.epoch}, "
-                    f"{state.maker} posted key {state.fingerprint[:16]}"
-                )
+            error = KeyCeremonyFailed(
+                f"{event.name} holds key {event.fingerprint[:16]} of epoch {event.epoch}, "
+                f"{state.maker} posted key {state.fingerprint[:16]}"
             )
+            if state.phase is not Phase.KEYING or event.name in state.confirmed:
+                raise error
+            return state.end(error)
         if event.name in state.confirmed:
             return _present(state, event.name)
         return _present(replace(state, confirmed={**state.confirmed, event.name: event.signature}), event.name)

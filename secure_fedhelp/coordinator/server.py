@@ -17,6 +17,7 @@ from pathlib import Path
 
 import grpc
 
+from secure_fedhelp.coordinator.calls import Calls
 from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.roster_file import write_roster
@@ -70,7 +71,8 @@ def serve(
     keeper = Keeper(folder, plan, key, clock)
     try:
         door = Door(plan, credentials.ca_pem, RevocationList(folder / "revoked.crl", credentials.ca_pem), clock)
-        with _running(CoordinatorService(keeper, door, card), folder, plan, credentials, address) as listening:
+        service, calls = CoordinatorService(keeper, door, card), Calls(door.caller)
+        with _running(service, calls, folder, plan, credentials, address) as listening:
             on_event(f"study {plan.study.name} ({plan.hash[:16]}) at {listening}")
             with _signals(stop):
                 roster = _RosterWriter(folder, identity.name, card)
@@ -108,13 +110,13 @@ def _work_until_over(
 
 @contextmanager
 def _running(
-    service: CoordinatorService, folder: Path, plan: StudyPlan, credentials: Credentials, address: str
+    service: CoordinatorService, calls: Calls, folder: Path, plan: StudyPlan, credentials: Credentials, address: str
 ) -> Iterator[str]:
     """A started server; gives the address it listens on, which is also in the file ``address`` while it runs."""
     host, port = parse_address(address)
     threads = pool_size(plan)
     with ThreadPoolExecutor(threads, thread_name_prefix="call") as pool:
-        server = grpc.server(pool, options=server_options(), maximum_concurrent_rpcs=threads)
+        server = grpc.server(pool, interceptors=[calls], options=server_options(), maximum_concurrent_rpcs=threads)
         add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated without types
         try:
             bound = server.add_secure_port(join_address(host, port), server_credentials(credentials))

@@ -1,7 +1,8 @@
 """The gRPC handlers: who is calling, is it well-formed and small enough, then one event for the keeper.
 
-No rule of a round is decided here. Each handler runs in a thread of the pool; what may wait (watch, streams) is
-limited to one of a kind for each hospital, which is what the size of the pool counts on.
+No rule of a round is decided here. Each handler runs in a thread of the pool. How many a hospital may hold at once is
+for calls.py, which stands before every handler; of what may wait (watch, streams) the newest of a kind takes the
+older one's place.
 """
 
 # ruff: noqa: N802  the handlers' names are those of the proto file
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from secure_fedhelp.coordinator.calls import LIVE_CALLS
 from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
 from secure_fedhelp.coordinator.keeper import Keeper
@@ -38,8 +40,8 @@ _SEALING_BYTES = 4096
 
 
 def pool_size(plan: StudyPlan) -> int:
-    """Threads for a plan: each hospital's watch, upload, download, a stream it replaces and a short call; some over."""
-    return 5 * len(plan.hospitals) + 4
+    """Threads for a plan: all calls that its hospitals may have open, and some to refuse more with."""
+    return LIVE_CALLS * len(plan.hospitals) + 4
 
 
 class CoordinatorService(CoordinatorServicer):
@@ -58,9 +60,15 @@ class CoordinatorService(CoordinatorServicer):
     def Join(self, request: pb.JoinRequest, context: Context) -> pb.Done:
         with answering(context):
             name = self._door.caller(context)
-            card = self._door.check_card(name, request.card)
+            card, identity = self._door.check_card(name, request.card)
             self._keeper.submit(
-                Joined(name=name, card=request.card, signing_key=card.signing_key, sealing_key=card.sealing_key)
+                Joined(
+                    name=name,
+                    card=request.card,
+                    signing_key=card.signing_key,
+                    sealing_key=card.sealing_key,
+                    expires=identity.not_after,
+                )
             )
             return pb.Done()
 
@@ -164,10 +172,10 @@ class CoordinatorService(CoordinatorServicer):
     def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: Context) -> pb.UploadState:
         with answering(context):
             name = self._member(context)
-            first = next(request_iterator, None)
-            if first is None or first.WhichOneof("part") != "head":
-                raise ProtocolError("an upload begins with its head")
             with self._streams.only(name, "upload", context):
+                first = next(request_iterator, None)
+                if first is None or first.WhichOneof("part") != "head":
+                    raise ProtocolError("an upload begins with its head")
                 self._receive(name, first.head, request_iterator, context)
             return pb.UploadState(offset=self._body_bytes, accepted=True)
 

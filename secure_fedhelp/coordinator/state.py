@@ -15,11 +15,15 @@ NO_DEADLINE = math.inf
 
 @dataclass(frozen=True)
 class Member:
-    """A hospital that joined: its card byte for byte, and the public keys (hexadecimal) the card carries."""
+    """A hospital that joined: its card byte for byte, and the public keys (hexadecimal) the card carries.
+
+    ``expires`` is the end of the card's certificate (unix seconds).
+    """
 
     card: bytes
     signing_key: str
     sealing_key: str
+    expires: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class State:
     key_epoch: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
+    #: How often each member has said goodbye.
+    goodbyes: Mapping[str, int] = field(default_factory=dict)
     out: frozenset[str] = frozenset()
     maker: str = ""
     fingerprint: str = ""

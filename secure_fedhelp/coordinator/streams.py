@@ -1,7 +1,7 @@
 """One stream of a kind for each hospital: a newer one takes the place of the older.
 
 After a network failure the hospital is back before the server has noticed that the old connection is dead. The new
-stream must not wait for the old, nor may both write; and a hospital cannot fill the thread pool with streams.
+stream must not wait for the old, nor may both write. (That a hospital cannot fill the thread pool is for calls.py.)
 """
 
 from __future__ import annotations

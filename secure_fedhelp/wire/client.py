@@ -16,6 +16,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from secure_fedhelp.errors import CoordinatorUnreachable, MessageTooLarge, ProtocolError
+from secure_fedhelp.identity.cards import LARGEST_CARD_BYTES
 from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.wire.chunks import Collector, pieces
 from secure_fedhelp.wire.connection import Answer, Connection
@@ -27,9 +28,10 @@ _CALL_SECONDS = 30.0
 #: A stream that takes longer goes on at its offset in another call.
 _STREAM_SECONDS = 600.0
 _GOODBYE_SECONDS = 3.0
-#: Most that is taken for a transcript, and most cards: far above any plan, far below what would hurt.
+#: Most that is taken for a transcript: far above any plan, far below what would hurt.
 _TRANSCRIPT_BYTES = 256 * 1024 * 1024
-_CARDS = 10_000
+#: A card as a message: with its name and a little around it.
+_CARD_MESSAGE_BYTES = LARGEST_CARD_BYTES + 1024
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -47,10 +49,14 @@ class CoordinatorClient:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
         patience_seconds: float = 120.0,
+        largest_roster: int = 1_000,
     ) -> None:
-        """``coordinator_name`` pins one coordinator of the consortium; None accepts any that its CA has signed."""
+        """``coordinator_name`` pins one coordinator of the consortium; None accepts any that its CA has signed.
+
+        ``largest_roster`` bounds the cards that are taken from it, its own included.
+        """
         self._connection = Connection(address, credentials, consortium, coordinator_name, sleep, clock)
-        self._patience = patience_seconds
+        self._patience, self._largest_roster = patience_seconds, largest_roster
         self._up = self._down = 0
 
     @property
@@ -102,8 +108,10 @@ class CoordinatorClient:
         def read(stub: CoordinatorStub) -> list[pb.Card]:
             cards: list[pb.Card] = []
             for card in self._stream(stub.GetRoster, pb.RosterRequest()):
-                if len(cards) == _CARDS:
-                    raise MessageTooLarge(f"more than {_CARDS} member cards")
+                if len(cards) == self._largest_roster:
+                    raise MessageTooLarge(f"more than {self._largest_roster} member cards")
+                if card.ByteSize() > _CARD_MESSAGE_BYTES:
+                    raise MessageTooLarge(f"a member card of {card.ByteSize()} bytes, at most {_CARD_MESSAGE_BYTES}")
                 cards.append(card)
             return cards
 
@@ -171,6 +179,10 @@ class CoordinatorClient:
             status: pb.UploadState = self._call(stub.UploadStatus, head)
             if status.accepted:
                 return
+            if not max(furthest, 0) <= status.offset <= len(body):
+                raise ProtocolError(
+                    f"the coordinator says it stores {status.offset} of {len(body)} bytes; before, {max(furthest, 0)}"
+                )
             if status.offset > furthest:
                 furthest = status.offset
                 self._connection.heard()
@@ -209,7 +221,8 @@ class CoordinatorClient:
             request = pb.DownloadRequest(round=round_number, offset=len(collector))
             for chunk in self._stream(stub.Download, request):
                 collector.add(chunk.data)
-                self._connection.heard()
+                if chunk.data:  # an endless stream of nothing is no progress
+                    self._connection.heard()
 
         self._run(read)
         return collector.complete()

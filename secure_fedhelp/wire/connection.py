@@ -11,7 +11,14 @@ from typing import TypeVar
 
 import grpc
 
-from secure_fedhelp.errors import CoordinatorUnreachable, IdentityError, MessageTooLarge, ProtocolError, WrongAuthority
+from secure_fedhelp.errors import (
+    CoordinatorUnreachable,
+    IdentityError,
+    MessageTooLarge,
+    ProtocolError,
+    TooManyCalls,
+    WrongAuthority,
+)
 from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.wire.address import join_address, parse_address
 from secure_fedhelp.wire.failures import named_error
@@ -122,6 +129,8 @@ class Connection:
 def _transient(error: grpc.RpcError) -> str:
     """What the network or gRPC complained of, if trying again may help; raises the named error otherwise."""
     named = named_error(error)
+    if isinstance(named, TooManyCalls):
+        return named.message  # of connections that died, most likely: the coordinator will notice
     if named is not None:
         raise named from error
     if not isinstance(error, grpc.Call):

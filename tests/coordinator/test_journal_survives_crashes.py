@@ -25,6 +25,7 @@ from secure_fedhelp.errors import (
     CiphertextNotCanonical,
     FedHelpError,
     InvalidConfiguration,
+    KeyCeremonyFailed,
     PlanChanged,
     StorageError,
 )
@@ -32,7 +33,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.packing import SumAccumulator
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.canonical import sha256_hex
-from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, parse_header
+from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, UploadHeader, parse_header
 
 PLAN = example_plan(study__rounds=2)
 PROFILE = profile("standard")
@@ -84,6 +85,10 @@ class Run:
         self.keeper.work()
 
 
+def events_of(run: Run) -> list[events.Event]:
+    return [event for event, _ in run.keeper._journal.events()]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "coordinator")
@@ -110,6 +115,27 @@ def test_after_each_step_a_crash_changes_nothing_but_the_deadline(run: Run) -> N
             assert getattr(after, name) == getattr(before, name)
     assert run.keeper.state.phase is Phase.FINISHED
     assert len(run.keeper.lines(0)) == 2
+
+
+def test_coming_and_going_does_not_store_the_card_again(run: Run) -> None:
+    card = b"a long card " * 1000
+    run.keeper.submit(run.hospitals["alpha"].joined(card))
+    before = len(events_of(run))
+    for _ in range(3):
+        run.keeper.submit(events.Left(name="alpha"))
+        run.keeper.submit(run.hospitals["alpha"].joined(card))
+    stored = events_of(run)[before:]
+    assert [type(event) for event in stored] == [events.Left, events.Returned] * 3
+    assert max(len(events.event_json(event)) for event in stored) < 100
+    present, version = run.keeper.state.present, run.keeper.state.version
+    state = run.crash().state
+    assert (state.present, state.members["alpha"].card, state.version) == (present, card, version + 1)
+
+
+def test_a_renewed_card_survives_a_crash(run: Run) -> None:
+    run.keeper.submit(run.hospitals["alpha"].joined())
+    run.keeper.submit(run.hospitals["alpha"].joined(b"renewed", expires=2e9))
+    assert run.crash().state.members["alpha"].card == b"renewed"
 
 
 def test_a_restart_gives_hospitals_the_whole_deadline_again(run: Run) -> None:
@@ -206,6 +232,24 @@ def test_a_crash_between_closing_and_publishing_adds_again(run: Run) -> None:
     assert run.keeper.state.phase is Phase.SUMMING
     run.crash().work()
     assert run.keeper.state.round == 1
+
+
+def test_a_study_that_ends_while_its_round_is_added_up_publishes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.to_collecting()
+    for name in NAMES:
+        run.send(name)
+    add_up = run.keeper.spool.add_up
+
+    def meanwhile(round_number: int, cohort: list[UploadHeader]) -> tuple[str, int]:
+        run.keeper._state = run.keeper.state.end(KeyCeremonyFailed("another key"))
+        return add_up(round_number, cohort)
+
+    monkeypatch.setattr(run.keeper.spool, "add_up", meanwhile)
+    run.keeper.work()
+    assert run.keeper.state.phase is Phase.ENDED
+    assert run.keeper.lines(0) == []
 
 
 def test_bodies_left_by_a_crash_after_publishing_are_erased_at_the_start(run: Run) -> None:

@@ -8,7 +8,7 @@ import pytest
 from members import Hospital
 from plans import example_plan
 
-from secure_fedhelp.coordinator import events
+from secure_fedhelp.coordinator import events, rounds
 from secure_fedhelp.coordinator.admission import Constants
 from secure_fedhelp.coordinator.rounds import Rounds
 from secure_fedhelp.coordinator.state import NO_DEADLINE, State, public_state
@@ -120,12 +120,26 @@ def test_2_the_same_card_again_changes_nothing() -> None:
     study.is_quiet(study.hospitals["alpha"].joined())
 
 
-def test_2_a_renewed_card_with_the_same_keys_is_welcome_and_the_first_card_stays() -> None:
+def test_2_a_renewed_card_with_the_same_keys_takes_the_first_ones_place() -> None:
     study = collecting("alpha", "beta", "gamma")
     study.do(events.Left(name="alpha"))
-    study.do(study.hospitals["alpha"].joined(card=b"renewed"))
+    renewed = study.hospitals["alpha"].joined(card=b"renewed", expires=2e9)
+    study.do(renewed)
     assert "alpha" in study.state.present
-    assert study.state.members["alpha"].card == b"card of alpha"
+    assert study.state.members["alpha"].card == b"renewed"
+    study.is_quiet(renewed)
+
+
+def test_2_a_card_whose_certificate_does_not_end_later_replaces_nothing() -> None:
+    """Else two cards in turn would fill the journal."""
+    study = collecting("alpha", "beta", "gamma")
+    study.do(study.hospitals["alpha"].joined(card=b"renewed", expires=2e9))
+    study.is_quiet(study.hospitals["alpha"].joined())
+    study.is_quiet(study.hospitals["alpha"].joined(card=b"another of the same certificate", expires=2e9))
+    study.do(events.Left(name="alpha"))
+    study.do(study.hospitals["alpha"].joined())
+    assert study.state.members["alpha"].card == b"renewed"
+    assert "alpha" in study.state.present
 
 
 def test_2_other_keys_under_a_taken_name_are_refused() -> None:
@@ -135,9 +149,16 @@ def test_2_other_keys_under_a_taken_name_are_refused() -> None:
     study.refuses(Hospital(PLAN, "alpha", alpha.key, "another").joined(), DuplicateHospital, "other keys")
 
 
-def test_2_one_key_under_two_names_is_refused() -> None:
+def test_2_one_signing_key_under_two_names_is_refused() -> None:
     study = Study("alpha")
-    study.refuses(Hospital(PLAN, "beta", study.hospitals["alpha"].key).joined(), DuplicateHospital, "same keys")
+    study.refuses(Hospital(PLAN, "beta", study.hospitals["alpha"].key).joined(), DuplicateHospital, "same signing key")
+
+
+def test_2_who_copies_a_sealing_key_keeps_nobody_out() -> None:
+    study = Study("alpha")
+    study.do(Hospital(PLAN, "beta", sealing_key="sealing key of gamma").joined())
+    study.do(study.hospitals["gamma"].joined())
+    assert study.state.present == {"alpha", "beta", "gamma"}
 
 
 def test_3_gathering_ends_when_all_are_there() -> None:
@@ -185,6 +206,22 @@ def test_4_an_upload_makes_present_again() -> None:
     study.do(events.Left(name="delta"))
     study.upload("delta")
     assert "delta" in study.state.present
+
+
+def test_4_goodbyes_without_end_stop_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "GOODBYES", 3)
+    study = collecting()
+    for _ in range(3):
+        study.do(events.Left(name="delta"))
+        study.do(study.hospitals["delta"].joined())
+    study.is_quiet(events.Left(name="delta"))
+    assert "delta" in study.state.present
+    study.do(events.Left(name="gamma"))
+    assert "gamma" not in study.state.present, "each has its own count"
+
+
+def test_4_only_members_return() -> None:
+    Study("alpha").refuses(events.Returned(name="beta"), NotOnRoster)
 
 
 def test_4_a_stranger_cannot_say_goodbye() -> None:
@@ -271,6 +308,24 @@ def test_7_a_differing_fingerprint_ends_the_study() -> None:
     assert study.state.phase is Phase.ENDED
     assert isinstance(public_state(PLAN, study.state).ended_error(), KeyCeremonyFailed)
     study.refuses(study.hospitals["alpha"].confirmed(), KeyCeremonyFailed)
+
+
+def test_7_who_has_confirmed_cannot_end_the_study_by_confirming_another_key() -> None:
+    study = Study(*NAMES)
+    study.do(study.hospitals["alpha"].posted())
+    study.do(study.hospitals["beta"].confirmed())
+    study.refuses(study.hospitals["beta"].confirmed(fingerprint="0" * 64), KeyCeremonyFailed)
+    assert study.state.phase is Phase.KEYING
+
+
+def test_7_after_keying_a_differing_fingerprint_is_only_refused() -> None:
+    study = Study(*NAMES).keyed("alpha", "beta", "gamma")
+    study.late()
+    for phase in (Phase.COLLECTING, Phase.SUMMING):
+        assert study.state.phase is phase
+        for name in ("alpha", "delta"):
+            study.refuses(study.hospitals[name].confirmed(fingerprint="0" * 64), KeyCeremonyFailed)
+        study.upload("alpha", "beta", "gamma")
 
 
 def test_7_a_confirmation_signed_by_another_is_refused() -> None:

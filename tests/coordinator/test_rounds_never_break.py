@@ -51,7 +51,7 @@ class AnyOrder(RuleBasedStateMachine):
         except FedHelpError:
             return
         if self.state is not self.before:
-            self.kept.append((events.event_json(event), self.now))
+            self.kept.append((events.event_json(RULES.record(self.before, event, self.state)), self.now))
 
     def place(self) -> dict[str, object]:
         """What a header says of where the study is."""

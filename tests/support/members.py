@@ -37,13 +37,14 @@ class Hospital:
     key: SigningKey = field(default_factory=SigningKey.generate)
     sealing_key: str = ""
 
-    def joined(self, card: bytes | None = None) -> events.Joined:
+    def joined(self, card: bytes | None = None, expires: float = 1e9) -> events.Joined:
         sealing = self.sealing_key or f"sealing key of {self.name}"
         return events.Joined(
             name=self.name,
             card=card or f"card of {self.name}".encode(),
             signing_key=self.key.public_hex,
             sealing_key=sealing,
+            expires=expires,
         )
 
     def posted(self, epoch: int = 0, fingerprint: str = FINGERPRINT) -> events.KeyPosted:
