@@ -80,16 +80,16 @@ def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Fi
     authority = ca_pem if ca_pem is not None else _run_authority(folder)
     names = [h.name for h in run.plan.hospitals]
     for name in names:
-        run.check(name, "ledger: chain and signatures", _check_ledger, run, name)
+        run.check(name, "ledger unbroken", _check_ledger, run, name)
     when = max((float(e.time) for entries in run.ledgers.values() for e in entries), default=now)
-    run.check("roster", "member cards under the CA", _check_cards, run, authority, when)
-    run.check("coordinator", "transcript: chain, signatures", _check_transcript, run)
+    run.check("roster", "cards under the CA", _check_cards, run, authority, when)
+    run.check("coordinator", "transcript unbroken", _check_transcript, run)
     for entry in run.transcript:
-        run.check(f"round {entry.round}", "cohort, weights, lengths", _check_round, run.plan, entry)
+        run.check(f"round {entry.round + 1}", "as the plan says", _check_round, run.plan, entry)
     for name in names:
-        run.check(name, "ledger is the member's own", _check_owner, run, name)
-        run.check(name, "uploads paid for and witnessed", _check_paid, run, name)
-        run.check(name, "epsilon within the budget", _check_budget, run, name)
+        run.check(name, "ledger is its own", _check_owner, run, name)
+        run.check(name, "uploads paid for", _check_paid, run, name)
+        run.check(name, "epsilon in budget", _check_budget, run, name)
     return run.findings
 
 
@@ -121,7 +121,7 @@ def _check_cards(run: _Run, authority: bytes, when: float) -> str:
         run.cards[name] = card
     _coordinator_key(run)
     day = datetime.fromtimestamp(when, UTC).date().isoformat()
-    return f"{len(run.cards)} cards of study {run.plan.hash[:16]}, valid on {day}"
+    return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {day}"
 
 
 def _check_transcript(run: _Run) -> str:
@@ -179,7 +179,7 @@ def _check_upload(plan: StudyPlan, header: UploadHeader, entries: Sequence[Ledge
     before = header.ledger_entries
     if before >= len(heads) or heads[before] != header.ledger_head:
         raise LedgerInvalid(
-            f"round {header.round} witnessed {before} entries with head {header.ledger_head[:16]}; "
+            f"round {header.round + 1} witnessed {before} entries with head {header.ledger_head[:16]}; "
             f"the ledger has {len(entries)} and does not go on from them"
         )
     event = planned_event(plan.privacy_of(header.hospital))
@@ -188,7 +188,9 @@ def _check_upload(plan: StudyPlan, header: UploadHeader, entries: Sequence[Ledge
         same_round = (entry.study, entry.round) == (plan.hash, header.round)
         if same_round and entry.event == event and set(entry.values()) == channels:
             return
-    raise LedgerInvalid(f"no entry of the planned mechanism and channels paid for the upload of round {header.round}")
+    raise LedgerInvalid(
+        f"no entry of the planned mechanism and channels paid for the upload of round {header.round + 1}"
+    )
 
 
 def _check_budget(run: _Run, name: str) -> str:
@@ -196,7 +198,7 @@ def _check_budget(run: _Run, name: str) -> str:
     if not run.ledgers.get(name):
         return f"0 of {privacy.epsilon:g}"
     report = recompute(run.ledger_path(name), delta=privacy.delta)
-    figure = f"{report.pld:.4f} of {privacy.epsilon:g} at delta {privacy.delta:g} (RDP {report.rdp:.4f})"
+    figure = f"{report.pld:.4f} of {privacy.epsilon:g} at delta {privacy.delta:g}"
     if not within_budget(report.pld, privacy.epsilon):
         raise LedgerInvalid(f"epsilon {figure}")
     seeded = "; seeded research noise: no protection from who knows the seed"

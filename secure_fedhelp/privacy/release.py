@@ -133,7 +133,7 @@ class ReleaseGate:
         return epsilon(self._ledger.events(), self._privacy.delta)
 
     def check_affordable(self, round: int) -> float:
-        """Epsilon after one more of the plan's events; call it before training, which is wasted otherwise.
+        """Epsilon after one more of the plan's events, for ``round`` (from 0). Call it before training, or that is wasted.
 
         Raises BudgetExhausted if that is above the plan's budget (by more than a millionth, see
         :data:`secure_fedhelp.privacy.accountant.BUDGET_TOLERANCE`).
@@ -141,7 +141,7 @@ class ReleaseGate:
         after = epsilon([*self._ledger.events(), self._event], self._privacy.delta)
         if not within_budget(after, self._privacy.epsilon):
             raise BudgetExhausted(
-                f"round {round} would bring epsilon from {self.epsilon_spent():.6g} to {after:.6g}, "
+                f"round {round + 1} would bring epsilon from {self.epsilon_spent():.6g} to {after:.6g}, "
                 f"the budget is {self._privacy.epsilon:g} at delta {self._privacy.delta:g}"
             )
         return after

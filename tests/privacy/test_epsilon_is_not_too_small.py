@@ -21,7 +21,7 @@ from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, Mechanism, planne
 from secure_fedhelp.study.plan import PrivacySection
 
 #: Two tiers of a study, a long one, a rare one: (sampling rate, noise multiplier, steps).
-SETTINGS = [(0.05, 1.0, 40), (0.3, 4.0, 40), (0.01, 1.0, 2000), (0.3, 0.8, 10), (0.9, 20.0, 100)]
+SETTINGS = [(0.05, 1.0, 40), (0.3, 4.0, 40), (0.01, 1.0, 2000), (0.9, 20.0, 100)]
 
 
 def steps(rate: float, noise: float, count: int) -> DpSgd:
@@ -168,7 +168,7 @@ def test_an_rdp_below_pld_is_an_error(by: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("budget", "delta", "rate", "count"),
-    [(3.0, 1e-4, 0.3, 40), (1.0, 1e-4, 0.05, 40), (8.0, 1e-5, 0.01, 1000), (0.2, 1e-5, 0.1, 5), (100.0, 1e-3, 0.5, 3)],
+    [(3.0, 1e-4, 0.3, 40), (1.0, 1e-4, 0.05, 40), (8.0, 1e-5, 0.01, 1000), (0.2, 1e-5, 0.1, 5)],
 )
 def test_the_smallest_noise_that_fits(budget: float, delta: float, rate: float, count: int) -> None:
     noise = noise_for_budget(budget, delta, rate, count)
