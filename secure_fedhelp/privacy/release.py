@@ -133,7 +133,7 @@ class ReleaseGate:
         return epsilon(self._ledger.events(), self._privacy.delta)
 
     def check_affordable(self, round: int) -> float:
-        """Epsilon after one more of the plan's events, for ``round`` (from 0). Call it before training, or that is wasted.
+        """Epsilon after one more of the plan's events, for ``round`` (from 0). To be asked before training.
 
         Raises BudgetExhausted if that is above the plan's budget (by more than a millionth, see
         :data:`secure_fedhelp.privacy.accountant.BUDGET_TOLERANCE`).
