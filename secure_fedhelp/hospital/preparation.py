@@ -101,6 +101,18 @@ def prepare_records(member: Membership) -> StudyRecords:
     return StudyRecords(private, public, test)
 
 
+def check_accounting(member: Membership) -> None:
+    """Both accountants on the whole study, before the first step: AccountantDisagreement if they contradict each other.
+
+    The figure of record is the PLD accountant's; Opacus' own must not be below it.
+    """
+    from secure_fedhelp.privacy.accountant import cross_check
+    from secure_fedhelp.privacy.mechanisms import planned_event
+
+    privacy = member.plan.privacy_of(member.config.name)
+    cross_check([planned_event(privacy)] * member.plan.study.rounds, privacy.delta)
+
+
 def ask_teacher(
     member: Membership, public: PublicSet, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> NDArray[np.float32] | None:

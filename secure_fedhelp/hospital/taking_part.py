@@ -17,6 +17,7 @@ from secure_fedhelp.hospital.preparation import (
     Membership,
     StudyRecords,
     ask_teacher,
+    check_accounting,
     prepare_membership,
     prepare_records,
 )
@@ -46,6 +47,7 @@ def take_part(
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
     write_status(member.folder.status, "loading data and model", {})
     records = prepare_records(member)
+    check_accounting(member)
     teacher = ask_teacher(member, records.public, clock, sleep)
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
     from secure_fedhelp.privacy.noise import SystemNoise

@@ -14,6 +14,7 @@ import tomli_w
 from studies import Study, study
 
 from secure_fedhelp.errors import (
+    AccountantDisagreement,
     CapacityExceeded,
     CertificateExpired,
     FedHelpError,
@@ -38,6 +39,7 @@ from secure_fedhelp.errors import (
 from secure_fedhelp.hospital import preparation
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.identity.authority import Authority
+from secure_fedhelp.privacy import accountant
 
 NAME = "small-1"
 Change = Callable[[Study, HospitalFolder], None]
@@ -220,6 +222,16 @@ def test_a_state_folder_that_cannot_be_made_is_a_storage_error(ready: Study) -> 
     folder_of(ready).state.write_text("a file is in the way", encoding="utf-8")
     with pytest.raises(StorageError):
         prepare(ready)
+
+
+def test_accountants_that_contradict_each_other_stop_a_hospital_before_it_trains(
+    ready: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = preparation.prepare_membership(folder_of(ready).root, ready.run.plan, time.time())
+    preparation.check_accounting(member)
+    monkeypatch.setattr(accountant, "_opacus_epsilon", lambda merged, delta: 0.5)  # RDP far below PLD: one is wrong
+    with pytest.raises(AccountantDisagreement):
+        preparation.check_accounting(member)
 
 
 def test_the_command_line_prints_name_and_hint_and_no_traceback(ready: Study) -> None:
