@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from consortia import Consortium
 from members import FINGERPRINT
 from plans import example_plan
-from servers import PLAN, Cast, Raw, Server, running, sum_of
+from servers import NOW, PLAN, Cast, Raw, Server, running, sum_of
 
 from secure_fedhelp.errors import (
     KeyCeremonyFailed,
@@ -23,7 +24,7 @@ from secure_fedhelp.errors import (
     UnderQuorum,
     WrongRound,
 )
-from secure_fedhelp.identity.cards import check_card
+from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
@@ -120,6 +121,19 @@ def test_a_member_that_missed_an_epoch_still_gets_its_key(consortium: Consortium
         earlier = cast.clients["gamma"].get_key(0)
         assert (earlier.maker, earlier.sealed, earlier.fingerprint) == ("alpha", b"sealed to gamma", FINGERPRINT)
         cast.close()
+
+
+def test_who_fetches_the_cards_gets_a_renewed_one(cast: Cast, consortium: Consortium, tmp_path: Path) -> None:
+    cast.join()
+    alpha, client = cast.sites["alpha"], cast.clients["alpha"]
+    shutil.copytree(alpha.folder, tmp_path / "alpha")  # other tests need alpha's first certificate
+    longer = consortium.authority.sign(consortium.request("alpha"), "hospital", "alpha", NOW, 366, renew=True)
+    (tmp_path / "alpha" / "tls.crt").write_bytes(longer)
+    sealing = json.loads(alpha.card)["sealing_key"]
+    renewed = make_card(PLAN.hash, "hospital", "alpha", alpha.key.public_hex, sealing, tmp_path / "alpha", alpha.key)
+    client.join(renewed)
+    client.join(alpha.card)
+    assert cast.clients["beta"].roster()["alpha"] == renewed
 
 
 def test_a_fingerprint_that_differs_ends_the_study_for_all(cast: Cast, server: Server) -> None:
