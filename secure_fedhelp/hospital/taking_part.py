@@ -53,7 +53,14 @@ def take_part(
     from secure_fedhelp.privacy.noise import SystemNoise
 
     method = FedHelp(member.plan, member.config.name, records.private, records.public, teacher, SystemNoise())
-    client = CoordinatorClient(address, member.credentials, member.plan.consortium, sleep=sleep, clock=clock)
+    client = CoordinatorClient(
+        address,
+        member.credentials,
+        member.plan.consortium,
+        sleep=sleep,
+        clock=clock,
+        largest_roster=len(member.plan.hospitals) + 1,
+    )
     try:
         with Ledger.open(
             member.folder.root / member.config.ledger, member.config.name, member.signing, clock

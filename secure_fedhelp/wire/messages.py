@@ -16,7 +16,6 @@ from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
 
 #: Largest piece of a stream, and largest card, sealed key or header. Together they bound every gRPC message.
 CHUNK_BYTES: Final = 1024 * 1024
-CARD_BYTES: Final = 64 * 1024
 SEALED_KEY_BYTES: Final = CHUNK_BYTES
 HEADER_BYTES: Final = 4096
 #: A gRPC message is one of the above and a little around it.
