@@ -11,29 +11,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
-    BadSignature,
     BudgetExhausted,
-    KeyCeremonyFailed,
     PlanChanged,
     TranscriptInvalid,
     WrongRound,
 )
-from secure_fedhelp.hospital.contribution import EpochKey, SignedUpload, check_round, make_upload, open_sum
+from secure_fedhelp.hospital.contribution import SignedUpload, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.ports import Coordinator, Method
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
 from secure_fedhelp.identity.cards import MemberCard, check_card
-from secure_fedhelp.identity.signing import SigningKey, verify
+from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, ReleaseGate
-from secure_fedhelp.secagg.ckks import Cipher
-from secure_fedhelp.secagg.keys import StudyKey
-from secure_fedhelp.secagg.profiles import profile
-from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
+from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.messages import FINAL_REASON, Phase, StudyState, decline_statement, key_statement
+from secure_fedhelp.wire.messages import FINAL_REASON, Phase, StudyState, decline_statement
 from secure_fedhelp.wire.transcript import GENESIS, TranscriptEntry, verify_transcript
 
 #: Told of each step: (what, details). For the log and the status file.
@@ -64,6 +59,13 @@ class Agent:
     _coordinator_key: str = field(default="", init=False)
     _rounds: int = field(default=0, init=False)
     _declined: bool = field(default=False, init=False)
+
+    @property
+    def ceremony(self) -> KeyCeremony:
+        """The study key's part of this hospital, with the cards it has checked."""
+        return KeyCeremony(
+            self.plan, self.hospital, self._cards, self.signing, self.sealing, self.vault, self.coordinator
+        )
 
     # -- the loop ----------------------------------------
 
@@ -97,8 +99,10 @@ class Agent:
         self._learn_roster()
         # An unconfirmed key while collecting means that we came back after the ceremony.
         unconfirmed = self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING)
-        if unconfirmed and not self._key_step(state):
-            return  # without the key there is nothing to do yet
+        if unconfirmed:
+            if not self.ceremony.take_part(state.key_epoch, state.maker):
+                return  # without the key there is nothing to do yet
+            self.progress("key confirmed", {"epoch": state.key_epoch})
         if state.phase in (Phase.COLLECTING, Phase.FINISHED, Phase.ENDED):
             self._catch_up(state)
         self._declined = self._declined or self.hospital in state.declined
@@ -141,81 +145,6 @@ class Agent:
             raise TranscriptInvalid(f"a roster of {len(self._cards)}, fewer than the plan's smallest cohort")
         self._coordinator_key = coordinator.signing_key
 
-    # -- the study key ----------------------------------------
-
-    def _key_step(self, state: StudyState) -> bool:
-        epoch = state.key_epoch
-        key = self._make_key(epoch) if state.maker == self.hospital else self._receive_key(epoch)
-        if key is None:
-            return False  # the maker has not posted it yet; the state will change when it has
-        fingerprint = key.fingerprint(self.plan.hash, epoch)
-        self.vault.remember_confirmed_key(epoch)  # before it is said: a key that was confirmed is never replaced
-        signature = self.signing.sign("key-confirmation", key_statement(self.plan.hash, epoch, fingerprint))
-        self.coordinator.confirm_key(epoch, fingerprint, signature)
-        self.progress("key confirmed", {"epoch": epoch})
-        return True
-
-    def _make_key(self, epoch: int) -> StudyKey:
-        key = self._study_key(epoch)
-        if key is None:
-            key = StudyKey.generate(profile(self.plan.aggregation.profile))
-            self.vault.remember_study_key(epoch, key.to_bytes())
-        data = key.to_bytes()
-        sealed = {
-            name: seal(card.sealing_key, data, key_context(self.plan.hash, epoch, self.hospital, name))
-            for name, card in self._cards.items()
-            if name != self.hospital
-        }
-        self.coordinator.post_key(epoch, sealed, key.fingerprint(self.plan.hash, epoch))
-        return key
-
-    def _receive_key(self, epoch: int) -> StudyKey | None:
-        if self.vault.confirmed_key(epoch):
-            return self._study_key(epoch)
-        answer = self.coordinator.get_key(epoch)
-        confirmation = answer.confirmations.get(answer.maker)
-        if not answer.sealed or confirmation is None:
-            return None
-        if answer.maker not in self._cards:
-            raise KeyCeremonyFailed(f"{answer.maker or 'nobody'} is no member of this study and cannot make its key")
-        # Sealing needs only public keys, so a sealed key proves nothing of its sender: without the maker's signature
-        # over the fingerprint the coordinator could hand everybody a key of its own and read every upload.
-        statement = key_statement(self.plan.hash, epoch, answer.fingerprint)
-        verify(self._cards[answer.maker].signing_key, "key-confirmation", statement, confirmation)
-        data = self.sealing.open(answer.sealed, key_context(self.plan.hash, epoch, answer.maker, self.hospital))
-        key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
-        if key.fingerprint(self.plan.hash, epoch) != answer.fingerprint:
-            raise KeyCeremonyFailed(f"the key sealed by {answer.maker} is not the one it announced")
-        self.vault.remember_study_key(epoch, data)
-        return key
-
-    def _study_key(self, epoch: int) -> StudyKey | None:
-        data = self.vault.study_key(epoch)
-        return None if data is None else StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
-
-    def _epoch_key(self, epoch: int) -> EpochKey:
-        # A hospital that was away during a ceremony finds its sealed key still waiting.
-        key = self._receive_key(epoch)
-        if key is None:
-            raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
-        cipher = Cipher(profile(self.plan.aggregation.profile), key)
-        return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher)
-
-    def _require_agreed(self, key: EpochKey) -> None:
-        """KeyCeremonyFailed unless enough members have signed for this very key.
-
-        The coordinator says when a ceremony is over; that all hold *one* key, each hospital checks before it trains.
-        """
-        statement = key_statement(self.plan.hash, key.epoch, key.fingerprint)
-        agreed = {self.hospital}
-        for name, signature in self.coordinator.get_key(key.epoch).confirmations.items():
-            if name in self._cards and _confirms(self._cards[name].signing_key, statement, signature):
-                agreed.add(name)
-        if len(agreed) < self.plan.aggregation.minimum_cohort:
-            raise KeyCeremonyFailed(
-                f"only {', '.join(sorted(agreed))} have confirmed the study key this hospital holds"
-            )
-
     # -- a round: out ----------------------------------------
 
     def _is_next(self, state: StudyState) -> bool:
@@ -256,8 +185,8 @@ class Agent:
         spooled = self.vault.upload(number)
         if spooled is not None:
             return SignedUpload(*spooled)
-        key = self._epoch_key(epoch)  # before anything is spent: without a key it would be spent for nothing
-        self._require_agreed(key)
+        key = self.ceremony.epoch_key(epoch)  # before anything is spent: without a key it would be spent for nothing
+        self.ceremony.require_agreed(key)
         try:
             released = self._released(number)
         except BudgetExhausted as error:
@@ -337,7 +266,7 @@ class Agent:
             sent = None if spooled is None else str(json.loads(spooled)["body_sha256"])
         cohort = check_round(self.plan, self.policy, entry, self.hospital, sent)
         data = self.coordinator.download(number, entry.sum_bytes)
-        total, means = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch).cipher)
+        total, means = open_sum(self.plan, entry, cohort, data, self.ceremony.epoch_key(entry.key_epoch).cipher)
         if self.plan.study.mode == "research":
             self.vault.remember_sum(number, total)
         self.method.absorb(number, means)
@@ -356,11 +285,3 @@ class Agent:
                 "bytes_down": self.coordinator.bytes_down,
             },
         )
-
-
-def _confirms(public_hex: str, statement: bytes, signature: bytes) -> bool:
-    try:
-        verify(public_hex, "key-confirmation", statement, signature)
-    except BadSignature:
-        return False
-    return True

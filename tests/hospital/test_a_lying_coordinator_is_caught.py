@@ -252,7 +252,7 @@ def relay(running: Study, key: SealedStudyKey) -> Relay:
 
 def test_an_honest_makers_key_is_taken(running: Study) -> None:
     given = answer(running)
-    taken = agent(running, relay(running, given))._receive_key(0)
+    taken = agent(running, relay(running, given)).ceremony.receive(0)
     assert taken is not None
     assert taken.fingerprint(running.plan.hash, 0) == given.fingerprint
     (running.run.hospital(ME).state / "study-key-0").unlink()
@@ -261,39 +261,39 @@ def test_an_honest_makers_key_is_taken(running: Study) -> None:
 def test_a_key_that_nobody_has_confirmed_yet_is_waited_for(running: Study) -> None:
     given = answer(running)
     unconfirmed = SealedStudyKey(MAKER, given.sealed, given.fingerprint, {})
-    assert agent(running, relay(running, unconfirmed))._receive_key(0) is None
+    assert agent(running, relay(running, unconfirmed)).ceremony.receive(0) is None
 
 
 def test_a_key_the_coordinator_made_itself_is_refused(running: Study) -> None:
     with pytest.raises(BadSignature):
-        agent(running, relay(running, answer(running, signer="small-2")))._receive_key(0)
+        agent(running, relay(running, answer(running, signer="small-2"))).ceremony.receive(0)
 
 
 def test_a_key_made_by_a_stranger_is_refused(running: Study) -> None:
     given = answer(running)
     stranger = SealedStudyKey("mallory", given.sealed, given.fingerprint, {"mallory": given.confirmations[MAKER]})
     with pytest.raises(KeyCeremonyFailed, match="mallory"):
-        agent(running, relay(running, stranger))._receive_key(0)
+        agent(running, relay(running, stranger)).ceremony.receive(0)
 
 
 def test_a_key_other_than_the_announced_one_is_refused(running: Study) -> None:
     other = StudyKey.generate(profile(running.plan.aggregation.profile))
     with pytest.raises(KeyCeremonyFailed, match="announced"):
-        agent(running, relay(running, answer(running, announced=other)))._receive_key(0)
+        agent(running, relay(running, answer(running, announced=other))).ceremony.receive(0)
 
 
 def test_a_key_sealed_for_somebody_else_is_refused(running: Study) -> None:
     with pytest.raises(KeyCeremonyFailed):
-        agent(running, relay(running, answer(running, context="small-2")))._receive_key(0)
+        agent(running, relay(running, answer(running, context="small-2"))).ceremony.receive(0)
 
 
 def test_a_key_that_was_confirmed_is_never_replaced(running: Study) -> None:
     mine = agent(running, relay(running, answer(running)))
-    first = mine._receive_key(0)
+    first = mine.ceremony.receive(0)
     assert first is not None
     mine.vault.remember_confirmed_key(0)
     mine.coordinator.answer = answer(running)  # type: ignore[attr-defined]  # the same maker signs for another key
-    again = mine._receive_key(0)
+    again = mine.ceremony.receive(0)
     assert again is not None
     assert again.to_bytes() == first.to_bytes()
     for name in ("study-key-0", "study-key-0-confirmed"):
@@ -303,10 +303,10 @@ def test_a_key_that_was_confirmed_is_never_replaced(running: Study) -> None:
 def test_nothing_is_spent_while_the_others_hold_another_key(running: Study) -> None:
     given = answer(running)
     mine = agent(running, relay(running, given))
-    key = mine._epoch_key(0)
+    key = mine.ceremony.epoch_key(0)
     (running.run.hospital(ME).state / "study-key-0").unlink()
     with pytest.raises(KeyCeremonyFailed, match="only large-1, small-1"):
-        mine._require_agreed(key)
+        mine.ceremony.require_agreed(key)
     statement = key_statement(running.plan.hash, 0, key.fingerprint)
     third = member(running, "small-2").signing.sign("key-confirmation", statement)
     forged = member(running, "small-2").signing.sign("key-confirmation", statement + b" ")
@@ -315,10 +315,10 @@ def test_nothing_is_spent_while_the_others_hold_another_key(running: Study) -> N
         confirmations = {**confirmed, "small-2": signature, "mallory": third}
         mine.coordinator.answer = SealedStudyKey(MAKER, given.sealed, given.fingerprint, confirmations)  # type: ignore[attr-defined]
         if enough:
-            mine._require_agreed(key)
+            mine.ceremony.require_agreed(key)
         else:
             with pytest.raises(KeyCeremonyFailed):
-                mine._require_agreed(key)
+                mine.ceremony.require_agreed(key)
 
 
 @pytest.mark.parametrize(
