@@ -16,6 +16,7 @@ from secure_fedhelp.errors import (
     TranscriptInvalid,
     WrongRound,
 )
+from secure_fedhelp.hospital.ceremony import KeyCeremony
 from secure_fedhelp.hospital.contribution import SignedUpload, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.ports import Coordinator, Method
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
