@@ -85,7 +85,7 @@ PARTS = {
     "breast-cancer": Parts(public=20, reference=40, test=140),
     "heart": Parts(public=30, reference=60, test=230),
     "pneumonia": Parts(public=60, reference=400),
-    "breast": Parts(public=40, reference=60),
+    "breast": Parts(public=80, reference=80),
 }
 
 

@@ -41,7 +41,6 @@ class StudyDefaults:
 
 
 _IMAGE_LEARNING: dict[str, Any] = {
-    "private_learning_rate": 1.0,
     "public_learning_rate": 3e-4,
     "public_steps": 3,
     "warm_steps": 200,
@@ -57,9 +56,9 @@ _TABLE_LEARNING: dict[str, Any] = {
     "public_steps": 5,
     "warm_steps": 60,
     "public_batch": 16,
-    "pupil_steps": 40,
+    "pupil_steps": 5,
     "pupil_learning_rate": 1e-3,
-    "personal_steps": 100,
+    "personal_steps": 20,
     "personal_learning_rate": 1e-3,
 }
 
@@ -79,14 +78,16 @@ DEFAULTS: dict[str, StudyDefaults] = {
     "pneumonia": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
-        learning=_IMAGE_LEARNING,
+        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.1},
         tiers={"large": TierDefaults(0.1, 10), "small": TierDefaults(0.3, 10)},
+        clipping_norm=10.0,
     ),
     "breast": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
-        learning=_IMAGE_LEARNING,
-        tiers={"large": TierDefaults(0.3, 10), "small": TierDefaults(0.3, 10)},
+        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.03},
+        tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
+        clipping_norm=10.0,
     ),
 }
 
