@@ -49,6 +49,7 @@ _IMAGE_LEARNING: dict[str, Any] = {
     "pupil_learning_rate": 1e-3,
     "personal_steps": 100,
     "personal_learning_rate": 3e-4,
+    "home_soft_weight": 1.0,
 }
 _TABLE_LEARNING: dict[str, Any] = {
     "private_learning_rate": 0.5,
@@ -60,32 +61,33 @@ _TABLE_LEARNING: dict[str, Any] = {
     "pupil_learning_rate": 1e-3,
     "personal_steps": 20,
     "personal_learning_rate": 1e-3,
+    "home_soft_weight": 1.0,
 }
 
 DEFAULTS: dict[str, StudyDefaults] = {
     "breast-cancer": StudyDefaults(
         small="mlp-54",
         large="mlp-128-64",
-        learning=_TABLE_LEARNING,
+        learning=_TABLE_LEARNING | {"local_learning_rates": {"small": 0.03}},
         tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
     ),
     "heart": StudyDefaults(
         small="mlp-60",
         large="mlp-128-64",
-        learning=_TABLE_LEARNING,
+        learning=_TABLE_LEARNING | {"local_learning_rates": {"small": 0.1}},
         tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
     ),
     "pneumonia": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
-        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.1},
+        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.1, "local_learning_rates": {"small": 0.03}},
         tiers={"large": TierDefaults(0.1, 10), "small": TierDefaults(0.3, 10)},
         clipping_norm=10.0,
     ),
     "breast": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
-        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.03},
+        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.03, "local_learning_rates": {"small": 0.01}},
         tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
         clipping_norm=10.0,
     ),
