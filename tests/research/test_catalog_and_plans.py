@@ -1,0 +1,133 @@
+"""The demo's studies: no patient in two parts, no private figure in a plan, and a budget that is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from secure_fedhelp.data.checks import check_records
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.data.tables import load_table, write_table
+from secure_fedhelp.errors import InvalidData, UnknownDataset
+from secure_fedhelp.learning.models import build
+from secure_fedhelp.privacy.accountant import epsilon, within_budget
+from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.research.catalog import DATASETS, StudyData, prepare
+from secure_fedhelp.research.plans import DEFAULTS, build_plan, nominal
+from secure_fedhelp.study.plan import DataSection
+
+#: Values in one ciphertext of the "standard" profile.
+RING_DEGREE = 2048
+
+
+@pytest.fixture(scope="module", params=DATASETS)
+def dataset(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def study(dataset: str, shared_data: Path) -> StudyData:
+    return prepare(dataset, shared_data, seed=3)
+
+
+def test_no_patient_is_in_two_parts(study: StudyData) -> None:
+    parts = [study.reference, study.test, *(records for _, records in study.hospitals.values())]
+    patients = [patient for part in parts for patient in set(part.patients)]
+    assert len(patients) == len(set(patients))
+
+
+def test_the_public_set_shares_no_record_with_anybody(study: StudyData) -> None:
+    def rows(inputs: np.ndarray) -> set[bytes]:
+        return {row.tobytes() for row in inputs}
+
+    public = rows(study.public.inputs)
+    # Two different patients may have the same image; more than a stray one would be a leak of the split.
+    for records in (study.test, study.reference, *(r for _, r in study.hospitals.values())):
+        assert len(public & rows(records.inputs)) <= 1
+
+
+def test_every_hospital_may_join_its_plan(dataset: str, study: StudyData) -> None:
+    plan = build_plan(dataset, study, None, None, seed=3)
+    assert plan.data.public_sha256 == study.public.sha256
+    for name, (tier, records) in study.hospitals.items():
+        check_records(records, plan, name)
+        assert plan.hospital(name).tier == tier
+        assert plan.hospital(name).nominal_patients <= records.n_patients
+
+
+def test_all_rounds_together_keep_the_budget(dataset: str, study: StudyData) -> None:
+    plan = build_plan(dataset, study, None, None, seed=3)
+    for section in plan.privacy.values():
+        spent = epsilon([planned_event(section)] * plan.study.rounds, section.delta)
+        assert within_budget(spent, section.epsilon)
+        assert spent > 0.99 * section.epsilon, "noise that the budget does not ask for is utility thrown away"
+
+
+def test_uploads_waste_at_most_an_eighth_of_a_ciphertext(dataset: str, study: StudyData) -> None:
+    length = build_plan(dataset, study, None, None, seed=3).total_length
+    padded = -(-length // RING_DEGREE) * RING_DEGREE
+    assert padded / length <= 1.12
+
+
+def test_both_networks_exist_and_large_is_larger(dataset: str, study: StudyData) -> None:
+    plan = build_plan(dataset, study, None, None, seed=3)
+    sizes = [
+        sum(p.numel() for p in build(name, plan.data.input_shape, 2, seed=0).parameters())
+        for name in (plan.model.small, plan.model.large)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def test_the_prior_is_the_public_sets(dataset: str, study: StudyData) -> None:
+    prior = build_plan(dataset, study, None, None, seed=3).learning.class_prior
+    assert study.public.labels is not None
+    assert abs(prior[1] - study.public.labels.mean()) < 0.05
+
+
+def test_a_seed_repeats_a_split_and_another_changes_it() -> None:
+    one, same, other = (prepare("breast-cancer", None, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.test.inputs, same.test.inputs)
+    assert one.public.sha256 == same.public.sha256 != other.public.sha256
+
+
+def test_rounds_and_epsilon_may_be_chosen() -> None:
+    study = prepare("breast-cancer", None, 1)
+    plan = build_plan("breast-cancer", study, 2, 1.0, 1)
+    assert plan.study.rounds == 2
+    assert {section.epsilon for section in plan.privacy.values()} == {1.0}
+    assert build_plan("breast-cancer", study, None, None, 1).study.rounds == DEFAULTS["breast-cancer"].rounds
+
+
+def test_a_hospitals_table_survives_the_way_to_disk(tmp_path: Path) -> None:
+    study = prepare("breast-cancer", None, 1)
+    data = DataSection(**study.data_section_fields)
+    records: Records = study.hospitals["small-1"][1]
+    write_table(tmp_path / "r.csv", records, data)
+    np.testing.assert_allclose(load_table(tmp_path / "r.csv", data).inputs, records.inputs, atol=1e-5)
+
+
+def test_unknown_and_absent_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownDataset, match="lungs"):
+        prepare("lungs", None, 1)
+    with pytest.raises(UnknownDataset):
+        build_plan("lungs", prepare("breast-cancer", None, 1), None, None, 1)
+    with pytest.raises(InvalidData, match="does not ship") as raised:
+        prepare("heart", None, 1)
+    assert "--data-dir" in raised.value.hint
+    with pytest.raises(InvalidData, match=r"no pneumoniamnist\.npz"):
+        prepare("pneumonia", tmp_path, 1)
+
+
+def test_malformed_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "breastmnist.npz").write_bytes(b"junk")
+    with pytest.raises(InvalidData, match="MedMNIST"):
+        prepare("breast", tmp_path, 1)
+    (tmp_path / "processed.cleveland.data").write_text("63.0,1.0\n", encoding="utf-8")
+    with pytest.raises(InvalidData, match="line 1: 2 values, not 14"):
+        prepare("heart", tmp_path, 1)
+
+
+def test_nominal_sizes_are_round_and_never_above_the_truth() -> None:
+    assert [nominal(n) for n in (7, 9, 10, 14, 204)] == [7, 9, 10, 10, 200]
