@@ -76,6 +76,8 @@ def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Fi
     are judged at the time of the last ledger entry, so that an audit may come years later; ``now`` (unix seconds) is
     used when there is none.
     """
+    if not (folder / "plan.toml").is_file():
+        raise StorageError(f"{folder} is not a run directory: it has no plan.toml", "Check the path.")
     run = _Run(folder, load_plan(folder / "plan.toml"))
     authority = ca_pem if ca_pem is not None else _run_authority(folder)
     names = [h.name for h in run.plan.hospitals]

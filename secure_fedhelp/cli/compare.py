@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +39,11 @@ def compare(
     """
     from rich.console import Console
 
+    from secure_fedhelp.errors import InvalidConfiguration
     from secure_fedhelp.research.compare import CompareSettings, run_comparison, write_rows
 
+    if out is not None and out.suffix not in (".csv", ".json"):
+        raise InvalidConfiguration(f"{out}: the figures are written as .csv or .json", "Choose such a name.")
     console = Console(highlight=False, soft_wrap=True)
     settings = CompareSettings(dataset.value, data_dir, seeds, rounds, epsilon, jobs)
     rows = run_comparison(settings, lambda seed: console.print(f"seed {seed} of {seeds} done"))
@@ -83,9 +87,11 @@ def _table(console: Console, title: str, header: tuple[str, ...], lines: list[tu
 
 
 def _level(found: Estimate) -> str:
-    return f"{found.mean:.3f} ± {found.deviation:.3f}"
+    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
 
 
 def _difference(found: Estimate) -> str:
+    if math.isnan(found.half_width):
+        return f"{found.mean:+.3f} (one seed: no interval)"
     low, high = found.mean - found.half_width, found.mean + found.half_width
     return f"{found.mean:+.3f} [{low:+.3f}, {high:+.3f}]"

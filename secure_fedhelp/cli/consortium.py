@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from secure_fedhelp.errors import StorageError
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.certificates import certificate_fingerprint, request_fingerprint
@@ -71,7 +73,11 @@ def sign(
     renew: Annotated[bool, typer.Option("--renew", help="The member already has a valid certificate.")] = False,
 ) -> None:
     """Sign a member's certificate request."""
-    opened, csr_pem = Authority.open(authority), read_public(request)
+    hint = "Check the path of the request."
+    opened, csr_pem = Authority.open(authority), read_public(request, hint)
+    # Signing is recorded, so a place that cannot be written must be found out before.
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise StorageError(f"cannot write {out}: no such folder, or it is read-only", "Choose another --out.")
     certificate = opened.sign(csr_pem, role, name, _now(), days, dns or (), renew=renew)
     write_atomic(out, certificate)
     _say(

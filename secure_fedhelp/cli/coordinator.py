@@ -25,14 +25,16 @@ def init(
 
     Example: secure-fedhelp coordinator init --folder coordinator --consortium lungs --name coordinator
     """
-    from secure_fedhelp.identity.certificates import make_request
+    from secure_fedhelp.identity.certificates import make_request, request_fingerprint
     from secure_fedhelp.identity.signing import SigningKey
 
     request = make_request(folder, consortium, "coordinator", name)
     if not (folder / "signing.key").exists():  # kept: a transcript goes on under the key it began with
         SigningKey.generate().save(folder / "signing.key")
     out = Console(highlight=False, soft_wrap=True)
+    fingerprint = request_fingerprint(request.read_bytes())
     out.print(f"Made the keys of coordinator {name} in {folder} (readable by you only).", markup=False)
+    out.print(f"Fingerprint of the request, to compare by telephone: {fingerprint}", markup=False)
     out.print(
         f"Next: send {request} to the consortium with the host name that hospitals will connect to; "
         "put the answer beside it as tls.crt, and ca.crt and revoked.crl too.",

@@ -33,11 +33,14 @@ def init(
 
     request = init_hospital(folder, consortium, name, renew=renew)
     out = Console(highlight=False, soft_wrap=True)
-    out.print(f"Made the keys of {name} in {folder / 'keys'} (readable by you only).", markup=False)
+    out.print(
+        f"{'Kept' if renew else 'Made'} the keys of {name} in {folder / 'keys'} (readable by you only).", markup=False
+    )
     fingerprint = request_fingerprint(request.read_bytes())
     out.print(f"Fingerprint of the request, to compare by telephone: {fingerprint}", markup=False)
     out.print(
-        f"Next: send {request} to the consortium; put the answer beside it as tls.crt, and ca.crt too.", markup=False
+        f"Next: send {request} to the consortium; its answer goes beside it: tls.crt, ca.crt and revoked.crl.",
+        markup=False,
     )
     out.print(f"Then: write your limits into {folder / 'policy.toml'} and your paths into hospital.toml.", markup=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -40,6 +41,9 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main() -> None:
     """Run the command line: a FedHelpError becomes two lines and its exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 shows '?' for a letter, and no traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except FedHelpError as error:

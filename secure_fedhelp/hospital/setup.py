@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.identity.certificates import make_request
 from secure_fedhelp.identity.signing import SigningKey
@@ -45,7 +45,14 @@ def init_hospital(root: Path, consortium: str, name: str, *, renew: bool = False
         raise InvalidConfiguration(
             f"{folder.keys} already holds keys", "Use --renew for a new certificate request, or another folder."
         )
-    folder.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for sub in ("data", "public"):
+            (root / sub).mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(
+            f"cannot create {folder.keys}: {error.strerror}", "Choose a folder you may write."
+        ) from error
     request = make_request(folder.keys, consortium, "hospital", name)
     if not (folder.keys / "signing.key").exists():
         SigningKey.generate().save(folder.keys / "signing.key")
@@ -54,6 +61,4 @@ def init_hospital(root: Path, consortium: str, name: str, *, renew: bool = False
     for file, text in (("hospital.toml", _CONFIG.format(name=name, consortium=consortium)), ("policy.toml", _POLICY)):
         if not (root / file).exists():
             write_atomic(root / file, text.encode())
-    for sub in ("data", "public"):
-        (root / sub).mkdir(exist_ok=True)
     return request

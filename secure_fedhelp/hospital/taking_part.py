@@ -25,11 +25,14 @@ from secure_fedhelp.hospital.status import write_status
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import ReleaseGate
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
 if TYPE_CHECKING:
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
 
+#: How long a coordinator may be silent, restarting perhaps, before this hospital gives up (and can be started again).
+_PATIENCE_SECONDS = 120.0
 #: Prints one line for a person.
 Say = Callable[[str], None]
 
@@ -43,8 +46,13 @@ def take_part(
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only."""
+    parse_address(address)
     member = prepare_membership(root, plan_path, clock())
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
+    checkpoint = member.vault.checkpoint()
+    if member.folder.result.exists() and checkpoint and checkpoint.rounds == member.plan.study.rounds:
+        say(f"this study is finished here: see {member.folder.result} and {member.folder.models}")
+        return
     write_status(member.folder.status, "loading data and model", {})
     records = prepare_records(member)
     check_accounting(member)
@@ -59,6 +67,7 @@ def take_part(
         member.plan.consortium,
         sleep=sleep,
         clock=clock,
+        patience_seconds=_PATIENCE_SECONDS,
         largest_roster=len(member.plan.hospitals) + 1,
     )
     try:
@@ -66,6 +75,7 @@ def take_part(
             member.folder.root / member.config.ledger, member.config.name, member.signing, clock
         ) as ledger:
             gate = ReleaseGate(ledger, member.plan, member.config.name)
+            say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
             journal = _Journal(member, records, method, gate, say)
             agent = Agent(
                 plan=member.plan,

@@ -6,6 +6,7 @@ hospital uses. This module only starts, watches and reads files; it never talks 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 
 from secure_fedhelp.errors import UnderQuorum
-from secure_fedhelp.research.catalog import prepare
+from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.demo_setup import (
     RunFolder,
     create_consortium,
     create_run_folder,
+    lock_run,
     write_hospitals,
     write_plan,
     write_teacher,
@@ -60,6 +62,14 @@ def run_demo(settings: DemoSettings) -> None:
     data = prepare(settings.dataset, settings.data_dir, settings.seed)
     plan = build_plan(settings.dataset, data, settings.rounds, settings.epsilon, settings.seed)
     run = create_run_folder(settings.out, settings.overwrite)
+    lock = lock_run(run.root)
+    try:
+        _run_study(settings, data, plan, run, out)
+    finally:
+        os.close(lock)
+
+
+def _run_study(settings: DemoSettings, data: StudyData, plan: StudyPlan, run: RunFolder, out: Console) -> None:
     _announce(out, plan, run)
     started = time.monotonic()
     with Parties() as parties:

@@ -6,6 +6,8 @@ hospital, so every private key lies under one run directory.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +69,32 @@ def create_run_folder(root: Path, overwrite: bool) -> RunFolder:
         if not overwrite or not ours:
             hint = "Choose another --out" + (", or add --overwrite to replace the earlier run." if ours else ".")
             raise InvalidConfiguration(f"{root} already exists and is not empty", hint)
-        shutil.rmtree(root)
+        lock = lock_run(root)
+        for child in root.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        os.close(lock)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot create {root}: {error.strerror}") from error
     return RunFolder(root)
+
+
+def lock_run(root: Path) -> int:
+    """A lock on the run directory for as long as the descriptor is open; InvalidConfiguration if a run holds it.
+
+    Without it a second demonstration with --overwrite would delete the folder of one that is running.
+    """
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        hint = "Wait until it has ended, or choose another --out."
+        raise InvalidConfiguration(f"{root} is in use by another demonstration", hint) from error
+    except OSError as error:
+        raise StorageError(f"cannot open {root}: {error.strerror}") from error
+    return descriptor
 
 
 def write_plan(path: Path, plan: StudyPlan) -> None:
@@ -99,7 +121,8 @@ def create_consortium(run: RunFolder, plan: StudyPlan, now: float) -> None:
 
 def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
     write_atomic(keys / "tls.crt", certificate)
-    write_atomic(keys / "ca.crt", (run.consortium / "ca.crt").read_bytes())
+    for file in ("ca.crt", "revoked.crl"):
+        write_atomic(keys / file, (run.consortium / file).read_bytes())
 
 
 def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str | None) -> None:

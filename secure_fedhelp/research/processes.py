@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from secure_fedhelp.errors import FedHelpError
 
@@ -43,14 +46,21 @@ class Parties:
     environment: dict[str, str] = field(default_factory=dict)
     parties: dict[str, Party] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    _handlers: dict[int, Any] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> Parties:
+        # A closed terminal or a stopped service must end the children too, as Ctrl-C does.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                self._handlers[number] = signal.signal(number, _leave)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop_all()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def start(self, name: str, arguments: list[str], log: Path) -> Party:
         """Start ``secure-fedhelp`` with ``arguments``; its output goes to ``log`` (appended: a restart keeps it)."""
@@ -66,6 +76,7 @@ class Parties:
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # one system call
             )
         self.parties[name] = Party(name, process, log)
         return self.parties[name]
@@ -100,6 +111,16 @@ class Parties:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _leave(number: int, frame: object) -> None:
+    """Unwind as for an exception, so that every child is ended on the way out."""
+    raise SystemExit(128 + number)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this child when its parent dies, even by kill -9 (prctl PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _resident(pid: int) -> int:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from secure_fedhelp.audit.epsilon import recompute
 from secure_fedhelp.audit.verify import Finding, verify_run
 from secure_fedhelp.cli.audit import app
-from secure_fedhelp.errors import InvalidPlan, LedgerInvalid, StorageError
+from secure_fedhelp.errors import LedgerInvalid, StorageError
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.ledger import Ledger
@@ -239,7 +239,7 @@ def test_a_transcript_signed_by_somebody_else_is_found(run: Run) -> None:
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, run: Run) -> None:
-    with pytest.raises(InvalidPlan):
+    with pytest.raises(StorageError, match="not a run directory"):
         verify_run(tmp_path, NOW)
     shutil.move(run.root / "ca.crt", run.root / "consortium" / "ca.crt")
     assert failures(run) == []

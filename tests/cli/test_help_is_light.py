@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +65,39 @@ def test_version() -> None:
         [sys.executable, "-m", "secure_fedhelp", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("secure-fedhelp ")
+
+
+def test_a_terminal_without_utf_8_gets_question_marks_and_no_traceback(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    words = [sys.executable, "-m", "secure_fedhelp"]
+    folder = str(tmp_path / "authority")
+    for arguments in (["consortium", "init", folder, "--name", "north"], ["consortium", "list", "--authority", folder]):
+        done = subprocess.run([*words, *arguments], capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["hospital", "coordinator"])
+def test_a_folder_that_cannot_be_made_is_a_named_error(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    folder = str(tmp_path / "file" / "inside")
+    arguments = [command, "init", "--folder", folder, "--consortium", "north", "--name", "a"]
+    done = subprocess.run(
+        [sys.executable, "-m", "secure_fedhelp", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 6
+    assert "StorageError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_certificate_is_not_recorded_as_issued_when_it_cannot_be_written(tmp_path: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "secure_fedhelp", *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    run("consortium", "init", tmp_path / "authority", "--name", "north")
+    run("hospital", "init", "--folder", tmp_path / "a", "--consortium", "north", "--name", "a")
+    sign = ["consortium", "sign", tmp_path / "a" / "keys" / "tls.csr", "--authority", tmp_path / "authority"]
+    sign += ["--role", "hospital", "--name", "a", "--out"]
+    assert run(*sign, tmp_path / "nowhere" / "a.crt").returncode == 6
+    assert run(*sign, tmp_path / "a.crt").returncode == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from studies import wait_until
 
 from secure_fedhelp.research import processes
 from secure_fedhelp.research.processes import Parties, ProcessFailed
@@ -53,3 +56,37 @@ def test_a_child_that_ended_well_is_no_failure(monkeypatch: pytest.MonkeyPatch, 
         parties.require_running("fine")
         assert parties.running() == []
         assert parties.sample_memory() > 0
+
+
+ORPHANS = """
+import sys, time
+from pathlib import Path
+from secure_fedhelp.research import processes
+processes.sys.executable = sys.argv[1]
+with processes.Parties() as parties:
+    party = parties.start("child", [], Path(sys.argv[2]))
+    print(party.process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_however_the_demonstration_ends_its_children_end_too(tmp_path: Path, number: int) -> None:
+    wrapper = tmp_path / "child.sh"
+    wrapper.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import time; time.sleep(600)'\n", encoding="utf-8")
+    wrapper.chmod(0o700)
+    arguments = [sys.executable, "-c", ORPHANS, str(wrapper), str(tmp_path / "log")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as demo:
+        assert demo.stdout is not None
+        child = int(demo.stdout.readline())
+        demo.send_signal(number)
+        demo.wait(20)
+        wait_until(lambda: not Path(f"/proc/{child}").exists() or "Z" in status_of(child))
+        assert demo.returncode != 0
+
+
+def status_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "Z"
