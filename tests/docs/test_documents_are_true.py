@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
 from secure_fedhelp.cli.main import app
+from secure_fedhelp.study.plan import StudyPlan
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "certs" / "README.md"]
@@ -84,3 +87,21 @@ def test_the_project_holds_no_private_key() -> None:
             head = path.read_bytes()[:4096]
             assert b"-----BEGIN " + b"PRIVATE KEY" not in head, path
             assert b"-----BEGIN " + b"EC PRIVATE KEY" not in head, path
+
+
+def test_the_example_of_the_plan_document_runs(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    noise, length, public = done.stdout.split()
+    assert float(noise) > 0.5
+    assert int(length) > 1000
+    assert len(public) == 64
+    assert (tmp_path / "public.npz").exists()
+
+
+def test_every_section_of_a_plan_is_explained() -> None:
+    text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
+    for name in StudyPlan.model_fields:
+        assert f"`[{name}" in text or f"`[[{name}" in text or f"`{name}`" in text, name
