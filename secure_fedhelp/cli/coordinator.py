@@ -25,12 +25,10 @@ def init(
 
     Example: secure-fedhelp coordinator init --folder coordinator --consortium lungs --name coordinator
     """
-    from secure_fedhelp.identity.certificates import make_request, request_fingerprint
-    from secure_fedhelp.identity.signing import SigningKey
+    from secure_fedhelp.coordinator.setup import init_coordinator
+    from secure_fedhelp.identity.certificates import request_fingerprint
 
-    request = make_request(folder, consortium, "coordinator", name)
-    if not (folder / "signing.key").exists():  # kept: a transcript goes on under the key it began with
-        SigningKey.generate().save(folder / "signing.key")
+    request = init_coordinator(folder, consortium, name)
     out = Console(highlight=False, soft_wrap=True)
     fingerprint = request_fingerprint(request.read_bytes())
     out.print(f"Made the keys of coordinator {name} in {folder} (readable by you only).", markup=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
+from secure_fedhelp.coordinator.setup import init_coordinator
 from secure_fedhelp.data.images import write_images, write_public
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.data.tables import write_table
@@ -21,8 +22,6 @@ from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.identity.authority import Authority
-from secure_fedhelp.identity.certificates import make_request
-from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.teacher import fit_teacher
 from secure_fedhelp.study.files import write_atomic
@@ -106,9 +105,7 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
 def create_consortium(run: RunFolder, plan: StudyPlan, now: float) -> None:
     """A certificate authority, and for every party its keys, request and certificate."""
     authority = Authority.create(run.consortium, plan.consortium, now, _VALID_DAYS)
-    run.coordinator.mkdir(parents=True, exist_ok=True)
-    request = make_request(run.coordinator, plan.consortium, "coordinator", "coordinator")
-    SigningKey.generate().save(run.coordinator / "signing.key")
+    request = init_coordinator(run.coordinator, plan.consortium, "coordinator")
     names = ("localhost", "127.0.0.1")
     certificate = authority.sign(request.read_bytes(), "coordinator", "coordinator", now, _VALID_DAYS, dns_names=names)
     _hand_over(run, run.coordinator, certificate)
