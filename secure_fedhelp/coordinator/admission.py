@@ -21,9 +21,7 @@ from secure_fedhelp.errors import (
 )
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import Phase, UploadHeader, parse_header
-
-HEADER_CONTEXT = "upload-header"
+from secure_fedhelp.wire.messages import HEADER_CONTEXT, Phase, UploadHeader, parse_header
 
 
 @dataclass(frozen=True)

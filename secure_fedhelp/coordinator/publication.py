@@ -8,8 +8,7 @@ from secure_fedhelp.coordinator.state import State
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
-
-ENTRY_CONTEXT = "transcript-entry"
+from secure_fedhelp.wire.messages import TRANSCRIPT_CONTEXT
 
 
 def transcript_entry(plan: StudyPlan, state: State, sum_sha256: str, sum_bytes: int) -> dict[str, Any]:
@@ -42,4 +41,4 @@ def transcript_entry(plan: StudyPlan, state: State, sum_sha256: str, sum_bytes: 
 
 def signed_line(entry: dict[str, Any], key: SigningKey) -> bytes:
     """The entry with the coordinator's signature, as one line of canonical JSON without its line feed."""
-    return canonical_bytes({"entry": entry, "signature": key.sign(ENTRY_CONTEXT, canonical_bytes(entry)).hex()})
+    return canonical_bytes({"entry": entry, "signature": key.sign(TRANSCRIPT_CONTEXT, canonical_bytes(entry)).hex()})

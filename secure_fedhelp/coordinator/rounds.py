@@ -81,7 +81,14 @@ from secure_fedhelp.errors import (
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import FINAL_REASON, Phase, decline_statement, key_statement
+from secure_fedhelp.wire.messages import (
+    DECLINE_CONTEXT,
+    FINAL_REASON,
+    KEY_CONTEXT,
+    Phase,
+    decline_statement,
+    key_statement,
+)
 
 #: Goodbyes of one member that count.
 GOODBYES = 1000
@@ -194,7 +201,7 @@ class Rounds:
             raise WrongRound(f"no key of epoch {event.epoch} waits for a confirmation")
         _require_text(event.fingerprint, "a fingerprint")
         statement = key_statement(self.plan.hash, event.epoch, event.fingerprint)
-        verify(member.signing_key, "key-confirmation", statement, event.signature)
+        verify(member.signing_key, KEY_CONTEXT, statement, event.signature)
         if event.fingerprint != state.fingerprint:
             error = KeyCeremonyFailed(
                 f"{event.name} holds key {event.fingerprint[:16]} of epoch {event.epoch}, "
@@ -227,7 +234,7 @@ class Rounds:
         member = state.member(event.name)
         _require_text(event.reason, "a reason")
         statement = decline_statement(self.plan.hash, event.round, event.name, event.reason)
-        verify(member.signing_key, "decline", statement, event.signature)
+        verify(member.signing_key, DECLINE_CONTEXT, statement, event.signature)
         if event.name in state.out:
             return state
         if state.over:

@@ -29,7 +29,7 @@ from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.messages import FINAL_REASON, Phase, StudyState, decline_statement
+from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, StudyState, decline_statement
 from secure_fedhelp.wire.transcript import GENESIS, TranscriptEntry, verify_transcript
 
 #: Told of each step: (what, details). For the log and the status file.
@@ -214,7 +214,7 @@ class Agent:
     def _decline(self, number: int, error: BudgetExhausted) -> None:
         reason = FINAL_REASON
         statement = decline_statement(self.plan.hash, number, self.hospital, reason)
-        self.coordinator.decline(number, reason, self.signing.sign("decline", statement))
+        self.coordinator.decline(number, reason, self.signing.sign(DECLINE_CONTEXT, statement))
         self._declined = True
         self.progress("budget exhausted", {"round": number, "message": error.message})
 

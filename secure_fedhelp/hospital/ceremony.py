@@ -21,7 +21,7 @@ from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import key_statement
+from secure_fedhelp.wire.messages import KEY_CONTEXT, key_statement
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class KeyCeremony:
             return False
         fingerprint = key.fingerprint(self.plan.hash, epoch)
         self.vault.remember_confirmed_key(epoch)  # before it is said: a key that was confirmed is never replaced
-        signature = self.signing.sign("key-confirmation", key_statement(self.plan.hash, epoch, fingerprint))
+        signature = self.signing.sign(KEY_CONTEXT, key_statement(self.plan.hash, epoch, fingerprint))
         self.coordinator.confirm_key(epoch, fingerprint, signature)
         return True
 
@@ -78,7 +78,7 @@ class KeyCeremony:
         # Sealing needs only public keys, so a sealed key proves nothing of its sender: without the maker's signature
         # over the fingerprint the coordinator could hand everybody a key of its own and read every upload.
         statement = key_statement(self.plan.hash, epoch, answer.fingerprint)
-        verify(self.cards[answer.maker].signing_key, "key-confirmation", statement, confirmation)
+        verify(self.cards[answer.maker].signing_key, KEY_CONTEXT, statement, confirmation)
         data = self.sealing.open(answer.sealed, key_context(self.plan.hash, epoch, answer.maker, self.hospital))
         key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
         if key.fingerprint(self.plan.hash, epoch) != answer.fingerprint:
@@ -112,7 +112,7 @@ class KeyCeremony:
 
 def _confirms(public_hex: str, statement: bytes, signature: bytes) -> bool:
     try:
-        verify(public_hex, "key-confirmation", statement, signature)
+        verify(public_hex, KEY_CONTEXT, statement, signature)
     except BadSignature:
         return False
     return True

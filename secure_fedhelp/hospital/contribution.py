@@ -22,6 +22,7 @@ from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
+from secure_fedhelp.wire.messages import HEADER_CONTEXT
 from secure_fedhelp.wire.transcript import TranscriptEntry
 
 
@@ -82,7 +83,7 @@ def make_upload(
             "weight": weight,
         }
     )
-    return SignedUpload(header, signing.sign("upload-header", header), body)
+    return SignedUpload(header, signing.sign(HEADER_CONTEXT, header), body)
 
 
 def check_round(

@@ -22,6 +22,11 @@ HEADER_BYTES: Final = 4096
 MESSAGE_BYTES: Final = CHUNK_BYTES + 64 * 1024
 #: Longest wait of one ``watch``.
 WATCH_SECONDS: Final = 20.0
+#: Signature contexts of what both sides sign and check (docs/architecture.md).
+HEADER_CONTEXT: Final = "upload-header"
+TRANSCRIPT_CONTEXT: Final = "transcript-entry"
+KEY_CONTEXT: Final = "key-confirmation"
+DECLINE_CONTEXT: Final = "decline"
 #: The reason that takes a hospital out for the rest of the study; any other is for one round.
 FINAL_REASON: Final = "BudgetExhausted"
 

@@ -29,7 +29,14 @@ from secure_fedhelp.errors import BadSignature, TranscriptInvalid
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
-from secure_fedhelp.wire.messages import FINAL_REASON, UploadHeader, decline_statement
+from secure_fedhelp.wire.messages import (
+    DECLINE_CONTEXT,
+    FINAL_REASON,
+    HEADER_CONTEXT,
+    TRANSCRIPT_CONTEXT,
+    UploadHeader,
+    decline_statement,
+)
 
 #: What the first entry names as the line before it.
 GENESIS = "0" * 64
@@ -118,7 +125,7 @@ class TranscriptChecker:
         # The hash of a line is what the next one names, so a line must have one spelling only.
         if canonical_bytes({"entry": json.loads(signed), "signature": signature.hex()}) != line:
             raise TranscriptInvalid("not in canonical form")
-        _require_signature(self._coordinator, "transcript-entry", signed, signature.hex(), "the coordinator")
+        _require_signature(self._coordinator, TRANSCRIPT_CONTEXT, signed, signature.hex(), "the coordinator")
         return entry
 
     def _check_place(self, entry: TranscriptEntry) -> None:
@@ -142,7 +149,7 @@ class TranscriptChecker:
             if header.previous != entry.previous:
                 raise TranscriptInvalid(f"{name} was shown another transcript before this entry")
             signed = canonical_bytes(header.model_dump(mode="json"))
-            _require_signature(self._key(name), "upload-header", signed, upload.signature, name)
+            _require_signature(self._key(name), HEADER_CONTEXT, signed, upload.signature, name)
             self._check_ledger(header)
 
     def _check_key(self, entry: TranscriptEntry) -> None:
@@ -173,7 +180,7 @@ class TranscriptChecker:
         for decline in entry.declined:
             statement = decline_statement(entry.study, entry.round, decline.hospital, decline.reason)
             key = self._key(decline.hospital)
-            _require_signature(key, "decline", statement, decline.signature, decline.hospital)
+            _require_signature(key, DECLINE_CONTEXT, statement, decline.signature, decline.hospital)
         everybody = [u.hospital for u in entry.cohort] + declined + list(entry.absent)
         if len(set(everybody)) != len(everybody):
             raise TranscriptInvalid("a hospital is in two of cohort, declined and absent")
