@@ -25,7 +25,7 @@ from secure_fedhelp.privacy.accountant import within_budget
 from secure_fedhelp.privacy.entries import GENESIS, LedgerEntry
 from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_event
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.wire.messages import UploadHeader
@@ -137,12 +137,12 @@ def _check_transcript(run: _Run) -> str:
 
 
 def _check_round(plan: StudyPlan, entry: TranscriptEntry) -> str:
-    chosen, count = profile(plan.aggregation.profile), len(entry.cohort)
+    chosen, count = plan_profile(plan), len(entry.cohort)
     if count < plan.aggregation.minimum_cohort:
         raise TranscriptInvalid(f"a cohort of {count}, the plan says at least {plan.aggregation.minimum_cohort}")
     for upload in entry.cohort:
         header, body_bytes = upload.header, chosen.body_bytes(plan.total_length)
-        if (header.profile, header.body_bytes) != (plan.aggregation.profile, body_bytes):
+        if (header.profile, header.body_bytes) != (chosen.name, body_bytes):
             raise TranscriptInvalid(f"the upload of {header.hospital} has another profile or length than the plan's")
         if header.weight != plan.weights[header.hospital]:
             raise TranscriptInvalid(f"{header.hospital} weighted by {header.weight}, which is not the plan's weight")

@@ -20,6 +20,7 @@ from secure_fedhelp.errors import (
     WrongRound,
 )
 from secure_fedhelp.identity.signing import verify
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import HEADER_CONTEXT, Phase, UploadHeader, parse_header
 
@@ -111,7 +112,7 @@ def _check_round(state: State, name: str, header: UploadHeader) -> None:
 
 
 def _check_parameters(constants: Constants, name: str, header: UploadHeader) -> None:
-    profile = constants.plan.aggregation.profile
+    profile = plan_profile(constants.plan).name
     if header.profile != profile:
         raise CiphertextWrongParameters(f"the upload uses profile {header.profile!r}, the plan says {profile!r}")
     if header.tenseal != constants.tenseal:

@@ -25,7 +25,7 @@ from secure_fedhelp.coordinator.state import State, public_state
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
 from secure_fedhelp.errors import FedHelpError, StorageError
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import WATCH_SECONDS, Phase, StudyState
@@ -43,7 +43,7 @@ class Keeper:
 
         Raises InvalidPlan for an unknown profile, PlanChanged, InvalidConfiguration or StorageError as the journal.
         """
-        chosen = profile(plan.aggregation.profile)
+        chosen = plan_profile(plan)
         self.plan = plan
         self._key, self._clock = key, clock
         constants = Constants(plan, chosen.body_bytes(plan.total_length), TENSEAL_VERSION)

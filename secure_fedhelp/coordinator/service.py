@@ -25,7 +25,7 @@ from secure_fedhelp.errors import (
     StorageError,
     WrongRound,
 )
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.chunks import joined_pieces
 from secure_fedhelp.wire.failures import answering
@@ -51,7 +51,7 @@ class CoordinatorService(CoordinatorServicer):
         self._keeper, self._door, self._card = keeper, door, card
         self._plan = keeper.plan
         self._streams = Streams(tuple(h.name for h in self._plan.hospitals))
-        chosen = profile(self._plan.aggregation.profile)
+        chosen = plan_profile(self._plan)
         self._body_bytes = chosen.body_bytes(self._plan.total_length)
         self._largest_sealed = chosen.ring_degree * chosen.residue_bytes + _SEALING_BYTES
 

@@ -18,7 +18,7 @@ from secure_fedhelp.identity.cards import MemberCard
 from secure_fedhelp.identity.signing import SigningKey, verify
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import KEY_CONTEXT, key_statement
@@ -54,7 +54,7 @@ class KeyCeremony:
         """A new key (or the one an earlier run made), sealed to each other member and posted."""
         key = self._stored(epoch)
         if key is None:
-            key = StudyKey.generate(profile(self.plan.aggregation.profile))
+            key = StudyKey.generate(plan_profile(self.plan))
             self.vault.remember_study_key(epoch, key.to_bytes())
         data = key.to_bytes()
         sealed = {
@@ -80,7 +80,7 @@ class KeyCeremony:
         statement = key_statement(self.plan.hash, epoch, answer.fingerprint)
         verify(self.cards[answer.maker].signing_key, KEY_CONTEXT, statement, confirmation)
         data = self.sealing.open(answer.sealed, key_context(self.plan.hash, epoch, answer.maker, self.hospital))
-        key = StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
+        key = StudyKey.from_bytes(plan_profile(self.plan), data)
         if key.fingerprint(self.plan.hash, epoch) != answer.fingerprint:
             raise KeyCeremonyFailed(f"the key sealed by {answer.maker} is not the one it announced")
         self.vault.remember_study_key(epoch, data)
@@ -91,7 +91,7 @@ class KeyCeremony:
         key = self.receive(epoch)
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
-        cipher = Cipher(profile(self.plan.aggregation.profile), key)
+        cipher = Cipher(plan_profile(self.plan), key)
         return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher)
 
     def require_agreed(self, key: EpochKey) -> None:
@@ -107,7 +107,7 @@ class KeyCeremony:
 
     def _stored(self, epoch: int) -> StudyKey | None:
         data = self.vault.study_key(epoch)
-        return None if data is None else StudyKey.from_bytes(profile(self.plan.aggregation.profile), data)
+        return None if data is None else StudyKey.from_bytes(plan_profile(self.plan), data)
 
 
 def _confirms(public_hex: str, statement: bytes, signature: bytes) -> bool:

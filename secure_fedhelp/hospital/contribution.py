@@ -16,7 +16,7 @@ from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, require_released
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.packing import split_sum
-from secure_fedhelp.secagg.profiles import SEED_BYTES, profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
@@ -75,7 +75,7 @@ def make_upload(
             "ledger_entries": ledger.count,
             "ledger_head": ledger.head,
             "previous": previous,
-            "profile": plan.aggregation.profile,
+            "profile": plan_profile(plan).name,
             "round": round_number,
             "seeds_sha256": sha256_hex(body[: keys.cipher.profile.ciphertexts(plan.total_length) * SEED_BYTES]),
             "study": plan.hash,
@@ -105,7 +105,7 @@ def check_round(
     mine = next((u for u in entry.cohort if u.hospital == hospital), None)
     if sent_body_sha256 is not None and mine is None:
         raise TranscriptInvalid(f"round {entry.round}: the coordinator confirmed our upload but left it out of the sum")
-    expected = profile(plan.aggregation.profile).sum_bytes(plan.total_length, len(cohort))
+    expected = plan_profile(plan).sum_bytes(plan.total_length, len(cohort))
     if entry.sum_bytes != expected:
         raise TranscriptInvalid(f"round {entry.round}: a sum of {entry.sum_bytes} bytes, {expected} are right")
     if mine is not None and sent_body_sha256 is not None and mine.header.body_sha256 != sent_body_sha256:

@@ -17,7 +17,7 @@ from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials, load_credentials, read_private
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.study.policy import SitePolicy, require_allowed
@@ -80,7 +80,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float) -> Membership:
 
 def check_capacity(plan: StudyPlan) -> None:
     """Raise CapacityExceeded if the largest sum the plan allows could wrap around in its profile."""
-    chosen = profile(plan.aggregation.profile)
+    chosen = plan_profile(plan)
     chosen.check_capacity(sum(plan.weights.values()) * max(c.bound for c in plan.channels))
 
 

@@ -18,7 +18,7 @@ from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import RunFolder
 from secure_fedhelp.research.summary import AggregationSummary, HospitalSummary, MetricsSummary, Summary
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -70,7 +70,7 @@ def measured_error(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...
 
 
 def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]) -> AggregationSummary:
-    chosen = profile(plan.aggregation.profile)
+    chosen = plan_profile(plan)
     error = measured_error(run, plan, cohorts)
     bound = max((chosen.error_bound(len(cohort)) for cohort in cohorts), default=0.0)
     if error > bound:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from secure_fedhelp.errors import CapacityExceeded, InvalidPlan
+from secure_fedhelp.study.plan import StudyPlan
 
 SEED_BYTES = 64
 
@@ -122,3 +123,10 @@ def profile(name: str) -> Profile:
     if name not in PROFILES:
         raise InvalidPlan(f"no aggregation profile {name!r}; there are: {', '.join(sorted(PROFILES))}")
     return PROFILES[name]
+
+
+def plan_profile(plan: StudyPlan) -> Profile:
+    """The profile of a plan; InvalidPlan if there is none that fits."""
+    if plan.aggregation.profile is None:
+        raise InvalidPlan("required_error: choosing a profile by its error comes with the picker")
+    return plan_profile(plan)

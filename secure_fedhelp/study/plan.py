@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.threshold import Masks, active_coalition, passive_coalition
 
+Signatures = Literal["ed25519", "ed25519+ml-dsa-65"]
 Tier = Literal["large", "small"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -35,6 +37,8 @@ class StudySection(Strict):
     rounds: int = Field(ge=1, le=10_000)
     #: Public seed of model initialisation and of the order of public steps. Never of privacy noise in deployment.
     seed: int = Field(ge=0, lt=2**31)
+    #: With ML-DSA-65 (FIPS 204) every signature is two, and both must hold: nobody forges one by a quantum computer.
+    signatures: Signatures = "ed25519"
     #: ``research``: hospitals also train local baselines and report metrics on the plan's test set.
     mode: Literal["research", "deployment"] = "deployment"
 
@@ -133,13 +137,31 @@ class ChannelSection(Strict):
 
 
 class AggregationSection(Strict):
-    profile: str
+    #: A profile by its name (secagg/profiles.py) ...
+    profile: str | None = None
+    #: ... or the largest error a value of the sum may have, and the cheapest profile that keeps it is taken.
+    required_error: float | None = Field(default=None, gt=0)
     #: Fewer hospitals than this in a round, and nothing is summed.
     minimum_cohort: int = Field(ge=2)
     weights: Literal["precision", "uniform"] = "precision"
     round_deadline_seconds: float = Field(default=600, gt=0)
     gather_deadline_seconds: float = Field(default=3600, gt=0)
+    #: For each of the short steps of the masks (keys, shares, agreement, reveal), once the uploads are ready.
+    answer_deadline_seconds: float = Field(default=120, gt=0)
     key_epoch_rounds: int = Field(default=1000, ge=1)
+    #: The second lock (study/threshold.py): ``none`` leaves every upload open to the coordinator with one hospital.
+    masks: Masks = "none"
+    #: ``sanitised``: what is decrypted is flooded with noise before anything is computed from it, so that all that
+    #: follows may leave a hospital. ``closed``: it is not, and nothing computed from it may leave.
+    decrypted: Literal["sanitised", "closed"] = "closed"
+    #: Security, in bits, of the flooding noise (secagg/sanitise.py).
+    flooding_bits: int = Field(default=30, ge=10, le=128)
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> AggregationSection:
+        if (self.profile is None) == (self.required_error is None):
+            raise ValueError("give either a profile or a required_error")
+        return self
 
 
 class HospitalSection(Strict):
@@ -193,6 +215,16 @@ class StudyPlan(Strict):
 
     def channel(self, name: str) -> ChannelSection:
         return next(c for c in self.channels if c.name == name)
+
+    @cached_property
+    def coalition(self) -> tuple[int, int]:
+        """Hospitals that, beside a coordinator that follows the protocol and beside one that lies, open no upload.
+
+        The least over all numbers of hospitals that a round of this plan may begin with.
+        """
+        sizes = range(self.aggregation.minimum_cohort, len(self.hospitals) + 1)
+        masks = self.aggregation.masks
+        return min(passive_coalition(masks, n) for n in sizes), min(active_coalition(masks, n) for n in sizes)
 
     @property
     def total_length(self) -> int:

@@ -30,6 +30,9 @@ class SitePolicy(Strict):
     #: Largest share of the sum's weight that one hospital may have. Weights are public, and the nearer the largest is
     #: to 1, the more the sum is that hospital's own contribution: a large hospital may want to say less than 1 here.
     largest_weight_share: float = Field(default=1.0, gt=0, le=1)
+    #: Hospitals that, beside the coordinator (lying, if they must), must not be able to open an upload. 0 allows a plan
+    #: without masks, where the coordinator and any one hospital together read everybody's contribution.
+    smallest_coalition: int = Field(default=0, ge=0)
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits")
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.
@@ -78,6 +81,11 @@ def broken_clauses(
         broken.append(
             BrokenClause("smallest_cohort", str(plan.aggregation.minimum_cohort), f"at least {policy.smallest_cohort}")
         )
+    if plan.coalition[1] < policy.smallest_coalition:
+        masks, cohort = plan.aggregation.masks, plan.aggregation.minimum_cohort
+        what = f"masks = {masks} and cohorts from {cohort}, which stand a coalition of {plan.coalition[1]} hospitals"
+        limit = f"at least {policy.smallest_coalition} beside the coordinator"
+        broken.append(BrokenClause("smallest_coalition", what, limit))
     share = max(plan.weights.values()) / sum(plan.weights.values())
     if share > policy.largest_weight_share:
         limit = f"at most {policy.largest_weight_share:g}"

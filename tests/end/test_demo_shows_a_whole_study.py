@@ -14,7 +14,7 @@ from dp_accounting import dp_event
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
 from secure_fedhelp.hospital.vault import Vault
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import load_plan
 
@@ -61,7 +61,7 @@ def test_uploads_are_at_most_eight_bytes_a_value(run: tuple[Path, str]) -> None:
 def test_encrypted_sums_equal_the_plain_sums_of_every_channel(run: tuple[Path, str]) -> None:
     plan = load_plan(run[0] / "plan.toml")
     names = [h.name for h in plan.hospitals]
-    bound = profile(plan.aggregation.profile).error_bound(len(names))
+    bound = plan_profile(plan).error_bound(len(names))
     for number in range(2):
         plain: dict[str, Any] = {c.name: np.zeros(c.length) for c in plan.channels}
         for name in names:

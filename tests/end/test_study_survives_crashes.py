@@ -20,7 +20,7 @@ from secure_fedhelp.privacy.entries import ChannelRelease
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.research.results import measured_error, read_cohorts
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 
 pytestmark = pytest.mark.end
 
@@ -57,7 +57,7 @@ def assert_the_study_ended_right(running: Study) -> None:
         rounds = [entry["round"] for entry in running.ledger(name)]
         assert rounds == list(range(running.plan.study.rounds)), name
     cohorts = read_cohorts(running.run.coordinator / "transcript.jsonl")
-    bound = profile(running.plan.aggregation.profile).error_bound(len(everybody))
+    bound = plan_profile(running.plan).error_bound(len(everybody))
     assert measured_error(running.run, running.plan, cohorts) <= bound
     wait_until((running.run.coordinator / "roster.json").exists)
     assert [f for f in verify_run(running.run.root, time.time()) if not f.ok] == []

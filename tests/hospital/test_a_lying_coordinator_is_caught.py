@@ -21,7 +21,7 @@ from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.packing import SumAccumulator
-from secure_fedhelp.secagg.profiles import SEED_BYTES, profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
 from secure_fedhelp.secagg.sealing import key_context, seal
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.policy import SitePolicy
@@ -49,7 +49,7 @@ def entry(
 ) -> TranscriptEntry:
     """An unsigned entry of round 0 (signatures have tests of their own in tests/wire and tests/audit)."""
     plan = running.plan
-    chosen = profile(plan.aggregation.profile)
+    chosen = plan_profile(plan)
     header: dict[str, Any] = {
         "body_bytes": chosen.body_bytes(plan.total_length),
         "format": 1,
@@ -125,7 +125,7 @@ class Sums:
 
     def __init__(self, running: Study, value: float = 0.25) -> None:
         self.plan = running.plan
-        self.profile = profile(self.plan.aggregation.profile)
+        self.profile = plan_profile(self.plan)
         self.cipher = Cipher(self.profile, StudyKey.generate(self.profile))
         self.cohort = tuple(running.names[:3])
         self.bodies = {n: self.cipher.encrypt(np.full(self.plan.total_length, value)) for n in self.cohort}
@@ -235,7 +235,7 @@ def answer(
     running: Study, *, signer: str = MAKER, announced: StudyKey | None = None, context: str = ME
 ) -> SealedStudyKey:
     """A sealed study key as ``MAKER`` would post it, or as somebody else would."""
-    chosen = profile(running.plan.aggregation.profile)
+    chosen = plan_profile(running.plan)
     key = StudyKey.generate(chosen)
     fingerprint = (announced or key).fingerprint(running.plan.hash, 0)
     statement = key_statement(running.plan.hash, 0, fingerprint)
@@ -277,7 +277,7 @@ def test_a_key_made_by_a_stranger_is_refused(running: Study) -> None:
 
 
 def test_a_key_other_than_the_announced_one_is_refused(running: Study) -> None:
-    other = StudyKey.generate(profile(running.plan.aggregation.profile))
+    other = StudyKey.generate(plan_profile(running.plan))
     with pytest.raises(KeyCeremonyFailed, match="announced"):
         agent(running, relay(running, answer(running, announced=other))).ceremony.receive(0)
 

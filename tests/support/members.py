@@ -9,7 +9,7 @@ import numpy as np
 from secure_fedhelp.coordinator import events
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.packing import pack_body
-from secure_fedhelp.secagg.profiles import SEED_BYTES, profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
@@ -21,7 +21,7 @@ FINGERPRINT = "f" * 64
 
 def some_body(plan: StudyPlan, seed: int) -> bytes:
     """A body any hospital could have sent: seeds and residues below the modulus, uniform."""
-    chosen, generator = profile(plan.aggregation.profile), np.random.default_rng(seed)
+    chosen, generator = plan_profile(plan), np.random.default_rng(seed)
     count = chosen.ciphertexts(plan.total_length)
     seeds = generator.integers(0, 256, (count, 64), dtype=np.uint8)
     residues = generator.integers(0, chosen.modulus, (count, chosen.ring_degree), dtype=np.uint64)
@@ -56,7 +56,7 @@ class Hospital:
         return events.KeyConfirmed(name=self.name, epoch=epoch, fingerprint=fingerprint, signature=signature)
 
     def header(self, body: bytes, **changes: object) -> bytes:
-        count = profile(self.plan.aggregation.profile).ciphertexts(self.plan.total_length)
+        count = plan_profile(self.plan).ciphertexts(self.plan.total_length)
         values: dict[str, object] = {
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
@@ -67,7 +67,7 @@ class Hospital:
             "ledger_entries": 1,
             "ledger_head": "a" * 64,
             "previous": GENESIS,
-            "profile": self.plan.aggregation.profile,
+            "profile": plan_profile(self.plan).name,
             "round": 0,
             "seeds_sha256": sha256_hex(body[: count * SEED_BYTES]),
             "study": self.plan.hash,

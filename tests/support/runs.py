@@ -17,7 +17,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
@@ -50,7 +50,7 @@ class Scribe:
         return sha256_hex(self.lines[-1]) if self.lines else "0" * 64
 
     def header(self, name: str, number: int, **changes: Any) -> dict[str, Any]:
-        chosen = profile(self.plan.aggregation.profile)
+        chosen = plan_profile(self.plan)
         return {
             "body_bytes": chosen.body_bytes(self.plan.total_length),
             "body_sha256": sha256_hex(f"{name} {number}".encode()),
@@ -61,7 +61,7 @@ class Scribe:
             "ledger_entries": number + 1,
             "ledger_head": sha256_hex(f"ledger of {name} {number}".encode()),
             "previous": self.head,
-            "profile": self.plan.aggregation.profile,
+            "profile": plan_profile(self.plan).name,
             "round": number,
             "seeds_sha256": sha256_hex(f"seeds of {name} {number}".encode()),
             "study": self.plan.hash,
@@ -81,7 +81,7 @@ class Scribe:
     def entry(self, cohort: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
         """The next round's entry; who is neither in the cohort nor declined is absent."""
         heard = {u["header"]["hospital"] for u in cohort} | {d["hospital"] for d in changes.get("declined", [])}
-        chosen = profile(self.plan.aggregation.profile)
+        chosen = plan_profile(self.plan)
         return {
             "absent": sorted(self.hospitals.keys() - heard),
             "cohort": cohort,

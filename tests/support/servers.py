@@ -19,7 +19,7 @@ from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.packing import SumAccumulator
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.client import CoordinatorClient
@@ -217,7 +217,7 @@ class Raw:
 
 def sum_of(bodies: dict[str, bytes]) -> bytes:
     """The sum that a coordinator of PLAN must publish for these bodies."""
-    accumulator = SumAccumulator(profile(PLAN.aggregation.profile), PLAN.total_length)
+    accumulator = SumAccumulator(plan_profile(PLAN), PLAN.total_length)
     for name, body in bodies.items():
         accumulator.add(name, body)
     return accumulator.finish()
