@@ -98,7 +98,7 @@ def lock_run(root: Path) -> int:
 
 def write_plan(path: Path, plan: StudyPlan) -> None:
     """The plan as TOML; reading it back gives the same plan and so the same hash."""
-    values = plan.model_dump(mode="json")
+    values = plan.model_dump(mode="json", exclude_none=True)
     write_atomic(path, tomli_w.dumps(values).encode())
 
 

@@ -187,7 +187,7 @@ class Process:
 @pytest.fixture
 def process(folder: Path, tmp_path: Path) -> Iterator[Process]:
     path = tmp_path / "plan.toml"
-    path.write_text(tomli_w.dumps(PLAN.model_dump(mode="json")), encoding="utf-8")
+    path.write_text(tomli_w.dumps(PLAN.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     started = Process(folder, path)
     started.start()
     yield started
@@ -258,7 +258,7 @@ print(state.phase)
 
 def test_the_coordinator_runs_without_torch_and_tenseal(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
-    path.write_text(tomli_w.dumps(PLAN.model_dump(mode="json")), encoding="utf-8")
+    path.write_text(tomli_w.dumps(PLAN.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", LIGHT, str(folder), str(path)],
         capture_output=True,

@@ -29,7 +29,7 @@ def run(*words: str | Path) -> str:
 
 def plan_file(folder: Path, **changes: object) -> Path:
     path = folder / "plan.toml"
-    path.write_text(tomli_w.dumps(example_plan(**changes).model_dump(mode="json")), encoding="utf-8")
+    path.write_text(tomli_w.dumps(example_plan(**changes).model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     return path
 
 

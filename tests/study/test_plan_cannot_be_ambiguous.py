@@ -63,7 +63,7 @@ def test_a_column_with_the_wrong_categories_is_refused(kind: str, categories: tu
 def test_the_hash_survives_toml_and_changes_with_any_value(tmp_path: Path) -> None:
     plan = parse_plan(VALUES)
     path = tmp_path / "plan.toml"
-    path.write_text(tomli_w.dumps(plan.model_dump(mode="json")), encoding="utf-8")
+    path.write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     assert load_plan(path).hash == plan.hash
     assert parse_plan(changed("privacy.small.epsilon", 3.0001)).hash != plan.hash
 

@@ -169,7 +169,7 @@ def make_run(root: Path, plan: StudyPlan, rounds: int) -> Run:
     consortium = Consortium.create(root / "consortium", plan.consortium)
     (root / "coordinator").mkdir(parents=True)
     (root / "ca.crt").write_bytes(consortium.ca_pem)
-    (root / "plan.toml").write_text(tomli_w.dumps(plan.model_dump(mode="json")))
+    (root / "plan.toml").write_text(tomli_w.dumps(plan.model_dump(mode="json", exclude_none=True)))
     keys, cards = {}, {}
     for name in ("coordinator", *(h.name for h in plan.hospitals)):
         role = "coordinator" if name == "coordinator" else "hospital"
