@@ -132,6 +132,50 @@ class KeyCeremonyFailed(IdentityError):
     default_hint = "Start the study again; every hospital must confirm the same study key."
 
 
+class SplitView(TranscriptInvalid):
+    """Two lists of survivors of one attempt: somebody wants shares for both."""
+
+    status = "FAILED_PRECONDITION"
+    default_hint = "Nothing was revealed. The coordinator shows hospitals different lists; tell the other hospitals."
+
+
+class RetryRefused(TranscriptInvalid):
+    """Another attempt at a round whose first attempt may still be opened: two sums would give away a difference."""
+
+    status = "FAILED_PRECONDITION"
+    default_hint = "Nothing was uploaded. This hospital waits for the next round; what it has paid for is kept."
+
+
+class KeyEpochRolledBack(TranscriptInvalid):
+    default_hint = "Nothing was encrypted. A key epoch that is over never comes back; tell the other hospitals."
+
+
+class ForgedShare(IdentityError):
+    """A share of a round's secret that is not the one its dealer committed to, or a dealer whose shares disagree."""
+
+    status = "INVALID_ARGUMENT"
+    default_hint = "The share was not used. Ask the hospital that is named which software it runs."
+
+
+class WrongUnlockSecret(FedHelpError):
+    """The passphrase or key file is not the one a folder's private keys are sealed under."""
+
+    exit_code = 3
+    default_hint = (
+        "Give the passphrase or key file of the last 'init' or 'rekey'. If it is lost, so are the private keys and the "
+        "running study's state: make a new folder, get a new certificate, and have the old one revoked. The ledger can "
+        "still be read and audited, but not continued."
+    )
+
+
+class UnlockSecretMissing(WrongUnlockSecret):
+    default_hint = (
+        "Put the key file back from its copy, or say where it is with --key-file; give a passphrase at the prompt, with "
+        "--passphrase-file, or in SECURE_FEDHELP_PASSPHRASE. If it is lost, so are the private keys and the running "
+        "study's state. The ledger can still be read and audited, but not continued."
+    )
+
+
 # --- exit 4: privacy and policy -------------------------------------------------------------------------------------
 
 
@@ -241,6 +285,14 @@ class UnderQuorum(StudyEnded):
     )
 
 
+class UnmaskingFailed(StudyEnded):
+    """Shares were revealed, yet too few to open the sum; the round cannot be tried again without a second sum."""
+
+    default_hint = (
+        "Nothing was opened. Too many hospitals left while the sum was being unmasked; start a new study with them."
+    )
+
+
 class StudyAlreadyStarted(FedHelpError):
     exit_code = 5
     status = "FAILED_PRECONDITION"
@@ -280,6 +332,13 @@ class StorageError(FedHelpError):
 class UnsafePermissions(FedHelpError):
     exit_code = 6
     default_hint = "A private key must be readable by its owner only: chmod 600 FILE."
+
+
+class UnsealedSecret(FedHelpError):
+    """A private key or other secret lies on the disk in clear, as an earlier version left it."""
+
+    exit_code = 6
+    default_hint = "Seal the folder once: 'secure-fedhelp hospital seal-keys --folder FOLDER' (or coordinator, consortium)."
 
 
 def error_classes() -> dict[str, type[FedHelpError]]:

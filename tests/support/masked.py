@@ -1,0 +1,147 @@
+"""A masked round without sockets: members, a coordinator's bookkeeping, and residues as they would be uploaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.masked.member import Dealing, Delivery, Member, Setting
+from secure_fedhelp.secagg.masked.statements import Place, Reveal, Signed
+from secure_fedhelp.secagg.masked.unmasking import Unmasking
+from secure_fedhelp.secagg.packing import Residues
+from secure_fedhelp.secagg.profiles import PROFILES, Profile
+from secure_fedhelp.study.threshold import Masks, threshold
+
+STUDY = "5" * 64
+PROFILE = PROFILES["compact"]
+
+
+def names(count: int) -> tuple[str, ...]:
+    return tuple(f"hospital-{i:03d}" for i in range(count))
+
+
+def sha256(residues: Residues) -> str:
+    return hashlib.sha256(residues.tobytes()).hexdigest()
+
+
+@dataclass
+class Cohort:
+    """Members of one round, and what each contributes: residues [1, 1, N] that stand for a ciphertext's c0."""
+
+    count: int
+    masks: Masks = "repairing"
+    smallest_cohort: int = 2
+    profile: Profile = PROFILE
+    signers: dict[str, SigningKey] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
+    plain: dict[str, Residues] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.signers = {name: SigningKey.generate() for name in names(self.count)}
+        rng = np.random.default_rng(self.count)
+        moduli = np.array(self.profile.moduli, dtype=np.uint64).reshape(1, -1, 1)
+        shape = (1, len(self.profile.moduli), self.profile.ring_degree)
+        for name in names(self.count):
+            self.members[name] = self.member(name)
+            self.plain[name] = rng.integers(0, 2**62, shape, dtype=np.uint64) % moduli
+
+    def member(self, name: str, stored: bytes | None = None) -> Member:
+        setting = Setting(STUDY, self.masks, self.smallest_cohort)
+        return Member(setting, 0, name, self.signers[name], self.publics, stored=stored)
+
+    @property
+    def publics(self) -> dict[str, str]:
+        return {name: key.public_hex for name, key in self.signers.items()}
+
+    def restart(self, name: str) -> None:
+        """The hospital's process dies and starts again from what it stored."""
+        self.members[name] = self.member(name, self.members[name].to_bytes())
+
+    def upload(self, name: str, plus: Collection[bytes], minus: Collection[bytes]) -> Residues:
+        masked = self.plain[name].copy()
+        add_masks(masked, self.profile, tuple(plus), tuple(minus))
+        return masked
+
+    def total(self, cohort: Collection[str]) -> Residues:
+        """The sum of what these contribute, modulo each prime."""
+        moduli = np.array(self.profile.moduli, dtype=np.uint64).reshape(1, -1, 1)
+        summed = sum(self.plain[name].astype(object) for name in cohort) % moduli.astype(object)
+        return summed.astype(np.uint64)
+
+
+@dataclass
+class Attempt:
+    """One attempt as an honest coordinator runs it; ``gone`` maps a step's name to who is silent from then on."""
+
+    cohort: Cohort
+    number: int = 0
+    gone: Mapping[str, Collection[str]] = field(default_factory=dict)
+    #: Called before each step with its name: a test changes what it likes.
+    before: Callable[[str, Attempt], None] = lambda _step, _attempt: None
+    keys: dict[str, Signed] = field(default_factory=dict)
+    dealings: dict[str, Dealing] = field(default_factory=dict)
+    uploads: dict[str, Residues] = field(default_factory=dict)
+    signatures: dict[str, bytes] = field(default_factory=dict)
+    reveals: dict[str, Reveal] = field(default_factory=dict)
+    present: set[str] = field(default_factory=set)
+
+    def run(self) -> Residues:
+        """The sum of the survivors' contributions, masks off; the named error of whatever stops it."""
+        self.present = set(self.cohort.members)
+        for step in (self.key, self.share, self.mask, self.agree, self.reveal):
+            self.present -= set(self.gone.get(step.__name__, ()))
+            self.before(step.__name__, self)
+            step()
+        return self.unmask()
+
+    def key(self) -> None:
+        self.keys = {n: self.cohort.members[n].key(self.number) for n in sorted(self.present)}
+
+    def share(self) -> None:
+        self.dealings = {n: self.cohort.members[n].share(self.number, self.keys) for n in sorted(self.present)}
+
+    def deliveries(self, name: str) -> dict[str, Delivery]:
+        return {d: Delivery(dealing.signed, dealing.records.get(name)) for d, dealing in self.dealings.items()}
+
+    def mask(self) -> None:
+        for name in sorted(self.present):
+            keys = self.cohort.members[name].mask(self.number, self.deliveries(name))
+            self.uploads[name] = self.cohort.upload(name, keys.plus, keys.minus)
+
+    @property
+    def survivors(self) -> dict[str, str]:
+        return {name: sha256(body) for name, body in self.uploads.items()}
+
+    def agree(self) -> None:
+        for name in sorted(self.present):
+            self.signatures[name] = self.cohort.members[name].agree(
+                self.number, self.survivors, sha256(self.uploads[name])
+            )
+
+    def reveal(self) -> None:
+        for name in sorted(self.present):
+            data = self.cohort.members[name].reveal(self.number, self.signatures)
+            self.reveals[name] = self.unmasking.check(name, data)
+
+    @property
+    def unmasking(self) -> Unmasking:
+        keys = {name: self.keys[name] for name in self.dealings}
+        return Unmasking(Place(STUDY, 0, self.number), keys, self.dealings, frozenset(self.uploads))
+
+    def unmask(self) -> Residues:
+        total = np.zeros_like(next(iter(self.uploads.values())))
+        moduli = np.array(self.cohort.profile.moduli, dtype=np.uint64).reshape(1, -1, 1)
+        for body in self.uploads.values():
+            total = (total + body) % moduli
+        plus, minus = self.unmasking.masks(self.reveals)
+        add_masks(total, self.cohort.profile, plus, minus)
+        return total
+
+
+def needed(cohort: Cohort) -> int:
+    return threshold(cohort.masks, cohort.count)
