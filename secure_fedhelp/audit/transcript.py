@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secure_fedhelp.errors import StorageError, TranscriptInvalid
+from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript, witnessed_heads
 
 __all__ = ["read_transcript", "verify_transcript", "witnessed_heads"]
 
 
 def read_transcript(
-    path: Path, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan_hash: str
+    path: Path, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan: StudyPlan
 ) -> list[TranscriptEntry]:
     """The verified entries of ``transcript.jsonl``; TranscriptInvalid, or StorageError if it cannot be read."""
     try:
@@ -24,4 +25,4 @@ def read_transcript(
             f"{path}: the last line is torn (no line feed)", "Start the coordinator once: it completes the file."
         )
     lines = content.split(b"\n")[:-1]
-    return verify_transcript(lines, coordinator_public_hex, member_public_hex, plan_hash)
+    return verify_transcript(lines, coordinator_public_hex, member_public_hex, plan)

@@ -22,11 +22,11 @@ from secure_fedhelp.audit.transcript import read_transcript
 from secure_fedhelp.errors import FedHelpError, LedgerInvalid, StorageError, TranscriptInvalid
 from secure_fedhelp.identity.cards import MemberCard, check_card
 from secure_fedhelp.privacy.accountant import within_budget
-from secure_fedhelp.privacy.entries import GENESIS, LedgerEntry
+from secure_fedhelp.privacy.entries import LedgerEntry
 from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.secagg.profiles import plan_profile
-from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
+from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.wire.messages import UploadHeader
 from secure_fedhelp.wire.transcript import TranscriptEntry
@@ -128,7 +128,7 @@ def _check_cards(run: _Run, authority: bytes, when: float) -> str:
 
 def _check_transcript(run: _Run) -> str:
     path = run.folder / "coordinator" / "transcript.jsonl"
-    entries = read_transcript(path, _coordinator_key(run), _member_keys(run), run.plan.hash)
+    entries = read_transcript(path, _coordinator_key(run), _member_keys(run), run.plan)
     if len(entries) > run.plan.study.rounds:
         raise TranscriptInvalid(f"{len(entries)} rounds, the plan has {run.plan.study.rounds}")
     run.transcript = entries

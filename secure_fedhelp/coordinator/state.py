@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from secure_fedhelp.errors import FedHelpError, NotOnRoster, StudyEnded
+from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import Phase, StudyState, UploadHeader, reason_error
 
@@ -81,7 +82,7 @@ class State:
     #: Last witnessed ledger of each member: number of entries, and head.
     witnessed: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     #: SHA-256 of the last transcript line.
-    previous: str = "0" * 64
+    previous: str = GENESIS
     reason: str = ""
 
     @property

@@ -26,11 +26,11 @@ from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, ReleaseGate
 from secure_fedhelp.secagg.sealing import SealingKey
-from secure_fedhelp.study.canonical import sha256_hex
+from secure_fedhelp.study.canonical import GENESIS, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, StudyState, decline_statement
-from secure_fedhelp.wire.transcript import GENESIS, TranscriptEntry, verify_transcript
+from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript
 
 #: Told of each step: (what, details). For the log and the status file.
 Progress = Callable[[str, dict[str, object]], None]
@@ -236,7 +236,7 @@ class Agent:
         known = self.vault.transcript()
         lines = known + self.coordinator.transcript(len(known))
         keys = {name: card.signing_key for name, card in self._cards.items()}
-        entries = verify_transcript(lines, self._coordinator_key, keys, self.plan.hash)
+        entries = verify_transcript(lines, self._coordinator_key, keys, self.plan)
         for entry in entries:
             if entry.round >= self.plan.study.rounds or entry.key_epoch != self._epoch_of(entry.round):
                 raise TranscriptInvalid(f"round {entry.round + 1} with key epoch {entry.key_epoch} is not in the plan")

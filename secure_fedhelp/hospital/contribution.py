@@ -22,7 +22,7 @@ from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.messages import HEADER_CONTEXT
+from secure_fedhelp.wire.messages import HEADER_CONTEXT, NO_VIEW
 from secure_fedhelp.wire.transcript import TranscriptEntry
 
 
@@ -66,9 +66,10 @@ def make_upload(
     body = keys.cipher.encrypt(pack_channels(plan, dict(released.channels), weight))
     header = canonical_bytes(
         {
+            "attempt": 0,
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
-            "format": 1,
+            "format": 2,
             "hospital": hospital,
             "key_epoch": keys.epoch,
             "key_fingerprint": keys.fingerprint,
@@ -80,6 +81,7 @@ def make_upload(
             "seeds_sha256": sha256_hex(body[: keys.cipher.profile.ciphertexts(plan.total_length) * SEED_BYTES]),
             "study": plan.hash,
             "tenseal": TENSEAL_VERSION,
+            "view": NO_VIEW,
             "weight": weight,
         }
     )

@@ -16,12 +16,11 @@ from secure_fedhelp.errors import BadSignature, LedgerInvalid
 from secure_fedhelp.identity.signing import SigningKey, verify
 from secure_fedhelp.privacy.mechanisms import Mechanism
 from secure_fedhelp.privacy.noise import NoiseName
-from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
+from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
 
 ENTRY_CONTEXT = "ledger-entry"
 #: What the first entry names as the line before it.
-GENESIS = "0" * 64
 #: An entry has some hundred bytes and a few for each channel; longer lines are not ours.
 LARGEST_LINE_BYTES = 65_536
 

@@ -27,7 +27,6 @@ from typing import Final
 from secure_fedhelp.errors import LedgerInvalid, LedgerLocked, StorageError
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.entries import (
-    GENESIS,
     ChannelRelease,
     LedgerEntry,
     check_line,
@@ -36,7 +35,7 @@ from secure_fedhelp.privacy.entries import (
 )
 from secure_fedhelp.privacy.mechanisms import Mechanism
 from secure_fedhelp.privacy.noise import NoiseName
-from secure_fedhelp.study.canonical import sha256_hex
+from secure_fedhelp.study.canonical import GENESIS, sha256_hex
 from secure_fedhelp.study.files import sync_folder
 
 _OWNER_ONLY: Final = 0o600

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Final
+
+#: What the first link of a hash chain names as the one before it.
+GENESIS: Final = "0" * 64
 
 
 def canonical_bytes(value: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import FedHelpError, MessageTooLarge, ProtocolError, StudyEnded, error_classes
-from secure_fedhelp.study.canonical import canonical_bytes
+from secure_fedhelp.study.canonical import GENESIS, canonical_bytes
 from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
 
 #: Largest piece of a stream, and largest card, sealed key or header. Together they bound every gRPC message.
@@ -27,6 +27,8 @@ HEADER_CONTEXT: Final = "upload-header"
 TRANSCRIPT_CONTEXT: Final = "transcript-entry"
 KEY_CONTEXT: Final = "key-confirmation"
 DECLINE_CONTEXT: Final = "decline"
+#: The view an upload names without masks.
+NO_VIEW: Final = GENESIS
 #: The reason that takes a hospital out for the rest of the study; any other is for one round.
 FINAL_REASON: Final = "BudgetExhausted"
 
@@ -34,11 +36,19 @@ _Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class Phase(StrEnum):
-    """Where a study is; rounds and key epochs count from 0."""
+    """Where a study is; rounds, attempts and key epochs count from 0.
+
+    With masks a round goes through advertising (round keys), sharing (shares of their secrets), collecting (uploads),
+    agreeing (on the survivors) and revealing (shares); without, through collecting alone.
+    """
 
     GATHERING = "gathering"
     KEYING = "keying"
+    ADVERTISING = "advertising"
+    SHARING = "sharing"
     COLLECTING = "collecting"
+    AGREEING = "agreeing"
+    REVEALING = "revealing"
     SUMMING = "summing"
     FINISHED = "finished"
     ENDED = "ended"
@@ -62,6 +72,7 @@ class StudyState:
     declined: tuple[str, ...] = ()
     reason: str = ""
     unconfirmed: tuple[str, ...] = ()
+    attempt: int = 0
 
     def ended_error(self) -> FedHelpError | None:
         """The named error the study ended with, or None while it has not ended early."""
@@ -94,12 +105,14 @@ class UploadHeader(Strict):
     ``key_fingerprint`` and ``previous`` make each hospital a witness: of the study key it encrypted under, and of the
     transcript it has seen (SHA-256 of the last line it verified, 64 zeros before the first). A coordinator that gives
     two hospitals different keys or histories gets no transcript entry that both would accept. ``seeds_sha256`` is over
-    the seeds at the body's beginning, which the published sum repeats.
+    the seeds at the body's beginning, which the published sum repeats. ``view`` is the hash of all keys and shares of
+    this attempt as the hospital saw them (secagg/masked/statements.py); 64 zeros, and attempt 0, without masks.
     """
 
+    attempt: _Count
     body_bytes: _Count
     body_sha256: Sha256
-    format: Literal[1]
+    format: Literal[2]
     hospital: Name
     key_epoch: _Count
     key_fingerprint: Sha256
@@ -111,6 +124,7 @@ class UploadHeader(Strict):
     seeds_sha256: Sha256
     study: Sha256
     tenseal: Annotated[str, Field(max_length=32)]
+    view: Sha256
     weight: float
 
 

@@ -7,11 +7,13 @@ A hospital runs them before it decrypts anything, an auditor years later from th
 3. the cohort is sorted, each hospital once, each a member, and each header is signed by that member's own key for
    ``upload-header``, and is of this study, round and key epoch. It names the same line before as the entry does, so
    hospitals that were shown different transcripts never share a cohort; and all headers of a key epoch name the same
-   study key;
+   study key, the epoch being the one the rule of :func:`epoch_ends` gives;
 4. a hospital's ledger only grows from round to round: fewer entries, or another head at the same length, is another
    ledger;
 5. declines are signed by who declined; one with the final reason takes the hospital out of all later rounds;
-6. cohort, declined and absent have nobody in common, and every member is in one of them or was out before.
+6. cohort, declined and absent have nobody in common, and every member is in one of them or was out before;
+7. with masks, the cohort is the list of survivors that at least the plan's threshold of them have signed, each upload
+   under the same view of keys and shares; without, nobody has signed any.
 
 What a round needs beyond that (is *my* upload in it, is the cohort large enough) is for the hospital to ask.
 """
@@ -25,21 +27,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from secure_fedhelp.errors import BadSignature, TranscriptInvalid
+from secure_fedhelp.errors import BadSignature, KeyEpochRolledBack, NotOnRoster, SplitView, TranscriptInvalid
 from secure_fedhelp.identity.signing import verify
-from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
-from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
+from secure_fedhelp.secagg.masked.checks import check_agreement
+from secure_fedhelp.secagg.masked.statements import SurvivorsStatement
+from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
+from secure_fedhelp.study.plan import Name, Sha256, Strict, StudyPlan, explain
 from secure_fedhelp.wire.messages import (
     DECLINE_CONTEXT,
     FINAL_REASON,
     HEADER_CONTEXT,
+    NO_VIEW,
     TRANSCRIPT_CONTEXT,
     UploadHeader,
     decline_statement,
 )
-
-#: What the first entry names as the line before it.
-GENESIS = "0" * 64
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -64,10 +66,17 @@ class SignedRefusal(Strict):
     signature: _Signature
 
 
-class TranscriptEntry(Strict):
-    """What the coordinator did in one round."""
+class SignedAgreement(Strict):
+    """A survivor's signature on the list of survivors (secagg/masked/statements.py)."""
 
-    format: Literal[1]
+    hospital: Name
+    signature: _Signature
+
+
+class TranscriptEntry(Strict):
+    """What the coordinator did in one round. ``members`` gave round keys in the attempt that was published."""
+
+    format: Literal[2]
     study: Sha256
     round: _Count
     key_epoch: _Count
@@ -75,8 +84,29 @@ class TranscriptEntry(Strict):
     cohort: tuple[SignedUpload, ...]
     declined: tuple[SignedRefusal, ...]
     absent: tuple[Name, ...]
+    attempt: _Count
+    members: tuple[Name, ...]
+    view: Sha256
+    agreed: tuple[SignedAgreement, ...]
     sum_bytes: _Count
     sum_sha256: Sha256
+
+    @property
+    def left(self) -> bool:
+        """Whether somebody left for good in this round."""
+        return any(d.reason == FINAL_REASON for d in self.declined)
+
+    @property
+    def survivors(self) -> SurvivorsStatement:
+        """The list that the cohort has agreed on, as its members signed it."""
+        return SurvivorsStatement(
+            study=self.study,
+            round=self.round,
+            attempt=self.attempt,
+            members=self.members,
+            survivors={u.hospital: u.header.body_sha256 for u in self.cohort},
+            view=self.view,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,9 +121,10 @@ class WitnessedHead:
 class TranscriptChecker:
     """The rules above, one line at a time. After an error it must not be used on."""
 
-    def __init__(self, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan_hash: str) -> None:
-        self._coordinator, self._members, self._study = coordinator_public_hex, dict(member_public_hex), plan_hash
+    def __init__(self, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan: StudyPlan) -> None:
+        self._coordinator, self._members, self._plan = coordinator_public_hex, dict(member_public_hex), plan
         self._round, self._epoch, self._previous = 0, 0, GENESIS
+        self._epoch_began = 0
         self._fingerprint = ""  # of the epoch's study key; empty before its first upload
         self._out: set[str] = set()
         self._ledgers: dict[str, WitnessedHead] = {}
@@ -106,9 +137,14 @@ class TranscriptChecker:
             self._check_cohort(entry)
             self._check_key(entry)
             self._check_others(entry)
+            self._check_agreement(entry)
         except TranscriptInvalid as error:
+            raise type(error)(f"transcript entry {self._round}: {error.message}") from error
+        except NotOnRoster as error:
             raise TranscriptInvalid(f"transcript entry {self._round}: {error.message}") from error
-        self._round, self._epoch, self._previous = self._round + 1, entry.key_epoch, sha256_hex(line)
+        self._round, self._previous = self._round + 1, sha256_hex(line)
+        if epoch_ends(self._plan, self._epoch_began, self._round, entry.left):
+            self._epoch, self._epoch_began, self._fingerprint = self._epoch + 1, self._round, ""
         self._out |= {d.hospital for d in entry.declined if d.reason == FINAL_REASON}
         return entry
 
@@ -129,14 +165,14 @@ class TranscriptChecker:
         return entry
 
     def _check_place(self, entry: TranscriptEntry) -> None:
-        if entry.study != self._study:
-            raise TranscriptInvalid(f"it is of study {entry.study[:16]}, this is {self._study[:16]}")
+        if entry.study != self._plan.hash:
+            raise TranscriptInvalid(f"it is of study {entry.study[:16]}, this is {self._plan.hash[:16]}")
         if entry.round != self._round:
             raise TranscriptInvalid(f"it is about round {entry.round}: a round is missing, doubled or moved")
         if entry.previous != self._previous:
             raise TranscriptInvalid("it does not follow the entry before: one was changed, dropped or moved")
-        if entry.key_epoch < self._epoch:
-            raise TranscriptInvalid(f"its key epoch {entry.key_epoch} comes after epoch {self._epoch}")
+        if entry.key_epoch != self._epoch:
+            raise KeyEpochRolledBack(f"it has key epoch {entry.key_epoch}, in this round it is epoch {self._epoch}")
 
     def _check_cohort(self, entry: TranscriptEntry) -> None:
         _require_sorted([u.hospital for u in entry.cohort], "cohort")
@@ -146,6 +182,8 @@ class TranscriptChecker:
                 raise TranscriptInvalid(f"{name} had left the study for good, and is in the cohort")
             if (header.study, header.round, header.key_epoch) != (entry.study, entry.round, entry.key_epoch):
                 raise TranscriptInvalid(f"the upload of {name} is of another study, round or key epoch")
+            if (header.attempt, header.view) != (entry.attempt, entry.view):
+                raise SplitView(f"the upload of {name} is of another attempt, or it was shown other keys and shares")
             if header.previous != entry.previous:
                 raise TranscriptInvalid(f"{name} was shown another transcript before this entry")
             signed = canonical_bytes(header.model_dump(mode="json"))
@@ -153,8 +191,6 @@ class TranscriptChecker:
             self._check_ledger(header)
 
     def _check_key(self, entry: TranscriptEntry) -> None:
-        if entry.key_epoch != self._epoch:
-            self._fingerprint = ""
         for upload in entry.cohort:
             self._fingerprint = self._fingerprint or upload.header.key_fingerprint
             if upload.header.key_fingerprint != self._fingerprint:
@@ -162,6 +198,18 @@ class TranscriptChecker:
                     f"{upload.hospital} used key {upload.header.key_fingerprint[:16]} of epoch {entry.key_epoch}, "
                     f"others used key {self._fingerprint[:16]}"
                 )
+
+    def _check_agreement(self, entry: TranscriptEntry) -> None:
+        _require_sorted(list(entry.members), "members")
+        _require_sorted([a.hospital for a in entry.agreed], "agreed")
+        if self._plan.aggregation.masks == "none":
+            if (entry.members, entry.agreed, entry.attempt, entry.view) != ((), (), 0, NO_VIEW):
+                raise TranscriptInvalid("it speaks of masks, and the plan has none")
+            return
+        signatures = {a.hospital: bytes.fromhex(a.signature) for a in entry.agreed}
+        keys = {name: self._key(name) for name in entry.members}
+        minimum = self._plan.aggregation.minimum_cohort
+        check_agreement(self._plan.aggregation.masks, minimum, entry.survivors, signatures, keys)
 
     def _check_ledger(self, header: UploadHeader) -> None:
         now = WitnessedHead(header.round, header.ledger_entries, header.ledger_head)
@@ -194,15 +242,24 @@ class TranscriptChecker:
         return self._members[name]
 
 
+def epoch_ends(plan: StudyPlan, began: int, following: int, left: bool) -> bool:
+    """Whether a new key epoch begins with round ``following``, the present one having begun with round ``began``.
+
+    After the plan's number of rounds, and whenever somebody ``left`` for good in the round before: whoever has left
+    shall open nothing any more.
+    """
+    return left or following - began >= plan.aggregation.key_epoch_rounds
+
+
 def verify_transcript(
-    lines: Sequence[bytes], coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan_hash: str
+    lines: Sequence[bytes], coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan: StudyPlan
 ) -> list[TranscriptEntry]:
     """All entries of a transcript, once every rule above holds for every line; TranscriptInvalid otherwise.
 
     ``lines`` are without line feeds. ``member_public_hex`` gives the Ed25519 key of each hospital that joined, from
     its checked card.
     """
-    checker = TranscriptChecker(coordinator_public_hex, member_public_hex, plan_hash)
+    checker = TranscriptChecker(coordinator_public_hex, member_public_hex, plan)
     return [checker.check(line) for line in lines]
 
 

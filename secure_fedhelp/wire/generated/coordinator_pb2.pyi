@@ -25,7 +25,7 @@ class WatchRequest(_message.Message):
     def __init__(self, known_version: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class StudyState(_message.Message):
-    __slots__ = ("version", "phase", "round", "key_epoch", "maker", "absent", "declined", "reason", "unconfirmed")
+    __slots__ = ("version", "phase", "round", "key_epoch", "maker", "absent", "declined", "reason", "unconfirmed", "attempt")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class StudyState(_message.Message):
     DECLINED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     UNCONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     version: int
     phase: str
     round: int
@@ -44,7 +45,8 @@ class StudyState(_message.Message):
     declined: _containers.RepeatedScalarFieldContainer[str]
     reason: str
     unconfirmed: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[int] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., key_epoch: _Optional[int] = ..., maker: _Optional[str] = ..., absent: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., unconfirmed: _Optional[_Iterable[str]] = ...) -> None: ...
+    attempt: int
+    def __init__(self, version: _Optional[int] = ..., phase: _Optional[str] = ..., round: _Optional[int] = ..., key_epoch: _Optional[int] = ..., maker: _Optional[str] = ..., absent: _Optional[_Iterable[str]] = ..., declined: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., unconfirmed: _Optional[_Iterable[str]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class RosterRequest(_message.Message):
     __slots__ = ()
@@ -116,6 +118,93 @@ class KeyConfirmation(_message.Message):
     fingerprint: str
     signature: bytes
     def __init__(self, epoch: _Optional[int] = ..., fingerprint: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class AttemptRequest(_message.Message):
+    __slots__ = ("round", "attempt")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    attempt: int
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class MaskStatement(_message.Message):
+    __slots__ = ("round", "attempt", "name", "statement", "signature")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    attempt: int
+    name: str
+    statement: bytes
+    signature: bytes
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., name: _Optional[str] = ..., statement: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class PostSharesRequest(_message.Message):
+    __slots__ = ("head", "record")
+    class Record(_message.Message):
+        __slots__ = ("holder", "record")
+        HOLDER_FIELD_NUMBER: _ClassVar[int]
+        RECORD_FIELD_NUMBER: _ClassVar[int]
+        holder: str
+        record: bytes
+        def __init__(self, holder: _Optional[str] = ..., record: _Optional[bytes] = ...) -> None: ...
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    head: MaskStatement
+    record: PostSharesRequest.Record
+    def __init__(self, head: _Optional[_Union[MaskStatement, _Mapping]] = ..., record: _Optional[_Union[PostSharesRequest.Record, _Mapping]] = ...) -> None: ...
+
+class DeliveredShares(_message.Message):
+    __slots__ = ("dealer", "record")
+    DEALER_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    dealer: MaskStatement
+    record: bytes
+    def __init__(self, dealer: _Optional[_Union[MaskStatement, _Mapping]] = ..., record: _Optional[bytes] = ...) -> None: ...
+
+class Survivors(_message.Message):
+    __slots__ = ("bodies", "signatures")
+    class BodiesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SignaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    BODIES_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    bodies: _containers.ScalarMap[str, str]
+    signatures: _containers.ScalarMap[str, bytes]
+    def __init__(self, bodies: _Optional[_Mapping[str, str]] = ..., signatures: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
+
+class Agreement(_message.Message):
+    __slots__ = ("round", "attempt", "signature")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    attempt: int
+    signature: bytes
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class RevealedShares(_message.Message):
+    __slots__ = ("round", "attempt", "reveal")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    REVEAL_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    attempt: int
+    reveal: bytes
+    def __init__(self, round: _Optional[int] = ..., attempt: _Optional[int] = ..., reveal: _Optional[bytes] = ...) -> None: ...
 
 class UploadHead(_message.Message):
     __slots__ = ("round", "header", "signature", "offset")

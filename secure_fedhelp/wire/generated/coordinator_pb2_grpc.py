@@ -64,6 +64,41 @@ class CoordinatorStub:
                 request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.KeyConfirmation.SerializeToString,
                 response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
                 _registered_method=True)
+        self.PostRoundKey = channel.unary_unary(
+                '/secure_fedhelp.v1.Coordinator/PostRoundKey',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.MaskStatement.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+                _registered_method=True)
+        self.GetRoundKeys = channel.unary_stream(
+                '/secure_fedhelp.v1.Coordinator/GetRoundKeys',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.MaskStatement.FromString,
+                _registered_method=True)
+        self.PostShares = channel.stream_unary(
+                '/secure_fedhelp.v1.Coordinator/PostShares',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.PostSharesRequest.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+                _registered_method=True)
+        self.GetShares = channel.unary_stream(
+                '/secure_fedhelp.v1.Coordinator/GetShares',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.DeliveredShares.FromString,
+                _registered_method=True)
+        self.GetSurvivors = channel.unary_unary(
+                '/secure_fedhelp.v1.Coordinator/GetSurvivors',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Survivors.FromString,
+                _registered_method=True)
+        self.Agree = channel.unary_unary(
+                '/secure_fedhelp.v1.Coordinator/Agree',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Agreement.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+                _registered_method=True)
+        self.Reveal = channel.unary_unary(
+                '/secure_fedhelp.v1.Coordinator/Reveal',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.RevealedShares.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+                _registered_method=True)
         self.UploadStatus = channel.unary_unary(
                 '/secure_fedhelp.v1.Coordinator/UploadStatus',
                 request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.UploadHead.SerializeToString,
@@ -135,6 +170,54 @@ class CoordinatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmKey(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PostRoundKey(self, request, context):
+        """The masks of one attempt at a round (secure_fedhelp/secagg/masked/member.py): statements are canonical JSON, signed
+        by the member and checked by every other one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRoundKeys(self, request, context):
+        """The signed round keys of all members of the attempt, once nobody is waited for any more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PostShares(self, request_iterator, context):
+        """A dealer's statement, then one record for each holder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShares(self, request, context):
+        """Every dealer's statement, and the caller's own record where it is a holder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSurvivors(self, request, context):
+        """Whose uploads shall be unmasked together, and who has signed that list so far.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Agree(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reveal(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +295,41 @@ def add_CoordinatorServicer_to_server(servicer, server):
             'ConfirmKey': grpc.unary_unary_rpc_method_handler(
                     servicer.ConfirmKey,
                     request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.KeyConfirmation.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'PostRoundKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.PostRoundKey,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.MaskStatement.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'GetRoundKeys': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRoundKeys,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.MaskStatement.SerializeToString,
+            ),
+            'PostShares': grpc.stream_unary_rpc_method_handler(
+                    servicer.PostShares,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.PostSharesRequest.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'GetShares': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetShares,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.DeliveredShares.SerializeToString,
+            ),
+            'GetSurvivors': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSurvivors,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Survivors.SerializeToString,
+            ),
+            'Agree': grpc.unary_unary_rpc_method_handler(
+                    servicer.Agree,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Agreement.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'Reveal': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reveal,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.RevealedShares.FromString,
                     response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
             ),
             'UploadStatus': grpc.unary_unary_rpc_method_handler(
@@ -406,6 +524,195 @@ class Coordinator:
             target,
             '/secure_fedhelp.v1.Coordinator/ConfirmKey',
             secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.KeyConfirmation.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PostRoundKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/PostRoundKey',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.MaskStatement.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoundKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/GetRoundKeys',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.MaskStatement.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PostShares(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/secure_fedhelp.v1.Coordinator/PostShares',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.PostSharesRequest.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/GetShares',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.DeliveredShares.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSurvivors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/GetSurvivors',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.AttemptRequest.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Survivors.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Agree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/Agree',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Agreement.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reveal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/Reveal',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.RevealedShares.SerializeToString,
             secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
             options,
             channel_credentials,
