@@ -558,7 +558,7 @@ def header_of(**changes: object) -> Callable[[Study], events.Event]:
         (header_of(weight=1), ProtocolError),
         (header_of(weight="1.0"), ProtocolError),
         (header_of(round=-1), ProtocolError),
-        (header_of(format=2), ProtocolError),
+        (header_of(format=1), ProtocolError),
         (header_of(extra=1), ProtocolError),
     ],
 )
@@ -619,7 +619,7 @@ def test_a_header_that_is_no_header(data: bytes) -> None:
 
 def test_a_header_in_another_spelling() -> None:
     study = collecting()
-    header = study.hospitals["alpha"].header(BODY).replace(b'"format":1', b'"format": 1')
+    header = study.hospitals["alpha"].header(BODY).replace(b'"format":2', b'"format": 2')
     signature = study.hospitals["alpha"].sign_header(header)
     study.refuses(events.Uploaded(name="alpha", header=header, signature=signature), ProtocolError, "canonical")
 

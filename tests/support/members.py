@@ -13,7 +13,7 @@ from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import decline_statement, key_statement
+from secure_fedhelp.wire.messages import NO_VIEW, decline_statement, key_statement
 from secure_fedhelp.wire.transcript import GENESIS
 
 FINGERPRINT = "f" * 64
@@ -60,7 +60,8 @@ class Hospital:
         values: dict[str, object] = {
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
-            "format": 1,
+            "attempt": 0,
+            "format": 2,
             "hospital": self.name,
             "key_epoch": 0,
             "key_fingerprint": FINGERPRINT,
@@ -72,6 +73,7 @@ class Hospital:
             "seeds_sha256": sha256_hex(body[: count * SEED_BYTES]),
             "study": self.plan.hash,
             "tenseal": TENSEAL_VERSION,
+            "view": NO_VIEW,
             "weight": self.plan.weights[self.name],
         }
         return canonical_bytes(values | changes)
