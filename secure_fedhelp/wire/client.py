@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from secure_fedhelp.errors import CoordinatorUnreachable, MessageTooLarge, ProtocolError
 from secure_fedhelp.identity.cards import LARGEST_CARD_BYTES
 from secure_fedhelp.identity.tls import Credentials
+from secure_fedhelp.secagg.masked.member import Dealing, Delivery
+from secure_fedhelp.secagg.masked.statements import RECORD_BYTES, STATEMENT_BYTES, Signed
 from secure_fedhelp.wire.chunks import Collector, pieces
 from secure_fedhelp.wire.connection import Answer, Connection
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
@@ -32,6 +34,8 @@ _GOODBYE_SECONDS = 3.0
 _TRANSCRIPT_BYTES = 256 * 1024 * 1024
 #: A card as a message: with its name and a little around it.
 _CARD_MESSAGE_BYTES = LARGEST_CARD_BYTES + 1024
+#: Signatures of the larger suite have 3373 bytes, hashes in hexadecimal 64.
+_SIGNATURE_BYTES, _HASH_DIGITS = 4096, 64
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -53,7 +57,8 @@ class CoordinatorClient:
     ) -> None:
         """``coordinator_name`` pins one coordinator of the consortium; None accepts any that its CA has signed.
 
-        ``largest_roster`` bounds the cards that are taken from it, its own included.
+        ``largest_roster`` bounds the cards that are taken from it, its own included, and whatever else comes once for
+        each hospital.
         """
         self._connection = Connection(address, credentials, consortium, coordinator_name, sleep, clock)
         self._patience, self._largest_roster = patience_seconds, largest_roster
@@ -94,6 +99,7 @@ class CoordinatorClient:
             declined=tuple(reply.declined),
             reason=reply.reason,
             unconfirmed=tuple(reply.unconfirmed),
+            attempt=reply.attempt,
         )
 
     def roster(self) -> dict[str, bytes]:
@@ -154,6 +160,79 @@ class CoordinatorClient:
         """Hand in the signed statement (``key_statement``) that this member holds the key with this fingerprint."""
         request = pb.KeyConfirmation(epoch=epoch, fingerprint=fingerprint, signature=signature)
         self._run(lambda stub: self._call(stub.ConfirmKey, request))
+
+    # -- the masks of one attempt at a round ------------------------------------------------------------------------
+
+    def post_round_key(self, round_number: int, attempt: int, signed: Signed) -> None:
+        """Hand in this member's signed round key (secagg/masked/member.py, step 1)."""
+        self._run(lambda stub: self._call(stub.PostRoundKey, _statement(round_number, attempt, signed)))
+
+    def round_keys(self, round_number: int, attempt: int) -> dict[str, Signed]:
+        """The signed round key of each member of the attempt, unchecked. WrongRound while some are waited for."""
+
+        def read(stub: CoordinatorStub) -> dict[str, Signed]:
+            keys: dict[str, Signed] = {}
+            request = pb.AttemptRequest(round=round_number, attempt=attempt)
+            for reply in self._stream(stub.GetRoundKeys, request):
+                self._require_room(keys, reply.name, "a round key")
+                keys[reply.name] = _signed(reply, RECORD_BYTES)
+            return keys
+
+        return self._run(read)
+
+    def post_shares(self, round_number: int, attempt: int, dealing: Dealing) -> None:
+        """Hand in this member's dealing: the signed statement, and the sealed record of each holder (step 2)."""
+
+        def parts() -> Iterator[pb.PostSharesRequest]:
+            yield pb.PostSharesRequest(head=_statement(round_number, attempt, dealing.signed))
+            for holder, record in dealing.records.items():
+                yield pb.PostSharesRequest(record=pb.PostSharesRequest.Record(holder=holder, record=record))
+
+        self._run(lambda stub: self._received(stub.PostShares(self._counted(parts()), timeout=_STREAM_SECONDS)))
+
+    def shares(self, round_number: int, attempt: int) -> dict[str, Delivery]:
+        """Each dealer's signed statement with the record for this member, if it holds one; unchecked.
+
+        WrongRound while some dealers are waited for.
+        """
+
+        def read(stub: CoordinatorStub) -> dict[str, Delivery]:
+            delivered: dict[str, Delivery] = {}
+            request = pb.AttemptRequest(round=round_number, attempt=attempt)
+            for reply in self._stream(stub.GetShares, request):
+                self._require_room(delivered, reply.dealer.name, "shares")
+                if len(reply.record) > RECORD_BYTES:
+                    raise MessageTooLarge(f"a record of {len(reply.record)} bytes, at most {RECORD_BYTES}")
+                signed = _signed(reply.dealer, self._largest_dealing)
+                delivered[reply.dealer.name] = Delivery(signed, reply.record or None)
+            return delivered
+
+        return self._run(read)
+
+    def survivors(self, round_number: int, attempt: int) -> tuple[dict[str, str], dict[str, bytes]]:
+        """The SHA-256 of each survivor's body by name, and the signatures on that list so far; both unchecked.
+
+        WrongRound while some uploads are waited for.
+        """
+        request = pb.AttemptRequest(round=round_number, attempt=attempt)
+        reply: pb.Survivors = self._run(lambda stub: self._call(stub.GetSurvivors, request))
+        if max(len(reply.bodies), len(reply.signatures)) > self._largest_roster:
+            raise MessageTooLarge(f"more than {self._largest_roster} survivors or signatures")
+        if any(len(digest) != _HASH_DIGITS for digest in reply.bodies.values()):
+            raise ProtocolError("the list of survivors holds something else than SHA-256 hashes")
+        if any(len(signature) > _SIGNATURE_BYTES for signature in reply.signatures.values()):
+            raise MessageTooLarge(f"a signature of more than {_SIGNATURE_BYTES} bytes")
+        return dict(reply.bodies), dict(reply.signatures)
+
+    def agree(self, round_number: int, attempt: int, signature: bytes) -> None:
+        """Hand in this member's signature on the list of survivors (step 4)."""
+        request = pb.Agreement(round=round_number, attempt=attempt, signature=signature)
+        self._run(lambda stub: self._call(stub.Agree, request))
+
+    def reveal(self, round_number: int, attempt: int, data: bytes) -> None:
+        """Hand in the shares this member reveals, as canonical bytes (step 5)."""
+        request = pb.RevealedShares(round=round_number, attempt=attempt, reveal=data)
+        self._run(lambda stub: self._call(stub.Reveal, request))
 
     # -- a round --------------------------------------------------------------------------------------------------
 
@@ -236,6 +315,18 @@ class CoordinatorClient:
         self._up += request.ByteSize()
         return self._received(method(request, timeout=timeout))
 
+    @property
+    def _largest_dealing(self) -> int:
+        """A dealer's statement has a name and a hash for each holder, and a little around them."""
+        return min(STATEMENT_BYTES, 1024 + 160 * self._largest_roster)
+
+    def _require_room(self, so_far: Mapping[str, object], name: str, what: str) -> None:
+        """Refuse to collect more than one for each hospital there can be."""
+        if name in so_far:
+            raise ProtocolError(f"{what} of {name[:64]!r} came twice")
+        if len(so_far) == self._largest_roster:
+            raise MessageTooLarge(f"{what} of more than {self._largest_roster} hospitals")
+
     def _received(self, reply: Reply) -> Reply:
         self._down += reply.ByteSize()
         return reply
@@ -254,3 +345,15 @@ class CoordinatorClient:
                 yield self._received(reply)
         finally:
             call.cancel()  # type: ignore[attr-defined]  # a gRPC call, which the generated code does not say
+
+
+def _statement(round_number: int, attempt: int, signed: Signed) -> pb.MaskStatement:
+    return pb.MaskStatement(round=round_number, attempt=attempt, statement=signed.statement, signature=signed.signature)
+
+
+def _signed(reply: pb.MaskStatement, limit: int) -> Signed:
+    """A relayed statement, unchecked; MessageTooLarge beyond ``limit`` bytes."""
+    if len(reply.statement) > limit or len(reply.signature) > _SIGNATURE_BYTES:
+        size = len(reply.statement) + len(reply.signature)
+        raise MessageTooLarge(f"a statement of {size} bytes, at most {limit + _SIGNATURE_BYTES}")
+    return Signed(reply.statement, reply.signature)
