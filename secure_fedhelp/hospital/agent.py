@@ -12,12 +12,22 @@ from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
     BudgetExhausted,
+    KeyEpochRolledBack,
     PlanChanged,
+    RetryRefused,
     TranscriptInvalid,
     WrongRound,
 )
 from secure_fedhelp.hospital.ceremony import KeyCeremony
-from secure_fedhelp.hospital.contribution import SignedUpload, check_round, make_upload, open_sum
+from secure_fedhelp.hospital.contribution import (
+    UNMASKED,
+    EpochKey,
+    SignedUpload,
+    check_round,
+    make_upload,
+    open_sum,
+)
+from secure_fedhelp.hospital.masked_round import MaskedRounds
 from secure_fedhelp.hospital.ports import Coordinator, Method
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
 from secure_fedhelp.identity.cards import MemberCard, check_card
@@ -26,16 +36,19 @@ from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, ReleaseGate
 from secure_fedhelp.secagg.sealing import SealingKey
-from secure_fedhelp.study.canonical import GENESIS, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, StudyState, decline_statement
-from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript
+from secure_fedhelp.wire.transcript import TranscriptChecker, TranscriptEntry
 
 #: Told of each step: (what, details). For the log and the status file.
 Progress = Callable[[str, dict[str, object]], None]
 
 _POLL_SECONDS = 10.0
+#: Phases in which a member is waited for.
+_RUNNING = frozenset(
+    {Phase.KEYING, Phase.ADVERTISING, Phase.SHARING, Phase.COLLECTING, Phase.AGREEING, Phase.REVEALING}
+)
 
 
 @dataclass
@@ -57,7 +70,14 @@ class Agent:
     clock: Callable[[], float]
     progress: Progress
     _cards: dict[str, MemberCard] = field(default_factory=dict, init=False)
-    _coordinator_key: str = field(default="", init=False)
+    _checker: TranscriptChecker | None = field(default=None, init=False)
+    _lines: list[bytes] = field(default_factory=list, init=False)
+    _waiting: list[TranscriptEntry] = field(default_factory=list, init=False)
+    _masked: MaskedRounds | None = field(default=None, init=False)
+    _key: EpochKey | None = field(default=None, init=False)
+    _ready: tuple[int, Released] | None = field(default=None, init=False)
+    #: The last step taken: (phase, round, attempt). The state changes often within a phase; a step is taken once.
+    _taken: tuple[Phase, int, int] | None = field(default=None, init=False)
     _rounds: int = field(default=0, init=False)
     _declined: bool = field(default=False, init=False)
 
@@ -80,7 +100,7 @@ class Agent:
         known = 0
         while True:
             state = self.coordinator.watch(known, _POLL_SECONDS)
-            if self.hospital in state.absent and state.phase in (Phase.KEYING, Phase.COLLECTING):
+            if self.hospital in state.absent and state.phase in _RUNNING:
                 self.coordinator.join(self.card)  # we were slow, not gone
             self._step(state)
             if state.phase is Phase.FINISHED:
@@ -98,17 +118,37 @@ class Agent:
         if state.phase is Phase.GATHERING or (state.phase is Phase.ENDED and state.round <= self._rounds):
             return  # nothing to agree on yet, or nothing more to take home
         self._learn_roster()
-        # An unconfirmed key while collecting means that we came back after the ceremony.
-        unconfirmed = self.hospital in state.unconfirmed and state.phase in (Phase.KEYING, Phase.COLLECTING)
-        if unconfirmed:
-            if not self.ceremony.take_part(state.key_epoch, state.maker):
+        self._catch_up(state)
+        self._declined = self._declined or self.hospital in state.declined
+        if state.phase not in _RUNNING or self._declined or not self._is_next(state):
+            return
+        # An unconfirmed key after keying means that we came back after the ceremony.
+        if self.hospital in state.unconfirmed:
+            if not self.ceremony.take_part(state.key_epoch, state.maker, self._known.out):
                 return  # without the key there is nothing to do yet
             self.progress("key confirmed", {"epoch": state.key_epoch})
-        if state.phase in (Phase.COLLECTING, Phase.FINISHED, Phase.ENDED):
-            self._catch_up(state)
-        self._declined = self._declined or self.hospital in state.declined
-        if state.phase is Phase.COLLECTING and not self._declined and self._is_next(state):
-            self._contribute(state.round, state.key_epoch)
+        step = state.phase, state.round, state.attempt
+        if step != self._taken:
+            self._take(state)
+            self._taken = step
+
+    def _take(self, state: StudyState) -> None:
+        """This hospital's part in one phase of a round; it may be repeated after a crash."""
+        number, attempt = state.round, state.attempt
+        match state.phase:
+            case Phase.ADVERTISING:
+                self._advertise(number, attempt, state.key_epoch)
+            case Phase.SHARING:
+                members = self.masked.share(number, attempt)
+                if members is not None:
+                    # Masks among hospitals with different study keys would cancel and leave noise.
+                    self.ceremony.require_agreed(self._epoch_key(state.key_epoch), members)
+            case Phase.COLLECTING:
+                self._contribute(number, attempt, state.key_epoch)
+            case Phase.AGREEING if self.vault.acknowledged(number, attempt):
+                self.masked.agree(number, attempt, self._sent(number, attempt) or "")
+            case Phase.REVEALING if self.vault.acknowledged(number, attempt):
+                self.masked.reveal(number, attempt, self._sent(number, attempt) or "")
 
     def _resume(self) -> None:
         signed = self.vault.signed_plan()
@@ -144,7 +184,12 @@ class Agent:
             raise TranscriptInvalid("the coordinator's roster does not hold our own card")
         if len(self._cards) < self.plan.aggregation.minimum_cohort:
             raise TranscriptInvalid(f"a roster of {len(self._cards)}, fewer than the plan's smallest cohort")
-        self._coordinator_key = coordinator.signing_key
+        publics = {name: card.signing_key for name, card in self._cards.items()}
+        self._checker = TranscriptChecker(coordinator.signing_key, publics, self.plan)
+        self._masked = MaskedRounds(
+            self.plan, self.policy, self.hospital, publics, self.signing, self.vault, self.coordinator
+        )
+        self._read_lines(self.vault.transcript())
 
     # -- a round: out ----------------------------------------
 
@@ -158,17 +203,28 @@ class Agent:
             return False  # while we caught up the study went on: the next state will say so
         if state.round > self._rounds or state.round >= self.plan.study.rounds:
             raise TranscriptInvalid(f"round {state.round + 1} is announced, only {self._rounds} are published")
-        if state.key_epoch != self._epoch_of(state.round):
-            raise TranscriptInvalid(f"key epoch {state.key_epoch} is announced for round {state.round + 1}")
+        if state.key_epoch != self._known.key_epoch:
+            raise KeyEpochRolledBack(
+                f"key epoch {state.key_epoch} is announced for round {state.round + 1}; by the transcript it is epoch "
+                f"{self._known.key_epoch}"
+            )
         return True
 
-    def _epoch_of(self, number: int) -> int:
-        return number // self.plan.aggregation.key_epoch_rounds
-
-    def _contribute(self, number: int, epoch: int) -> None:
-        if self.vault.acknowledged(number):
+    def _advertise(self, number: int, attempt: int, epoch: int) -> None:
+        """Train and pay for this round first, so that a hospital in the attempt has only to upload."""
+        if self._prepared(number, epoch) is None:
             return
-        upload = self._prepare_upload(number, epoch)
+        try:
+            if not self.masked.advertise(number, attempt):
+                self.progress("too late", {"round": number})
+        except RetryRefused as error:
+            # What we uploaded might be opened twice. The others may go on without us.
+            self.progress("another attempt refused", {"round": number, "message": error.message})
+
+    def _contribute(self, number: int, attempt: int, epoch: int) -> None:
+        if self.vault.acknowledged(number, attempt):
+            return
+        upload = self._prepare_upload(number, attempt, epoch)
         if upload is None:
             return
         self.progress("uploading", {"round": number, "bytes": len(upload.body)})
@@ -178,24 +234,47 @@ class Agent:
             # The deadline passed while we trained. What was spent stays spent; the next round is ours again.
             self.progress("too late", {"round": number})
             return
-        self.vault.remember_acknowledged(number)
+        self.vault.remember_acknowledged(number, attempt)
         self.progress("uploaded", {"round": number, "epsilon": self.gate.epsilon_spent()})
 
-    def _prepare_upload(self, number: int, epoch: int) -> SignedUpload | None:
-        """The round's upload, of an earlier run or new; None if the budget does not reach (then we have declined)."""
+    def _prepare_upload(self, number: int, attempt: int, epoch: int) -> SignedUpload | None:
+        """The upload of this attempt, of an earlier run or new; None if we have declined, or the attempt goes on
+        without us."""
         spooled = self.vault.upload(number)
-        if spooled is not None:
+        if spooled is not None and json.loads(spooled[0])["attempt"] == attempt:
             return SignedUpload(*spooled)
-        key = self.ceremony.epoch_key(epoch)  # before anything is spent: without a key it would be spent for nothing
-        self.ceremony.require_agreed(key)
-        try:
-            released = self._released(number)
-        except BudgetExhausted as error:
-            self._decline(number, error)
+        masking = UNMASKED
+        if self.plan.aggregation.masks != "none":
+            found = self.masked.mask(number, attempt)
+            if found is None:
+                return None
+            masking = found
+        prepared = self._prepared(number, epoch)
+        if prepared is None:
             return None
-        upload = make_upload(self.plan, self.hospital, number, released, key, self._previous, self.ledger, self.signing)
+        released, key = prepared
+        upload = make_upload(
+            self.plan, self.hospital, number, released, key, self._known.previous, self.ledger, self.signing, masking
+        )
         self.vault.remember_upload(number, upload.header, upload.signature, upload.body)
         return upload
+
+    def _prepared(self, number: int, epoch: int) -> tuple[Released, EpochKey] | None:
+        """What this round uploads, paid for, and the key for it; None if the budget does not reach (we decline)."""
+        key = self._epoch_key(epoch)  # before anything is spent: without a key it would be spent for nothing
+        if self._ready is None or self._ready[0] != number:
+            self.ceremony.require_agreed(key)
+            try:
+                self._ready = number, self._released(number)
+            except BudgetExhausted as error:
+                self._decline(number, error)
+                return None
+        return self._ready[1], key
+
+    def _epoch_key(self, epoch: int) -> EpochKey:
+        if self._key is None or self._key.epoch != epoch:
+            self._key = self.ceremony.epoch_key(epoch)
+        return self._key
 
     def _released(self, number: int) -> Released:
         """This round's released values: those an earlier run paid for, or new ones."""
@@ -224,34 +303,51 @@ class Agent:
         """Open and absorb every published round this hospital has not absorbed yet."""
         if self._rounds >= state.round:
             return
-        entries = self._verified_entries()
-        if len(entries) < state.round:
+        if self._known.round < state.round:
+            self._read_lines(self.coordinator.transcript(self._known.round))
+            self.vault.remember_transcript(self._lines)
+        if self._known.round < state.round:
             raise TranscriptInvalid(
-                f"{state.round} rounds are announced as published, the transcript has {len(entries)}"
+                f"{state.round} rounds are announced as published, the transcript has {self._known.round}"
             )
-        for entry in entries[self._rounds :]:
-            self._open(entry)
+        while self._waiting:
+            self._open(self._waiting.pop(0))
 
-    def _verified_entries(self) -> list[TranscriptEntry]:
-        known = self.vault.transcript()
-        lines = known + self.coordinator.transcript(len(known))
-        keys = {name: card.signing_key for name, card in self._cards.items()}
-        entries = verify_transcript(lines, self._coordinator_key, keys, self.plan)
-        for entry in entries:
-            if entry.round >= self.plan.study.rounds or entry.key_epoch != self._epoch_of(entry.round):
-                raise TranscriptInvalid(f"round {entry.round + 1} with key epoch {entry.key_epoch} is not in the plan")
+    def _read_lines(self, lines: list[bytes]) -> None:
+        """Check the next lines of the transcript; those of rounds not absorbed yet wait to be opened."""
+        for line in lines:
+            entry = self._known.check(line)
+            if entry.round >= self.plan.study.rounds:
+                raise TranscriptInvalid(f"round {entry.round + 1} is not in the plan")
             for upload in entry.cohort:
                 if upload.hospital == self.hospital:
                     # Our own earlier words: a ledger put back from a backup has forgotten what was spent.
                     self.ledger.require_witnessed(upload.header.ledger_entries, upload.header.ledger_head)
-        self.vault.remember_transcript(lines)
-        return entries
+            self._lines.append(line)
+            if entry.round >= self._rounds:
+                self._waiting.append(entry)
 
     @property
-    def _previous(self) -> str:
-        """Hash of the last verified transcript line: what this hospital has seen when it uploads."""
-        lines = self.vault.transcript()[: self._rounds]
-        return sha256_hex(lines[-1]) if lines else GENESIS
+    def _known(self) -> TranscriptChecker:
+        """The transcript as far as this hospital has verified it."""
+        if self._checker is None:
+            raise TranscriptInvalid("no transcript before the members' cards are checked")
+        return self._checker
+
+    @property
+    def masked(self) -> MaskedRounds:
+        """This hospital's part in the masks."""
+        if self._masked is None:
+            raise TranscriptInvalid("no masks before the members' cards are checked")
+        return self._masked
+
+    def _sent(self, number: int, attempt: int) -> str | None:
+        """SHA-256 of the body the coordinator has confirmed in this attempt, if it has."""
+        spooled = self.vault.upload_header(number)
+        if spooled is None or not self.vault.acknowledged(number, attempt):
+            return None
+        header = json.loads(spooled)
+        return str(header["body_sha256"]) if header["attempt"] == attempt else None
 
     def _require_complete(self) -> None:
         if self._rounds != self.plan.study.rounds:
@@ -261,19 +357,19 @@ class Agent:
 
     def _open(self, entry: TranscriptEntry) -> None:
         number = entry.round
-        sent = None
-        if self.vault.acknowledged(number):
-            spooled = self.vault.upload_header(number)
-            sent = None if spooled is None else str(json.loads(spooled)["body_sha256"])
-        cohort = check_round(self.plan, self.policy, entry, self.hospital, sent)
+        cohort = check_round(self.plan, self.policy, entry, self.hospital, self._sent(number, entry.attempt))
         data = self.coordinator.download(number, entry.sum_bytes)
-        total, means = open_sum(self.plan, entry, cohort, data, self.ceremony.epoch_key(entry.key_epoch).cipher)
+        total, means = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch).cipher)
         if self.plan.study.mode == "research":
             self.vault.remember_sum(number, total)
         self.method.absorb(number, means)
         self._rounds = number + 1
         self.vault.remember_checkpoint(Checkpoint(self._rounds, self.method.save()))
         self.vault.forget_body(number)
+        self.masked.forget(number)
+        if (self._waiting[0].key_epoch if self._waiting else self._known.key_epoch) != entry.key_epoch:
+            self._key = None
+            self.vault.forget_study_key(entry.key_epoch)  # its last sum is open
         if self.plan.study.mode != "research":
             self.vault.forget_values(number)
         self.progress(

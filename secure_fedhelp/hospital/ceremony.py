@@ -36,12 +36,13 @@ class KeyCeremony:
     vault: Vault
     coordinator: Coordinator
 
-    def take_part(self, epoch: int, maker: str) -> bool:
+    def take_part(self, epoch: int, maker: str, out: frozenset[str] = frozenset()) -> bool:
         """Make or receive the epoch's key and confirm it; False while the maker has not posted it.
 
+        ``out`` are members that left the study by their own signed word: they get no key of a later epoch.
         Raises KeyCeremonyFailed, or BadSignature, for a key that is not an honest maker's.
         """
-        key = self.make(epoch) if maker == self.hospital else self.receive(epoch)
+        key = self.make(epoch, out) if maker == self.hospital else self.receive(epoch)
         if key is None:
             return False
         fingerprint = key.fingerprint(self.plan.hash, epoch)
@@ -50,8 +51,8 @@ class KeyCeremony:
         self.coordinator.confirm_key(epoch, fingerprint, signature)
         return True
 
-    def make(self, epoch: int) -> StudyKey:
-        """A new key (or the one an earlier run made), sealed to each other member and posted."""
+    def make(self, epoch: int, out: frozenset[str] = frozenset()) -> StudyKey:
+        """A new key (or the one an earlier run made), sealed to each other member that is not out, and posted."""
         key = self._stored(epoch)
         if key is None:
             key = StudyKey.generate(plan_profile(self.plan))
@@ -60,7 +61,7 @@ class KeyCeremony:
         sealed = {
             name: seal(card.sealing_key, data, key_context(self.plan.hash, epoch, self.hospital, name))
             for name, card in self.cards.items()
-            if name != self.hospital
+            if name != self.hospital and name not in out
         }
         self.coordinator.post_key(epoch, sealed, key.fingerprint(self.plan.hash, epoch))
         return key
@@ -94,8 +95,9 @@ class KeyCeremony:
         cipher = Cipher(plan_profile(self.plan), key)
         return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher)
 
-    def require_agreed(self, key: EpochKey) -> None:
-        """KeyCeremonyFailed unless a smallest cohort of members, this one included, has signed for this very key."""
+    def require_agreed(self, key: EpochKey, members: frozenset[str] = frozenset()) -> None:
+        """KeyCeremonyFailed unless a smallest cohort of members, this one and all of ``members`` included, has signed
+        for this very key."""
         statement = key_statement(self.plan.hash, key.epoch, key.fingerprint)
         agreed = {self.hospital}
         for name, signature in self.coordinator.get_key(key.epoch).confirmations.items():
@@ -104,6 +106,11 @@ class KeyCeremony:
         if len(agreed) < self.plan.aggregation.minimum_cohort:
             names = ", ".join(sorted(agreed))
             raise KeyCeremonyFailed(f"only {names} have confirmed the study key this hospital holds")
+        if not members <= agreed:
+            names = ", ".join(sorted(members - agreed))
+            raise KeyCeremonyFailed(
+                f"{names} would take part without having confirmed the study key this hospital holds"
+            )
 
     def _stored(self, epoch: int) -> StudyKey | None:
         data = self.vault.study_key(epoch)

@@ -7,6 +7,7 @@ check before they decrypt.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, require_released
 from secure_fedhelp.secagg.ckks import Cipher
-from secure_fedhelp.secagg.packing import split_sum
+from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.masked.member import MaskKeys
+from secure_fedhelp.secagg.packing import pack_body, split_sum
 from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
@@ -44,6 +47,22 @@ class SignedUpload:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Masking:
+    """Which attempt an upload is for, and its masks; none in a plan without them."""
+
+    attempt: int
+    keys: MaskKeys | None
+
+    @property
+    def view(self) -> str:
+        """What the upload's header says of the keys and shares this hospital has seen."""
+        return NO_VIEW if self.keys is None else self.keys.view
+
+
+UNMASKED: Final = Masking(0, None)
+
+
 def make_upload(
     plan: StudyPlan,
     hospital: str,
@@ -53,8 +72,9 @@ def make_upload(
     previous: str,
     ledger: Ledger,
     signing: SigningKey,
+    masking: Masking = UNMASKED,
 ) -> SignedUpload:
-    """Weight, pack, encrypt and sign. Takes a :class:`Released` and nothing else: that is the valve.
+    """Weight, pack, encrypt, mask and sign. Takes a :class:`Released` and nothing else: that is the valve.
 
     ``previous`` is the hash of the last transcript line this hospital has verified: signing it makes every cohort
     agree on one history, so that a coordinator cannot show different hospitals different ones. The fingerprint makes
@@ -63,10 +83,14 @@ def make_upload(
     """
     require_released(released)
     weight = plan.weights[hospital]
-    body = keys.cipher.encrypt(pack_channels(plan, dict(released.channels), weight))
+    chosen = keys.cipher.profile
+    seeds, residues = keys.cipher.encrypt_residues(pack_channels(plan, dict(released.channels), weight))
+    if masking.keys is not None:
+        add_masks(residues, chosen, masking.keys.plus, masking.keys.minus)
+    body = pack_body(chosen, seeds, residues)
     header = canonical_bytes(
         {
-            "attempt": 0,
+            "attempt": masking.attempt,
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
             "format": 2,
@@ -76,12 +100,12 @@ def make_upload(
             "ledger_entries": ledger.count,
             "ledger_head": ledger.head,
             "previous": previous,
-            "profile": plan_profile(plan).name,
+            "profile": chosen.name,
             "round": round_number,
-            "seeds_sha256": sha256_hex(body[: keys.cipher.profile.ciphertexts(plan.total_length) * SEED_BYTES]),
+            "seeds_sha256": sha256_hex(body[: len(seeds) * SEED_BYTES]),
             "study": plan.hash,
             "tenseal": TENSEAL_VERSION,
-            "view": NO_VIEW,
+            "view": masking.view,
             "weight": weight,
         }
     )

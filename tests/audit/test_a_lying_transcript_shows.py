@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import example_plan
@@ -34,14 +33,14 @@ def fixed_scribe() -> Scribe:
     """Keys that are the same in every test run; they protect nothing."""
 
     def key(number: int) -> SigningKey:
-        return SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32))
+        return SigningKey.from_private_bytes(bytes([number]) * 64)
 
     return Scribe(PLAN, key(1), {"alpha": key(2), "beta": key(3), "gamma": key(4)})
 
 
 def verify(scribe: Scribe, lines: list[bytes] | None = None) -> list[TranscriptEntry]:
     chosen = scribe.lines if lines is None else lines
-    return verify_transcript(chosen, scribe.coordinator.public_hex, scribe.member_keys, PLAN.hash)
+    return verify_transcript(chosen, scribe.coordinator.public_hex, scribe.member_keys, PLAN)
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_the_format_is_that_of_the_golden_file() -> None:
 
 def test_the_golden_file_verifies() -> None:
     scribe = fixed_scribe()
-    first, second = read_transcript(GOLDEN, scribe.coordinator.public_hex, scribe.member_keys, PLAN.hash)
+    first, second = read_transcript(GOLDEN, scribe.coordinator.public_hex, scribe.member_keys, PLAN)
     assert [u.hospital for u in first.cohort] == ["alpha", "beta", "gamma"]
     assert ([u.hospital for u in second.cohort], second.absent) == (["alpha"], ("gamma",))
     assert [(d.hospital, d.reason) for d in second.declined] == [("beta", "BudgetExhausted")]
@@ -121,7 +120,7 @@ def test_a_history_written_anew_from_its_middle_does_not_follow(scribe: Scribe, 
 
 
 def test_a_hospital_checks_one_line_at_a_time(honest: Scribe) -> None:
-    checker = TranscriptChecker(honest.coordinator.public_hex, honest.member_keys, PLAN.hash)
+    checker = TranscriptChecker(honest.coordinator.public_hex, honest.member_keys, PLAN)
     assert [checker.check(line).round for line in honest.lines] == [0, 1, 2, 3]
 
 
@@ -270,7 +269,7 @@ def test_two_spellings_of_one_entry_are_not_both_accepted(scribe: Scribe) -> Non
 def test_a_torn_or_missing_file_is_named(tmp_path: Path, honest: Scribe) -> None:
     path = tmp_path / "transcript.jsonl"
     path.write_bytes(b"\n".join(honest.lines))
-    arguments = (honest.coordinator.public_hex, honest.member_keys, PLAN.hash)
+    arguments = (honest.coordinator.public_hex, honest.member_keys, PLAN)
     with pytest.raises(TranscriptInvalid, match="torn"):
         read_transcript(path, *arguments)
     with pytest.raises(StorageError, match="absent"):

@@ -51,8 +51,9 @@ def entry(
     plan = running.plan
     chosen = plan_profile(plan)
     header: dict[str, Any] = {
+        "attempt": 0,
         "body_bytes": chosen.body_bytes(plan.total_length),
-        "format": 1,
+        "format": 2,
         "key_epoch": 0,
         "key_fingerprint": "4" * 64,
         "ledger_entries": 1,
@@ -62,6 +63,7 @@ def entry(
         "round": 0,
         "study": plan.hash,
         "tenseal": "0.3.18",
+        "view": "0" * 64,
     }
     seeds = chosen.ciphertexts(plan.total_length) * SEED_BYTES
 
@@ -75,15 +77,19 @@ def entry(
     right_size = chosen.sum_bytes(plan.total_length, len(cohort))
     values = {
         "absent": (),
+        "agreed": (),
+        "attempt": 0,
         "cohort": tuple(uploads),
         "declined": (),
-        "format": 1,
+        "format": 2,
         "key_epoch": 0,
+        "members": (),
         "previous": "0" * 64,
         "round": 0,
         "study": plan.hash,
         "sum_bytes": right_size if total is None else len(total),
         "sum_sha256": sha256_hex(total or b""),
+        "view": "0" * 64,
     }
     return TranscriptEntry.model_validate(values)
 

@@ -12,19 +12,24 @@ import numpy as np
 import tomli_w
 from consortia import NOW, Consortium
 
+from unlocking import UNLOCK
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
+from secure_fedhelp.secagg.masked.statements import SURVIVORS_CONTEXT, SurvivorsStatement
 from secure_fedhelp.secagg.profiles import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import decline_statement
+from secure_fedhelp.wire.messages import NO_VIEW, decline_statement
 
 #: Changes an entry before it is signed.
 Change = Callable[[dict[str, Any]], None]
+
+#: The view of keys and shares in masked transcripts; a hash like any other here.
+VIEW = "7" * 64
 
 
 @dataclass
@@ -52,9 +57,10 @@ class Scribe:
     def header(self, name: str, number: int, **changes: Any) -> dict[str, Any]:
         chosen = plan_profile(self.plan)
         return {
+            "attempt": 0,
             "body_bytes": chosen.body_bytes(self.plan.total_length),
             "body_sha256": sha256_hex(f"{name} {number}".encode()),
-            "format": 1,
+            "format": 2,
             "hospital": name,
             "key_epoch": 0,
             "key_fingerprint": "f" * 64,
@@ -66,6 +72,7 @@ class Scribe:
             "seeds_sha256": sha256_hex(f"seeds of {name} {number}".encode()),
             "study": self.plan.hash,
             "tenseal": TENSEAL_VERSION,
+            "view": NO_VIEW if self.plan.aggregation.masks == "none" else VIEW,
             "weight": self.plan.weights[name],
         } | changes
 
@@ -84,16 +91,37 @@ class Scribe:
         chosen = plan_profile(self.plan)
         return {
             "absent": sorted(self.hospitals.keys() - heard),
+            "attempt": 0,
             "cohort": cohort,
             "declined": [],
-            "format": 1,
+            "format": 2,
             "key_epoch": 0,
             "previous": self.head,
             "round": len(self.lines),
             "study": self.plan.hash,
             "sum_bytes": chosen.sum_bytes(self.plan.total_length, len(cohort)),
             "sum_sha256": sha256_hex(f"sum {len(self.lines)}".encode()),
+            **self.agreement(cohort),
         } | changes
+
+    def agreement(self, cohort: list[dict[str, Any]], signers: list[str] | None = None) -> dict[str, Any]:
+        """Who gave keys, and who of the cohort signed the list of survivors: everybody, if not said otherwise."""
+        if self.plan.aggregation.masks == "none":
+            return {"agreed": [], "members": [], "view": NO_VIEW}
+        names = sorted(u["header"]["hospital"] for u in cohort)
+        statement = SurvivorsStatement(
+            study=self.plan.hash,
+            round=len(self.lines),
+            attempt=0,
+            members=tuple(names),
+            survivors={u["header"]["hospital"]: u["header"]["body_sha256"] for u in cohort},
+            view=VIEW,
+        ).to_bytes()
+        agreed = [
+            {"hospital": n, "signature": self.hospitals[n].sign(SURVIVORS_CONTEXT, statement).hex()}
+            for n in (names if signers is None else signers)
+        ]
+        return {"agreed": agreed, "members": names, "view": VIEW}
 
     def publish(self, entry: dict[str, Any], key: SigningKey | None = None) -> bytes:
         signature = (key or self.coordinator).sign("transcript-entry", canonical_bytes(entry))
@@ -141,7 +169,7 @@ class Run:
             post_processed=frozenset({"public-logits"}),
             noise_source="system",
         )
-        with Ledger.open(self.ledger(name), name, self.scribe.hospitals[name], lambda: NOW + number) as ledger:
+        with Ledger.open(self.ledger(name), name, self.scribe.hospitals[name].of("ed25519"), lambda: NOW + number) as ledger:
             ReleaseGate(ledger, plan, name).release(number, output)
             return ledger.count, ledger.head
 
@@ -174,9 +202,9 @@ def make_run(root: Path, plan: StudyPlan, rounds: int) -> Run:
     for name in ("coordinator", *(h.name for h in plan.hospitals)):
         role = "coordinator" if name == "coordinator" else "hospital"
         folder = consortium.member(name, role)
-        key = SigningKey.load(folder / "signing.key")
+        key = SigningKey.load(folder / "signing.key", UNLOCK).of(plan.study.signatures)
         sealing = "" if role == "coordinator" else "ab" * 32
-        cards[name] = json.loads(make_card(plan.hash, role, name, key.public_hex, sealing, folder, key))
+        cards[name] = json.loads(make_card(plan.hash, role, name, key.public_hex, sealing, folder, key, UNLOCK))
         keys[name] = key
     (root / "coordinator" / "roster.json").write_bytes(canonical_bytes(cards) + b"\n")
     run = Run(root, plan, Scribe(plan, keys.pop("coordinator"), keys), consortium)

@@ -10,12 +10,14 @@ from members import Hospital
 from plans import example_plan
 
 from secure_fedhelp.coordinator.publication import signed_line
-from secure_fedhelp.errors import TranscriptInvalid
+from secure_fedhelp.errors import KeyEpochRolledBack, TranscriptInvalid
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.study.canonical import sha256_hex
-from secure_fedhelp.wire.transcript import GENESIS, TranscriptChecker
+from secure_fedhelp.study.canonical import GENESIS, sha256_hex
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.messages import NO_VIEW
+from secure_fedhelp.wire.transcript import TranscriptChecker
 
-PLAN = example_plan()
+PLAN = example_plan(aggregation__key_epoch_rounds=2)
 COORDINATOR = SigningKey.generate()
 MEMBERS = {h.name: Hospital(PLAN, h.name) for h in PLAN.hospitals}
 FIRST = next(iter(MEMBERS))
@@ -24,9 +26,10 @@ FIRST = next(iter(MEMBERS))
 class Coordinator:
     """Signs whatever entry it is asked for; the hospitals' signatures are real."""
 
-    def __init__(self) -> None:
+    def __init__(self, plan: StudyPlan = PLAN) -> None:
+        self.plan = plan
         self.checker = TranscriptChecker(
-            COORDINATOR.public_hex, {n: m.key.public_hex for n, m in MEMBERS.items()}, PLAN.hash
+            COORDINATOR.public_hex, {n: m.key.public_hex for n, m in MEMBERS.items()}, self.plan
         )
         self.round, self.previous = 0, GENESIS
 
@@ -39,15 +42,19 @@ class Coordinator:
             cohort.append({"header": json.loads(header), "signature": member.sign_header(header).hex()})
         entry = {
             "absent": [],
+            "agreed": [],
+            "attempt": 0,
             "cohort": cohort,
             "declined": [],
-            "format": 1,
+            "format": 2,
             "key_epoch": epoch,
+            "members": [],
             "previous": self.previous,
             "round": self.round,
-            "study": PLAN.hash,
+            "study": self.plan.hash,
             "sum_bytes": 1,
             "sum_sha256": "0" * 64,
+            "view": NO_VIEW,
         }
         line = signed_line(entry, COORDINATOR)
         self.checker.check(line)
@@ -69,6 +76,21 @@ def test_a_hospital_that_saw_another_line_before_cannot_be_in_the_cohort() -> No
     forking.check()
     with pytest.raises(TranscriptInvalid, match="entry 1: .* another transcript"):
         forking.check(one={"previous": GENESIS})
+
+
+def test_an_epoch_that_is_over_never_comes_back() -> None:
+    rolling = Coordinator()
+    rolling.check()
+    rolling.check()
+    with pytest.raises(KeyEpochRolledBack, match="key epoch 0, in this round it is epoch 1"):
+        rolling.check(epoch=0)
+
+
+def test_an_epoch_neither_ends_early_nor_lasts_too_long() -> None:
+    early = Coordinator()
+    early.check()
+    with pytest.raises(KeyEpochRolledBack, match="key epoch 1, in this round it is epoch 0"):
+        early.check(epoch=1)
 
 
 def test_two_study_keys_in_one_cohort_are_noticed() -> None:

@@ -38,10 +38,10 @@ from secure_fedhelp.wire.messages import (
 )
 
 GOLDEN_HEADER = (
-    b'{"body_bytes":14400,"body_sha256":"' + b"1" * 64 + b'","format":1,"hospital":"alpha","key_epoch":0,'
+    b'{"attempt":0,"body_bytes":14400,"body_sha256":"' + b"1" * 64 + b'","format":2,"hospital":"alpha","key_epoch":0,'
     b'"key_fingerprint":"' + b"4" * 64 + b'","ledger_entries":1,"ledger_head":"' + b"2" * 64 + b'","previous":"'
     + b"5" * 64 + b'","profile":"standard","round":0,"seeds_sha256":"' + b"6" * 64 + b'","study":"'
-    + b"3" * 64 + b'","tenseal":"0.3.18","weight":0.25}'
+    + b"3" * 64 + b'","tenseal":"0.3.18","view":"' + b"0" * 64 + b'","weight":0.25}'
 )  # fmt: skip
 
 
