@@ -170,9 +170,9 @@ class WrongUnlockSecret(FedHelpError):
 
 class UnlockSecretMissing(WrongUnlockSecret):
     default_hint = (
-        "Put the key file back from its copy, or say where it is with --key-file; give a passphrase at the prompt, with "
-        "--passphrase-file, or in SECURE_FEDHELP_PASSPHRASE. If it is lost, so are the private keys and the running "
-        "study's state. The ledger can still be read and audited, but not continued."
+        "Put the key file back from its copy, or say where it is with --key-file; give a passphrase at the prompt, "
+        "with --passphrase-file, or in SECURE_FEDHELP_PASSPHRASE. If it is lost, so are the private keys and the "
+        "running study's state. The ledger can still be read and audited, but not continued."
     )
 
 
@@ -338,7 +338,9 @@ class UnsealedSecret(FedHelpError):
     """A private key or other secret lies on the disk in clear, as an earlier version left it."""
 
     exit_code = 6
-    default_hint = "Seal the folder once: 'secure-fedhelp hospital seal-keys --folder FOLDER' (or coordinator, consortium)."
+    default_hint = (
+        "Seal the folder once: 'secure-fedhelp hospital seal-keys --folder FOLDER' (or coordinator, consortium)."
+    )
 
 
 def error_classes() -> dict[str, type[FedHelpError]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from secure_fedhelp.identity.signing import ledger_key
 from secure_fedhelp.privacy.accountant import cross_check
 from secure_fedhelp.privacy.ledger import read_ledger
 
@@ -27,11 +28,12 @@ class EpsilonReport:
 def recompute(path: Path, public_hex: str | None = None, delta: float | None = None) -> EpsilonReport:
     """Verify the ledger at ``path`` and compose everything in it, whatever its study.
 
-    ``public_hex`` is the hospital's Ed25519 key, if the auditor has it from a card; None takes the one the file names.
+    ``public_hex`` is the hospital's signing key of either suite, if the auditor has it from a card; None takes the one
+    the file names.
     ``delta`` None takes the smallest of the entries', which gives the largest epsilon. Raises LedgerInvalid,
     StorageError if it cannot be read, AccountantDisagreement if the two accountants contradict each other.
     """
-    entries = read_ledger(path, public_hex)
+    entries = read_ledger(path, None if public_hex is None else ledger_key(public_hex))
     if not entries:
         return EpsilonReport("(no entries)", "patient", delta or 0.0, 0, 0.0, 0.0, "", ())
     used = min(e.delta for e in entries) if delta is None else delta

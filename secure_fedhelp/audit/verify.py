@@ -21,11 +21,12 @@ from secure_fedhelp.audit.epsilon import recompute
 from secure_fedhelp.audit.transcript import read_transcript
 from secure_fedhelp.errors import FedHelpError, LedgerInvalid, StorageError, TranscriptInvalid
 from secure_fedhelp.identity.cards import MemberCard, check_card
+from secure_fedhelp.identity.signing import ledger_key
 from secure_fedhelp.privacy.accountant import within_budget
 from secure_fedhelp.privacy.entries import LedgerEntry
 from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_event
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.wire.messages import UploadHeader
@@ -157,7 +158,7 @@ def _check_owner(run: _Run, name: str) -> str:
         return "no entries"
     if card is None:
         raise LedgerInvalid(f"{name} has a ledger, but no card in the roster says whose key signed it")
-    if (entries[0].hospital, entries[0].public_key) != (name, card.signing_key):
+    if (entries[0].hospital, entries[0].public_key) != (name, ledger_key(card.signing_key)):
         raise LedgerInvalid(
             f"the ledger is of {entries[0].hospital} with key {entries[0].public_key[:16]}, not {name}'s"
         )

@@ -18,6 +18,14 @@ class Dataset(StrEnum):
     breast = "breast"
 
 
+class MaskKind(StrEnum):
+    """The second lock (docs/plan.md)."""
+
+    repairing = "repairing"
+    strict = "strict"
+    none = "none"
+
+
 def demo(
     dataset: Annotated[Dataset, typer.Option(help="breast-cancer is embedded; the others need --data-dir.")] = (
         Dataset.breast_cancer
@@ -28,6 +36,10 @@ def demo(
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; the data set's default if absent.")] = None,
     epsilon: Annotated[float, typer.Option(min=0.01, help="Privacy budget of each patient over the study.")] = 3.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split and the models; never of privacy noise.")] = 1,
+    masks: Annotated[
+        MaskKind,
+        typer.Option(help="repairing: drop-outs are repaired; strict: largest coalition; none: one lock only."),
+    ] = MaskKind.repairing,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/demo"),
     overwrite: Annotated[bool, typer.Option(help="Replace the run directory if it exists.")] = False,
 ) -> None:
@@ -37,4 +49,4 @@ def demo(
     """
     from secure_fedhelp.research.demo import DemoSettings, run_demo
 
-    run_demo(DemoSettings(dataset.value, data_dir, rounds, epsilon, seed, out, overwrite))
+    run_demo(DemoSettings(dataset.value, data_dir, rounds, epsilon, seed, out, overwrite, masks.value))

@@ -8,6 +8,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secure_fedhelp.cli.unlocking import (
+    KeyFile,
+    NewKeyFile,
+    NewPassphrase,
+    OtherKeyFile,
+    OtherPassphrase,
+    OtherPassphraseFile,
+    PassphraseFile,
+    rekey_folder,
+    sealed_report,
+)
+
 app = typer.Typer(
     help="Set up one hospital and take part in a study.\n\n"
     "Example: secure-fedhelp hospital init --folder st-anna --consortium lungs --name st-anna",
@@ -23,18 +35,24 @@ def init(
     consortium: Annotated[str, typer.Option(help="Name of the consortium, as in its certificates.")],
     name: Annotated[str, typer.Option(help="This hospital's name, as in the study plan.")],
     renew: Annotated[bool, typer.Option(help="Make a new request for the same key.")] = False,
+    key_file: NewKeyFile = None,
+    passphrase: NewPassphrase = False,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make this hospital's keys and its certificate request; private keys never leave the folder.
+    """Make this hospital's keys, sealed, and its certificate request; private keys never leave the folder.
 
     Example: secure-fedhelp hospital init --folder st-anna --consortium lungs --name st-anna
     """
     from secure_fedhelp.hospital.setup import init_hospital
     from secure_fedhelp.identity.certificates import request_fingerprint
+    from secure_fedhelp.identity.lock import opened_by
+    from secure_fedhelp.identity.secret_source import SecretSource
 
-    request = init_hospital(folder, consortium, name, renew=renew)
+    request = init_hospital(folder, consortium, name, SecretSource(key_file, passphrase, passphrase_file), renew=renew)
     out = Console(highlight=False, soft_wrap=True)
     out.print(
-        f"{'Kept' if renew else 'Made'} the keys of {name} in {folder / 'keys'} (readable by you only).", markup=False
+        f"{'Kept' if renew else 'Made'} the keys of {name} in {folder / 'keys'}, sealed; {opened_by(folder)}.",
+        markup=False,
     )
     fingerprint = request_fingerprint(request.read_bytes())
     out.print(f"Fingerprint of the request, to compare by telephone: {fingerprint}", markup=False)
@@ -50,18 +68,59 @@ def join(
     folder: _Folder,
     plan: Annotated[Path, typer.Option(help="The study plan to sign and follow.")],
     coordinator: Annotated[str, typer.Option(help="Address of the coordinator, HOST:PORT.")],
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Check the plan against the site policy, sign it, and take part until the study ends.
 
-    Run it again after a crash or a restart: it goes on where it was.
+    Run it again after a crash or a restart: it goes on where it was. A folder with a passphrase asks for it.
 
     Example: secure-fedhelp hospital join --folder st-anna --plan plan.toml --coordinator fed.example:8443
     """
     from secure_fedhelp.hospital.taking_part import take_part
+    from secure_fedhelp.identity.secret_source import SecretSource
 
     out = Console(highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:
         out.print(line, markup=False)
 
-    take_part(folder, plan, coordinator, say)
+    take_part(folder, plan, coordinator, say, source=SecretSource(key_file, passphrase_file=passphrase_file))
+
+
+@app.command("rekey")
+def rekey(
+    folder: _Folder,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+    new_key_file: OtherKeyFile = None,
+    new_passphrase: OtherPassphrase = False,
+    new_passphrase_file: OtherPassphraseFile = None,
+) -> None:
+    """Change the passphrase or key file that opens this folder. The keys themselves stay.
+
+    Example: secure-fedhelp hospital rekey --folder st-anna --new-key-file /etc/fedhelp/st-anna.unlock
+    """
+    from secure_fedhelp.identity.secret_source import SecretSource
+
+    old = SecretSource(key_file, passphrase_file=passphrase_file)
+    text = rekey_folder(folder, old, new_key_file, new_passphrase, new_passphrase_file)
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+@app.command("seal-keys")
+def seal_keys(
+    folder: _Folder,
+    key_file: NewKeyFile = None,
+    passphrase: NewPassphrase = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Seal the keys and the state of a folder that an earlier version made, which left them in clear.
+
+    Example: secure-fedhelp hospital seal-keys --folder st-anna
+    """
+    from secure_fedhelp.hospital.setup import seal_hospital
+    from secure_fedhelp.identity.secret_source import SecretSource
+
+    sealed = seal_hospital(folder, SecretSource(key_file, passphrase, passphrase_file))
+    Console(highlight=False, soft_wrap=True).print(sealed_report(folder, sealed), markup=False)

@@ -1,6 +1,7 @@
 """The coordinator's process: from a folder of keys and a plan to a running study, and its end.
 
-tls.key tls.crt ca.crt signing.key    the coordinator's own keys (private keys: owner only); revoked.crl, optional
+tls.key tls.crt ca.crt signing.key    the coordinator's own keys (private keys: sealed); revoked.crl, optional
+unlock.json                           the lock of the private keys
 address                               HOST:PORT it listens on, while it runs
 card                                  its member card
 journal.sqlite uploads/ sums/         the study; transcript.jsonl and roster.json for everybody to read
@@ -25,9 +26,12 @@ from secure_fedhelp.coordinator.service import CoordinatorService, pool_size
 from secure_fedhelp.coordinator.state import Member, State, public_state
 from secure_fedhelp.errors import FedHelpError, IdentityError, InvalidConfiguration
 from secure_fedhelp.identity.cards import check_card, make_card
+from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.revocation import RevocationList
+from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials, load_credentials
+from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.address import join_address, parse_address
@@ -50,24 +54,28 @@ def serve(
     on_event: OnEvent,
     linger_seconds: float = 60.0,
     stop: threading.Event | None = None,
+    source: SecretSource = USUAL,
 ) -> StudyState:
     """Coordinate one study until it is over, or until SIGTERM or SIGINT (or ``stop``), and return its last state.
 
     A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``. Started
-    again on the same folder, an interrupted study goes on where it was. Raises the named errors of keys, plan and
+    again on the same folder, an interrupted study goes on where it was. ``source`` says where the secret comes from
+    that opens the folder's keys. Raises the named errors of keys, plan and
     folder, InvalidConfiguration if the address cannot be used, and StorageError if the disk fails.
     """
     stop = stop or threading.Event()
     (folder / "address").unlink(missing_ok=True)  # of a process that was killed
-    credentials = load_credentials(folder, clock())
+    unlock = open_lock(folder, source)
+    credentials = load_credentials(folder, clock(), unlock)
     identity = credentials.identity
     if (identity.role, identity.consortium) != ("coordinator", plan.consortium):
         raise IdentityError(
             f"the certificate is for {identity.role} {identity.name} of {identity.consortium}, "
             f"a coordinator of {plan.consortium} is needed"
         )
-    key = SigningKey.load(folder / "signing.key")
-    card = _own_card(folder, plan, credentials, key, clock())
+    key = SigningKey.load(folder / "signing.key", unlock).of(plan.study.signatures)
+    card = _own_card(folder, plan, credentials, key, clock(), unlock)
+    unlock.wipe()
     keeper = Keeper(folder, plan, key, clock)
     try:
         door = Door(plan, credentials.ca_pem, RevocationList(folder / "revoked.crl", credentials.ca_pem), clock)
@@ -161,7 +169,9 @@ class _RosterWriter:
             self._written = state.members
 
 
-def _own_card(folder: Path, plan: StudyPlan, credentials: Credentials, key: SigningKey, now: float) -> bytes:
+def _own_card(
+    folder: Path, plan: StudyPlan, credentials: Credentials, key: SigningKey, now: float, unlock: Unlock
+) -> bytes:
     """The coordinator's card: the one of an earlier start if it still holds, else a new one."""
     path, name = folder / "card", credentials.identity.name
     try:
@@ -171,6 +181,6 @@ def _own_card(folder: Path, plan: StudyPlan, credentials: Credentials, key: Sign
             return data
     except (OSError, FedHelpError):
         pass  # none yet, or of another study, key or certificate
-    made = make_card(plan.hash, "coordinator", name, key.public_hex, "", folder, key)
+    made = make_card(plan.hash, "coordinator", name, key.public_hex, "", folder, key, unlock)
     write_atomic(path, made)
     return made

@@ -1,10 +1,12 @@
 """A hospital's folder: where everything of one member lies, and the configuration file the hospital owns.
 
 hospital.toml   configuration        policy.toml     the site policy
-keys/           tls.key tls.csr tls.crt ca.crt signing.key sealing.key (private keys: owner only)
+unlock.json     the lock: what the private keys and the state are sealed under (identity/lock.py); the passphrase or key
+                file that opens it is not in this folder
+keys/           tls.key tls.csr tls.crt ca.crt signing.key sealing.key (private keys: sealed)
 ledger.jsonl    every release paid for
-state/          checkpoint, spool, study keys (owner only)
-models/         what the hospital keeps: shared and personal model
+state/          checkpoint, spool, study keys (sealed)
+models/         what the hospital keeps: shared and personal model, in clear like the records, for its own programs
 status.json     what the process is doing, for whoever watches; metrics.jsonl and result.json stay here too
 """
 

@@ -15,9 +15,13 @@ from secure_fedhelp.errors import IdentityError, NotOnRoster, OneClassOnly, Plan
 from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
+from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.identity.sealed_files import read_key
+from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.identity.tls import Credentials, load_credentials, read_private
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.identity.tls import Credentials, load_credentials
+from secure_fedhelp.identity.unlock import Unlock
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.study.policy import SitePolicy, require_allowed
@@ -37,7 +41,9 @@ class Membership:
     config: HospitalConfig
     policy: SitePolicy
     plan: StudyPlan
+    unlock: Unlock
     credentials: Credentials
+    #: Signs in the plan's suite.
     signing: SigningKey
     sealing: SealingKey
     vault: Vault
@@ -53,14 +59,18 @@ class StudyRecords:
     test: Records | None
 
 
-def prepare_membership(root: Path, plan_path: Path, now: float) -> Membership:
-    """Read and check configuration, policy, plan and keys. Raises the named error of the first thing that is wrong."""
+def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSource = USUAL) -> Membership:
+    """Read and check configuration, policy, plan and keys. Raises the named error of the first thing that is wrong.
+
+    ``source`` says where the secret comes from that opens the folder; nothing is written before it has opened it.
+    """
     folder = HospitalFolder(root)
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
     _require_on_roster(plan, config)
     require_allowed(policy, plan, config.name, config.foundation_url)
     check_capacity(plan)
-    vault = Vault(folder.state)
+    unlock = open_lock(root, source)
+    vault = Vault(folder.state, unlock)
     signed = vault.signed_plan()
     if signed is not None and signed != plan.hash:
         raise PlanChanged(
@@ -68,14 +78,15 @@ def prepare_membership(root: Path, plan_path: Path, now: float) -> Membership:
             "Put the signed plan file back, or join the new study from another folder that names the same ledger "
             "('ledger' in hospital.toml), so that what was spent still counts.",
         )
-    credentials = load_credentials(folder.keys, now)
+    credentials = load_credentials(folder.keys, now, unlock)
     _require_identity(credentials, plan, config)
-    signing = SigningKey.load(folder.keys / "signing.key")
-    sealing = SealingKey.from_private_bytes(read_private(folder.keys / "sealing.key"))
+    signing = SigningKey.load(folder.keys / "signing.key", unlock).of(plan.study.signatures)
+    sealing = SealingKey.from_private_bytes(read_key(folder.keys / "sealing.key", unlock))
     # A new card each time: the coordinator knows a member again by its keys, and a renewed certificate must show.
-    card = make_card(plan.hash, "hospital", config.name, signing.public_hex, sealing.public_hex, folder.keys, signing)
+    public, sealed_to = signing.public_hex, sealing.public_hex
+    card = make_card(plan.hash, "hospital", config.name, public, sealed_to, folder.keys, signing, unlock)
     check_card(card, credentials.ca_pem, plan, now, credentials.revocations)
-    return Membership(folder, config, policy, plan, credentials, signing, sealing, vault, card)
+    return Membership(folder, config, policy, plan, unlock, credentials, signing, sealing, vault, card)
 
 
 def check_capacity(plan: StudyPlan) -> None:

@@ -22,6 +22,8 @@ from secure_fedhelp.hospital.preparation import (
     prepare_records,
 )
 from secure_fedhelp.hospital.status import write_status
+from secure_fedhelp.identity.secret_source import USUAL, SecretSource
+from secure_fedhelp.identity.signing import ED25519
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import ReleaseGate
 from secure_fedhelp.study.files import write_atomic
@@ -44,10 +46,14 @@ def take_part(
     say: Say,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
+    source: SecretSource = USUAL,
 ) -> None:
-    """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only."""
+    """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only.
+
+    ``source`` says where the secret comes from that opens the folder.
+    """
     parse_address(address)
-    member = prepare_membership(root, plan_path, clock())
+    member = prepare_membership(root, plan_path, clock(), source)
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
     checkpoint = member.vault.checkpoint()
     if member.folder.result.exists() and checkpoint and checkpoint.rounds == member.plan.study.rounds:
@@ -71,9 +77,9 @@ def take_part(
         largest_roster=len(member.plan.hospitals) + 1,
     )
     try:
-        with Ledger.open(
-            member.folder.root / member.config.ledger, member.config.name, member.signing, clock
-        ) as ledger:
+        # The ledger outlives a study and its suite: it is always signed in Ed25519.
+        path, key = member.folder.root / member.config.ledger, member.signing.of(ED25519)
+        with Ledger.open(path, member.config.name, key, clock) as ledger:
             gate = ReleaseGate(ledger, member.plan, member.config.name)
             say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
             journal = _Journal(member, records, method, gate, say)
@@ -97,6 +103,7 @@ def take_part(
             journal.finish(client.bytes_up, client.bytes_down)
     finally:
         client.close()
+        member.unlock.wipe()
 
 
 class _Journal:

@@ -1,6 +1,8 @@
-"""What a hospital must find again after a crash: its checkpoint, the spool of each round, and the study keys.
+"""What a hospital must find again after a crash: checkpoint, spool of each round, study keys, secrets of the masks.
 
-Everything is replaced atomically and readable by the owner only. The order of one round is
+Everything is replaced atomically and readable by the owner only. What is secret is sealed under the folder's root key
+(identity/sealed_files.py): study keys, masks' secrets, values, bodies, sums, checkpoint. In clear are only what the
+transcript shows anyway and marks without content. The order of one round is
 
     1. the values to release are spooled (``values``): they have not left, nothing is spent;
     2. the ledger entry is written and synced: spent;
@@ -14,17 +16,24 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from secure_fedhelp.errors import StorageError
+from secure_fedhelp.identity.private_files import require_own_folder
+from secure_fedhelp.identity.sealed_files import VAULT, is_sealed, unseal, write_sealed
+from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.channel import Vector
-from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.files import sync_folder, write_atomic
 
-_OWNER_ONLY = 0o600
+_OWNER_ONLY: Final = 0o600
+#: Names of the files whose content is secret.
+_SECRET: Final = re.compile(r"study-key-\d+|checkpoint|round-\d+-(values|body|sum|secrets)")
 
 
 @dataclass(frozen=True)
@@ -36,16 +45,38 @@ class Checkpoint:
 
 
 class Vault:
-    """Files under ``state/``; every write is atomic and synced before it returns. StorageError on a full disk."""
+    """Files under ``state/``; every write is atomic and synced before it returns. StorageError on a full disk.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    What is read raises StorageError if a sealed file was changed, cut short or moved, UnsealedSecret if it is in clear.
+    """
+
+    def __init__(self, folder: Path, unlock: Unlock) -> None:
+        """For the hospital's own process: makes the folder, and clears what a write left that a crash cut off."""
+        self._folder, self._unlock, self._reading_only = folder, unlock, False
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StorageError(f"cannot create {folder}: {error.strerror}") from error
-        for leftover in folder.glob(".*.part"):  # of a write that a crash cut off: it never counted
+        require_own_folder(folder)
+        for leftover in folder.glob(".*.part"):  # it never counted
             leftover.unlink(missing_ok=True)
+
+    @classmethod
+    def read_only(cls, folder: Path, unlock: Unlock) -> Vault:
+        """For whoever looks on, while the hospital may be running: changes nothing in the folder."""
+        vault = cls.__new__(cls)
+        vault._folder, vault._unlock, vault._reading_only = folder, unlock, True
+        return vault
+
+    def seal_clear_files(self) -> list[Path]:
+        """Seal every secret that an earlier version left in clear; the files it sealed. Running it again goes on."""
+        sealed = []
+        for path in sorted(self._folder.iterdir()):
+            data = self._read(path.name) if _SECRET.fullmatch(path.name) else None
+            if data is not None and not is_sealed(data):
+                write_sealed(path, data, self._unlock, VAULT)
+                sealed.append(path)
+        return sealed
 
     # -- study binding ----------------------------------------
 
@@ -60,10 +91,14 @@ class Vault:
     # -- study keys ----------------------------------------
 
     def study_key(self, epoch: int) -> bytes | None:
-        return self._read(f"study-key-{epoch}")
+        return self._open(f"study-key-{epoch}")
 
     def remember_study_key(self, epoch: int, key: bytes) -> None:
-        self._write(f"study-key-{epoch}", key)
+        self._seal(f"study-key-{epoch}", key)
+
+    def forget_study_key(self, epoch: int) -> None:
+        """After its epoch a key opens nothing more. That it was confirmed stays known: no other takes its place."""
+        self._forget(f"study-key-{epoch}")
 
     def confirmed_key(self, epoch: int) -> bool:
         """Whether this hospital has signed that it holds the epoch's key: from then on it takes no other."""
@@ -75,20 +110,20 @@ class Vault:
     # -- checkpoint ----------------------------------------
 
     def checkpoint(self) -> Checkpoint | None:
-        data = self._read("checkpoint")
+        data = self._open("checkpoint")
         if data is None:
             return None
         return Checkpoint(rounds=int.from_bytes(data[:8], "big"), method=data[8:])
 
     def remember_checkpoint(self, checkpoint: Checkpoint) -> None:
         # One file for both, so that the number of rounds and the model never disagree after a crash.
-        self._write("checkpoint", checkpoint.rounds.to_bytes(8, "big") + checkpoint.method)
+        self._seal("checkpoint", checkpoint.rounds.to_bytes(8, "big") + checkpoint.method)
 
     # -- spool of a round ----------------------------------------
 
     def values(self, round_number: int) -> dict[str, Vector] | None:
         """The channels spooled for a round (already clipped), or None."""
-        data = self._read(f"round-{round_number:05d}-values")
+        data = self._open(f"round-{round_number:05d}-values")
         if data is None:
             return None
         try:
@@ -104,21 +139,21 @@ class Vault:
         buffer = io.BytesIO()
         # The stub of savez takes only its own keyword's type for **channels.
         np.savez(buffer, **channels)  # type: ignore[arg-type]
-        self._write(f"round-{round_number:05d}-values", buffer.getvalue())
+        self._seal(f"round-{round_number:05d}-values", buffer.getvalue())
 
     def forget_values(self, round_number: int) -> None:
-        self._path(f"round-{round_number:05d}-values").unlink(missing_ok=True)
+        self._forget(f"round-{round_number:05d}-values")
 
     def upload(self, round_number: int) -> tuple[bytes, bytes, bytes] | None:
         """(header, signature, body) spooled for a round, or None."""
-        body, meta = self._read(f"round-{round_number:05d}-body"), self._read(f"round-{round_number:05d}-header")
+        body, meta = self._open(f"round-{round_number:05d}-body"), self._read(f"round-{round_number:05d}-header")
         if body is None or meta is None:
             return None
         record = json.loads(meta)
         return record["header"].encode(), bytes.fromhex(record["signature"]), body
 
     def remember_upload(self, round_number: int, header: bytes, signature: bytes, body: bytes) -> None:
-        self._write(f"round-{round_number:05d}-body", body)
+        self._seal(f"round-{round_number:05d}-body", body)
         record = {"header": header.decode(), "signature": signature.hex()}
         self._write(f"round-{round_number:05d}-header", json.dumps(record).encode())
 
@@ -127,24 +162,43 @@ class Vault:
         meta = self._read(f"round-{round_number:05d}-header")
         return None if meta is None else json.loads(meta)["header"].encode()
 
-    def acknowledged(self, round_number: int) -> bool:
-        """Whether the coordinator has confirmed this round's upload: from then on the transcript must hold it."""
-        return self._path(f"round-{round_number:05d}-acknowledged").exists()
+    def acknowledged(self, round_number: int, attempt: int = 0) -> bool:
+        """Whether the coordinator has confirmed the upload of this attempt at a round: if that attempt's sum is
+        published, the transcript must hold it."""
+        return self._path(f"round-{round_number:05d}-acknowledged-{attempt}").exists()
 
-    def remember_acknowledged(self, round_number: int) -> None:
-        self._write(f"round-{round_number:05d}-acknowledged", b"")
+    def remember_acknowledged(self, round_number: int, attempt: int = 0) -> None:
+        self._write(f"round-{round_number:05d}-acknowledged-{attempt}", b"")
 
     def forget_body(self, round_number: int) -> None:
         """After a round is absorbed its ciphertext is of no more use."""
-        self._path(f"round-{round_number:05d}-body").unlink(missing_ok=True)
+        self._forget(f"round-{round_number:05d}-body")
 
     def sum(self, round_number: int) -> Vector | None:
-        data = self._read(f"round-{round_number:05d}-sum")
+        data = self._open(f"round-{round_number:05d}-sum")
         return None if data is None else np.frombuffer(data, dtype="<f8").astype(np.float64)
 
     def remember_sum(self, round_number: int, total: Vector) -> None:
         """Keep a decrypted sum (research mode only, to measure the error of the encryption)."""
-        self._write(f"round-{round_number:05d}-sum", total.astype("<f8").tobytes())
+        self._seal(f"round-{round_number:05d}-sum", total.astype("<f8").tobytes())
+
+    # -- the masks' secrets of a round ----------------------------------------
+
+    def round_secrets(self, round_number: int) -> bytes | None:
+        """What this hospital drew for a round's masks, as the caller put it in, or None."""
+        return self._open(f"round-{round_number:05d}-secrets")
+
+    def remember_round_secrets(self, round_number: int, data: bytes) -> None:
+        self._seal(f"round-{round_number:05d}-secrets", data)
+
+    def forget_round_secrets(self, round_number: int) -> None:
+        """Take the round's secrets off the disk, as far as a file system does that.
+
+        The name is gone when this returns, and stays gone after a power cut. The blocks may live on until they are used
+        again (and overwriting them first would not change that on flash or with copy on write): what is in them is the
+        sealed form, so whoever finds them needs the unlock secret too.
+        """
+        self._forget(f"round-{round_number:05d}-secrets")
 
     # -- transcript ----------------------------------------
 
@@ -169,5 +223,25 @@ class Vault:
         except OSError as error:
             raise StorageError(f"cannot read {self._path(name)}: {error.strerror}") from error
 
+    def _open(self, name: str) -> bytes | None:
+        data = self._read(name)
+        return None if data is None else unseal(data, self._path(name), self._unlock, VAULT)
+
     def _write(self, name: str, data: bytes) -> None:
-        write_atomic(self._path(name), data, _OWNER_ONLY)
+        write_atomic(self._writable(name), data, _OWNER_ONLY)
+
+    def _seal(self, name: str, data: bytes) -> None:
+        write_sealed(self._writable(name), data, self._unlock, VAULT)
+
+    def _forget(self, name: str) -> None:
+        path = self._writable(name)
+        try:
+            path.unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise StorageError(f"cannot delete {path}: {error.strerror or error}") from error
+
+    def _writable(self, name: str) -> Path:
+        if self._reading_only:
+            raise StorageError(f"{self._folder} was opened for reading only", "Only the hospital's own process writes.")
+        return self._path(name)

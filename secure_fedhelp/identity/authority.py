@@ -1,7 +1,8 @@
 """The consortium's own certificate authority: one folder, on a machine that needs no network.
 
-ca.key         the CA's private key (owner only)      ca.crt       its certificate: every member keeps a copy
+ca.key         the CA's private key, sealed           ca.crt       its certificate: every member keeps a copy
 issued.jsonl   every certificate signed or revoked    revoked.crl  the revocation list: send it to every member
+unlock.json    the lock of ca.key (identity/lock.py)
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from secure_fedhelp.errors import DuplicateHospital, IdentityError, InvalidConfi
 from secure_fedhelp.identity import issuing, pem
 from secure_fedhelp.identity.certificates import authority_uri, consortium_of, require_valid, spiffe_uri
 from secure_fedhelp.identity.issued import IssuedCertificate, IssuedLine, RevokedLine, append_lines, read_issued
-from secure_fedhelp.identity.private_files import read_private, read_public
+from secure_fedhelp.identity.private_files import read_public
+from secure_fedhelp.identity.sealed_files import read_key, write_key
+from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 
@@ -29,17 +32,38 @@ _LONGEST_DAYS = 36_500
 _HINT_INIT = "Make an authority with 'secure-fedhelp consortium init FOLDER --name CONSORTIUM'."
 
 
-class Authority:
-    """A consortium's CA: signs requests, and revokes. Use :meth:`create` once, :meth:`open` afterwards."""
+class AuthorityRecord:
+    """What a CA's folder tells whoever does not open its private key."""
 
-    def __init__(self, folder: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+    def __init__(self, folder: Path, certificate: x509.Certificate) -> None:
         self.folder = folder
         self.consortium = consortium_of(certificate)
-        self._key = key
         self._certificate = certificate
 
     @classmethod
-    def create(cls, folder: Path, consortium: str, now: float, days: int) -> Authority:
+    def read(cls, folder: Path) -> AuthorityRecord:
+        """The record of a folder; InvalidConfiguration if there is no authority in it."""
+        return AuthorityRecord(folder, pem.read_authority(read_public(folder / "ca.crt", _HINT_INIT)))
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The CA's certificate: public, and the one thing that must reach every member unchanged."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issued(self) -> list[IssuedCertificate]:
+        """Every certificate signed so far, oldest first."""
+        return read_issued(self.folder / "issued.jsonl")
+
+
+class Authority(AuthorityRecord):
+    """A consortium's CA: signs requests, and revokes. Use :meth:`create` once, :meth:`open` afterwards."""
+
+    def __init__(self, folder: Path, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        super().__init__(folder, certificate)
+        self._key = key
+
+    @classmethod
+    def create(cls, folder: Path, consortium: str, now: float, days: int, unlock: Unlock) -> Authority:
         """A new CA, valid for ``days`` from ``now`` (unix seconds), with an empty index and revocation list.
 
         InvalidConfiguration if the folder already holds an authority: its key is never overwritten.
@@ -59,27 +83,18 @@ class Authority:
             write_atomic(folder / "ca.crt", authority.ca_pem)
             authority._write_revocations(now)
             # The key comes last: a folder with a key is a whole authority.
-            write_atomic(folder / "ca.key", pem.private_pem(key), 0o600)
+            write_key(folder / "ca.key", pem.private_pem(key), unlock)
         return authority
 
     @classmethod
-    def open(cls, folder: Path) -> Authority:
+    def open(cls, folder: Path, unlock: Unlock) -> Authority:
         """An authority made before. InvalidConfiguration if there is none; UnsafePermissions if others can read its
-        key; IdentityError if key and certificate are not a pair."""
-        key = pem.read_private_key(read_private(folder / "ca.key", _HINT_INIT), str(folder / "ca.key"))
+        key, UnsealedSecret if it is in clear; IdentityError if key and certificate are not a pair."""
+        key = pem.read_private_key(read_key(folder / "ca.key", unlock, _HINT_INIT), str(folder / "ca.key"))
         certificate = pem.read_authority(read_public(folder / "ca.crt", _HINT_INIT))
         if pem.public_der(key.public_key()) != pem.public_der(certificate.public_key()):
             raise IdentityError(f"{folder}: ca.key is not the key of ca.crt", "Restore the authority's folder.")
         return cls(folder, key, certificate)
-
-    @property
-    def ca_pem(self) -> bytes:
-        """The CA's certificate: public, and the one thing that must reach every member unchanged."""
-        return self._certificate.public_bytes(serialization.Encoding.PEM)
-
-    def issued(self) -> list[IssuedCertificate]:
-        """Every certificate signed so far, oldest first."""
-        return read_issued(self.folder / "issued.jsonl")
 
     def sign(
         self,

@@ -1,10 +1,14 @@
 """Member cards: the binding of a hospital's keys to its name and to one study, checkable by everybody.
 
-A card says "I, hospital H of consortium C, sign with this Ed25519 key and am sealed to with this HPKE key in the study
-with this hash". The certificate's private key signs it, so H accepted this very plan; the Ed25519 key signs it too, so
+A card says "I, hospital H of consortium C, sign with this key and am sealed to with this HPKE key in the study with
+this hash". The certificate's private key signs it, so H accepted this very plan; the signing key signs it too, so
 nobody can claim another's key. The coordinator hands cards round and every hospital checks them against its own copy
-of ``ca.crt`` and its own plan. So that *this Ed25519 key belongs to that hospital, and that it accepted this plan*, is
+of ``ca.crt`` and its own plan. So that *this signing key belongs to that hospital, and that it accepted this plan*, is
 checked by every other hospital without trusting the coordinator, which can withhold a card but make none.
+
+The signing key must be of the suite that the plan names: whoever verifies a signature takes the suite from this key.
+Certificates are ECDSA in either suite (TLS libraries take no other), so ML-DSA protects what a study's members sign
+once their cards were checked; it does not protect the check of a card against a forger of ECDSA signatures.
 """
 
 from __future__ import annotations
@@ -28,12 +32,21 @@ from secure_fedhelp.errors import (
 )
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.certificates import Identity, check_certificate
-from secure_fedhelp.identity.signing import SigningKey, domain_separated, verify
+from secure_fedhelp.identity.signing import (
+    PUBLIC_PATTERN,
+    SIGNATURE_PATTERN,
+    SigningKey,
+    domain_separated,
+    suite_of,
+    verify,
+)
 from secure_fedhelp.identity.tls import load_pair
+from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import Name, Sha256, Strict, StudyPlan, explain
 
-#: Far above a card with an ML-KEM-768 + X25519 key (about 5 kB), far below what could trouble a parser.
+#: Far above a card with an ML-KEM-768 + X25519 key and hybrid signatures (about 15 kB), far below what could trouble
+#: a parser.
 LARGEST_CARD_BYTES: Final = 32_768
 _CARD: Final = "member-card"
 _POSSESSION: Final = "member-card/possession"
@@ -41,7 +54,7 @@ _ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$")]
 #: Hexadecimal in lower case only: two spellings of one key would be two cards.
-Ed25519Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PublicHex = Annotated[str, Field(pattern=PUBLIC_PATTERN)]
 
 
 class MemberCard(Strict):
@@ -51,12 +64,13 @@ class MemberCard(Strict):
     study: Sha256
     role: Literal["hospital", "coordinator"]
     name: Name
-    signing_key: Ed25519Hex
+    #: Of the suite that the plan names.
+    signing_key: PublicHex
     #: The HPKE public key that secrets are sealed to; empty for the coordinator, which gets none.
     sealing_key: Hex
     certificate: str
-    #: By the Ed25519 key, over all fields above: its holder made this card.
-    possession: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    #: By the signing key, over all fields above: its holder made this card.
+    possession: Annotated[str, Field(pattern=SIGNATURE_PATTERN)]
     #: By the certificate's key (ECDSA P-256, SHA-256, DER), over all fields above including ``possession``.
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{2}){8,72}$")]
 
@@ -79,8 +93,11 @@ def make_card(
     sealing_public_hex: str,
     folder: Path,
     signing_key: SigningKey,
+    unlock: Unlock,
 ) -> bytes:
-    """A member's own card as it travels, made with ``tls.key`` and ``tls.crt`` in ``folder``.
+    """A member's own card as it travels, made with ``tls.key`` (under ``unlock``) and ``tls.crt`` in ``folder``.
+
+    ``signing_key`` signs in the plan's suite (:meth:`SigningKey.of`).
 
     Raises what :func:`secure_fedhelp.identity.tls.load_pair` raises, IdentityError if ``signing_public_hex`` is not
     the public half of ``signing_key``, and InvalidConfiguration for a malformed field. Whether the certificate names
@@ -88,7 +105,7 @@ def make_card(
     """
     if signing_public_hex != signing_key.public_hex:
         raise IdentityError("the card would bear another signing key than the member's own")
-    key_pem, certificate_pem = load_pair(folder)
+    key_pem, certificate_pem = load_pair(folder, unlock)
     certificate = pem.read_certificate(certificate_pem)  # and written anew: a file may hold remarks around it
     fields: dict[str, Any] = {
         "study": plan_hash,
@@ -114,12 +131,18 @@ def check_card(
 
     Raises ProtocolError for malformed or non-canonical bytes, PlanChanged if the card is of another study, NotOnRoster
     if the plan does not list the hospital, WrongAuthority, CertificateExpired or CertificateRevoked for the
-    certificate, IdentityError if that names somebody else, BadSignature if one of the two signatures does not hold.
+    certificate, IdentityError if that names somebody else or the signing key is not of the plan's suite, BadSignature
+    if one of the two signatures does not hold.
     Nothing in it depends on who delivered the card (see the top of this file).
     """
     card = _parse(card_bytes)
     if card.study != plan.hash:
         raise PlanChanged(f"the card of {card.name} is for study {card.study[:12]}, this is study {plan.hash[:12]}")
+    if suite_of(card.signing_key) != plan.study.signatures:
+        raise IdentityError(
+            f"{card.name} signs with {suite_of(card.signing_key)}, the plan says {plan.study.signatures}",
+            "Every member signs in the plan's suite. Stop, and ask who made this card.",
+        )
     if card.role == "hospital" and card.name not in {h.name for h in plan.hospitals}:
         raise NotOnRoster(f"hospital {card.name} is not in the plan")
     certificate_pem = card.certificate.encode()

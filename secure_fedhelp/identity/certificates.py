@@ -26,8 +26,9 @@ from secure_fedhelp.errors import (
     WrongAuthority,
 )
 from secure_fedhelp.identity import pem
-from secure_fedhelp.identity.private_files import read_private
 from secure_fedhelp.identity.revocation import read_revocations
+from secure_fedhelp.identity.sealed_files import read_key, write_key
+from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import Name
 
@@ -74,8 +75,8 @@ def _checked(what: str, name: str) -> str:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def make_request(folder: Path, consortium: str, role: str, name: str) -> Path:
-    """Write ``tls.key`` (ECDSA P-256, owner only) and ``tls.csr`` into ``folder``; returns the request's path.
+def make_request(folder: Path, consortium: str, role: str, name: str, unlock: Unlock) -> Path:
+    """Write ``tls.key`` (ECDSA P-256, sealed) and ``tls.csr`` into ``folder``; returns the request's path.
 
     The key is made here and never leaves: the request (PKCS #10) holds the public half, the name, and a signature
     that proves possession. An existing ``tls.key`` is *kept* and asked for again, so a renewal never breaks the pair
@@ -88,10 +89,10 @@ def make_request(folder: Path, consortium: str, role: str, name: str) -> Path:
         raise StorageError(f"cannot make {folder}: {error.strerror or error}") from error
     key_path, request_path = folder / "tls.key", folder / "tls.csr"
     if key_path.exists():
-        key = pem.read_private_key(read_private(key_path), str(key_path))
+        key = pem.read_private_key(read_key(key_path, unlock), str(key_path))
     else:
         key = ec.generate_private_key(ec.SECP256R1())
-        write_atomic(key_path, pem.private_pem(key), 0o600)
+        write_key(key_path, pem.private_pem(key), unlock)
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(subject(consortium, name))

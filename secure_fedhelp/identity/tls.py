@@ -4,6 +4,8 @@ A handshake that fails says little ("certificate verify failed"); here each caus
 
     tls.key  tls.csr        made by the member; the key never leaves        signing.key  sealing.key
     tls.crt  ca.crt         from the consortium                             revoked.crl  from the consortium, optional
+
+The keys are sealed (identity/sealed_files.py). What a TLS library needs in clear is in memory only.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from pathlib import Path
 from secure_fedhelp.errors import IdentityError
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.certificates import Identity, check_certificate
-from secure_fedhelp.identity.private_files import read_private, read_public
-
-__all__ = ["Credentials", "load_credentials", "load_pair", "read_private"]
+from secure_fedhelp.identity.private_files import read_public
+from secure_fedhelp.identity.sealed_files import read_key
+from secure_fedhelp.identity.unlock import Unlock
 
 _HINTS = {
     "tls.key": "Make it with 'secure-fedhelp hospital init' (or 'coordinator init').",
@@ -37,23 +39,24 @@ class Credentials:
     revocations: bytes | None = field(repr=False)
 
 
-def load_credentials(folder: Path, now: float) -> Credentials:
-    """The credentials in ``folder``, each file checked; ``now`` in unix seconds.
+def load_credentials(folder: Path, now: float, unlock: Unlock) -> Credentials:
+    """The credentials in ``folder``, each file checked; ``now`` in unix seconds, ``unlock`` the root key it is under.
 
     Raises InvalidConfiguration for a missing file (the hint says which command makes it), UnsafePermissions for a key
-    that others can read, IdentityError for a key that is not the certificate's, WrongAuthority, CertificateExpired,
-    and CertificateRevoked if the folder's own ``revoked.crl`` lists it.
+    that others can read, UnsealedSecret for one in clear, StorageError for one that does not open, IdentityError for
+    a key that is not the certificate's, WrongAuthority, CertificateExpired, and CertificateRevoked if the folder's own
+    ``revoked.crl`` lists it.
     """
-    key_pem, certificate_pem = load_pair(folder)
+    key_pem, certificate_pem = load_pair(folder, unlock)
     ca_pem = read_public(folder / "ca.crt", _HINTS["ca.crt"])
     revocations = read_public(folder / "revoked.crl") if (folder / "revoked.crl").exists() else None
     identity = check_certificate(certificate_pem, ca_pem, now, revocations)
     return Credentials(ca_pem, key_pem, certificate_pem, identity, revocations)
 
 
-def load_pair(folder: Path) -> tuple[bytes, bytes]:
+def load_pair(folder: Path, unlock: Unlock) -> tuple[bytes, bytes]:
     """``tls.key`` and ``tls.crt`` as PEM, if they belong together. Errors as in :func:`load_credentials`."""
-    key_pem = read_private(folder / "tls.key", _HINTS["tls.key"])
+    key_pem = read_key(folder / "tls.key", unlock, _HINTS["tls.key"])
     certificate_pem = read_public(folder / "tls.crt", _HINTS["tls.crt"])
     key = pem.read_private_key(key_pem, str(folder / "tls.key"))
     certificate = pem.read_certificate(certificate_pem, str(folder / "tls.crt"))

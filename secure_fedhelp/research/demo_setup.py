@@ -1,7 +1,7 @@
 """The folders of a demonstration study: consortium, members, data, plan. The same code that real consortia run.
 
 What differs from real life is only who does it: here one person plays the consortium's administrator and every
-hospital, so every private key lies under one run directory.
+hospital, so every private key, and every key file that opens one, lies under one run directory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.identity.authority import Authority
+from secure_fedhelp.identity.lock import create_lock
+from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.teacher import fit_teacher
 from secure_fedhelp.study.files import write_atomic
@@ -55,6 +57,14 @@ class RunFolder:
     @property
     def teacher(self) -> Path:
         return self.foundation / "teacher.npz"
+
+    @property
+    def unlock(self) -> Path:
+        return self.root / "unlock"
+
+    def key_file(self, name: str) -> SecretSource:
+        """The key file that opens one party's folder: outside of it, as in real life."""
+        return SecretSource(key_file=self.unlock / f"{name}.key")
 
     def hospital(self, name: str) -> HospitalFolder:
         return HospitalFolder(self.root / "hospitals" / name)
@@ -104,14 +114,15 @@ def write_plan(path: Path, plan: StudyPlan) -> None:
 
 def create_consortium(run: RunFolder, plan: StudyPlan, now: float) -> None:
     """A certificate authority, and for every party its keys, request and certificate."""
-    authority = Authority.create(run.consortium, plan.consortium, now, _VALID_DAYS)
-    request = init_coordinator(run.coordinator, plan.consortium, "coordinator")
+    unlock = create_lock(run.consortium, run.key_file("authority"))
+    authority = Authority.create(run.consortium, plan.consortium, now, _VALID_DAYS, unlock)
+    request = init_coordinator(run.coordinator, plan.consortium, "coordinator", run.key_file("coordinator"))
     names = ("localhost", "127.0.0.1")
     certificate = authority.sign(request.read_bytes(), "coordinator", "coordinator", now, _VALID_DAYS, dns_names=names)
     _hand_over(run, run.coordinator, certificate)
     for hospital in plan.hospitals:
         folder = run.hospital(hospital.name)
-        request = init_hospital(folder.root, plan.consortium, hospital.name)
+        request = init_hospital(folder.root, plan.consortium, hospital.name, run.key_file(hospital.name))
         certificate = authority.sign(request.read_bytes(), "hospital", hospital.name, now, _VALID_DAYS)
         _hand_over(run, folder.keys, certificate)
 

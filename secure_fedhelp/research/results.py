@@ -15,10 +15,11 @@ import numpy as np
 from secure_fedhelp.audit.epsilon import recompute
 from secure_fedhelp.errors import TranscriptInvalid
 from secure_fedhelp.hospital.vault import Vault
+from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import RunFolder
 from secure_fedhelp.research.summary import AggregationSummary, HospitalSummary, MetricsSummary, Summary
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -55,18 +56,24 @@ def _entries(path: Path) -> list[dict[str, typing.Any]]:
 def measured_error(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]) -> float:
     """Largest absolute difference, over all rounds and values, of the decrypted sum from the sum in plain."""
     worst = 0.0
+    vaults = {h.name: _vault(run, h.name) for h in plan.hospitals}
     for number, cohort in enumerate(cohorts):
         plain = np.zeros(plan.total_length)
         for name in cohort:
-            values = Vault(run.hospital(name).state).values(number)
+            values = vaults[name].values(number)
             if values is None:
                 raise TranscriptInvalid(f"round {number}: {name} is in the cohort but kept no released values")
             plain += pack_channels(plan, values, plan.weights[name])
         for name in cohort:
-            total = Vault(run.hospital(name).state).sum(number)
+            total = vaults[name].sum(number)
             if total is not None:
                 worst = max(worst, float(np.abs(total - plain).max()))
     return worst
+
+
+def _vault(run: RunFolder, name: str) -> Vault:
+    folder = run.hospital(name)
+    return Vault.read_only(folder.state, open_lock(folder.root))
 
 
 def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]) -> AggregationSummary:
@@ -83,6 +90,8 @@ def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]
         up_bytes_per_value=round(up / plan.total_length, 3),
         down_bytes_per_value=round(down / plan.total_length, 3),
         max_error=error,
+        masks=plan.aggregation.masks,
+        coalition=plan.coalition[1],
     )
 
 

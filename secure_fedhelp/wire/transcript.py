@@ -28,7 +28,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import BadSignature, KeyEpochRolledBack, NotOnRoster, SplitView, TranscriptInvalid
-from secure_fedhelp.identity.signing import verify
+from secure_fedhelp.identity.signing import SIGNATURE_PATTERN, verify
 from secure_fedhelp.secagg.masked.checks import check_agreement
 from secure_fedhelp.secagg.masked.statements import SurvivorsStatement
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
@@ -44,7 +44,7 @@ from secure_fedhelp.wire.messages import (
 )
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
-_Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+_Signature = Annotated[str, Field(pattern=SIGNATURE_PATTERN)]
 
 
 class SignedUpload(Strict):
@@ -128,6 +128,26 @@ class TranscriptChecker:
         self._fingerprint = ""  # of the epoch's study key; empty before its first upload
         self._out: set[str] = set()
         self._ledgers: dict[str, WitnessedHead] = {}
+
+    @property
+    def round(self) -> int:
+        """Entries checked so far: the round the next one is about."""
+        return self._round
+
+    @property
+    def key_epoch(self) -> int:
+        """The key epoch of the next entry's round."""
+        return self._epoch
+
+    @property
+    def previous(self) -> str:
+        """SHA-256 of the last line; 64 zeros before the first."""
+        return self._previous
+
+    @property
+    def out(self) -> frozenset[str]:
+        """Hospitals that have left for good, by their own signed statements."""
+        return frozenset(self._out)
 
     def check(self, line: bytes) -> TranscriptEntry:
         """The entry of the next line (without its line feed); TranscriptInvalid names the entry and the reason."""
@@ -256,7 +276,7 @@ def verify_transcript(
 ) -> list[TranscriptEntry]:
     """All entries of a transcript, once every rule above holds for every line; TranscriptInvalid otherwise.
 
-    ``lines`` are without line feeds. ``member_public_hex`` gives the Ed25519 key of each hospital that joined, from
+    ``lines`` are without line feeds. ``member_public_hex`` gives the signing key of each hospital that joined, from
     its checked card.
     """
     checker = TranscriptChecker(coordinator_public_hex, member_public_hex, plan)

@@ -14,6 +14,7 @@ from consortia import Consortium
 from members import FINGERPRINT
 from plans import example_plan
 from servers import NOW, PLAN, Cast, Raw, Server, running, sum_of
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import (
     KeyCeremonyFailed,
@@ -130,7 +131,8 @@ def test_who_fetches_the_cards_gets_a_renewed_one(cast: Cast, consortium: Consor
     longer = consortium.authority.sign(consortium.request("alpha"), "hospital", "alpha", NOW, 366, renew=True)
     (tmp_path / "alpha" / "tls.crt").write_bytes(longer)
     sealing = json.loads(alpha.card)["sealing_key"]
-    renewed = make_card(PLAN.hash, "hospital", "alpha", alpha.key.public_hex, sealing, tmp_path / "alpha", alpha.key)
+    public = alpha.key.public_hex
+    renewed = make_card(PLAN.hash, "hospital", "alpha", public, sealing, tmp_path / "alpha", alpha.key, UNLOCK)
     client.join(renewed)
     client.join(alpha.card)
     assert cast.clients["beta"].roster()["alpha"] == renewed

@@ -21,6 +21,7 @@ from faults import Relay
 from members import Hospital, some_body
 from plans import example_plan
 from servers import PATIENCE_SECONDS, PLAN, Cast, Raw, Server, sum_of
+from unlocking import UNLOCK, add_lock
 
 from secure_fedhelp.coordinator.journal import Journal
 from secure_fedhelp.coordinator.spool import Spool
@@ -39,7 +40,7 @@ from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, parse_header
 
 
 def relayed(cast: Cast, name: str, relay: Relay) -> CoordinatorClient:
-    credentials = load_credentials(cast.sites[name].folder, time.time())
+    credentials = load_credentials(cast.sites[name].folder, time.time(), UNLOCK)
     return CoordinatorClient(relay.address, credentials, PLAN.consortium)
 
 
@@ -105,7 +106,7 @@ def test_clients_wait_for_a_coordinator_that_restarts(cast: Cast, server: Server
     cast.upload("alpha")
     server.stop()
     seen: list[int] = []
-    credentials = load_credentials(cast.sites["beta"].folder, time.time())
+    credentials = load_credentials(cast.sites["beta"].folder, time.time(), UNLOCK)
     client = CoordinatorClient(server.address, credentials, PLAN.consortium)
     thread = threading.Thread(target=lambda: seen.append(cast.sites["beta"].upload(client, cast.body("beta"))))
     thread.start()
@@ -121,7 +122,7 @@ def test_clients_wait_for_a_coordinator_that_restarts(cast: Cast, server: Server
 def test_a_full_disk_stops_the_coordinator_and_hospitals_wait(
     cast: Cast, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    credentials = load_credentials(cast.sites["alpha"].folder, time.time())
+    credentials = load_credentials(cast.sites["alpha"].folder, time.time(), UNLOCK)
     client = CoordinatorClient(server.address, credentials, PLAN.consortium)
     client.watch(0, 0.0)
 
@@ -145,7 +146,7 @@ def test_a_full_disk_stops_the_coordinator_and_hospitals_wait(
 def test_a_second_coordinator_on_the_same_folder_or_port_is_refused(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration, match="another coordinator"):
         Server(server.folder, PLAN).start()
-    (tmp_path / "other").mkdir()
+    add_lock(tmp_path / "other")
     for name in ("tls.key", "tls.crt", "ca.crt", "signing.key"):
         (tmp_path / "other" / name).write_bytes((server.folder / name).read_bytes())
         (tmp_path / "other" / name).chmod(0o600)
@@ -221,7 +222,7 @@ def test_kill_9_in_the_middle_of_an_upload(consortium: Consortium, process: Proc
     raw.channel.close()
     process.start()
 
-    credentials = load_credentials(alpha.folder, time.time())
+    credentials = load_credentials(alpha.folder, time.time(), UNLOCK)
     client = CoordinatorClient(process.address, credentials, PLAN.consortium)
     assert alpha.upload(client, body) == len(body) - CHUNK_BYTES, "resumed at its offset"
     for name in ("beta", "gamma"):

@@ -13,6 +13,7 @@ import pytest
 from consortia import Consortium
 from members import some_body
 from servers import NOW, PLAN, Cast, Raw, Server, Site
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import (
     BadSignature,
@@ -230,7 +231,7 @@ def test_a_member_revoked_in_the_middle_of_the_study(tmp_path: Path, server: Ser
     client.join(site.card)
     # In a copy of the authority, because other tests need alpha's certificate.
     shutil.copytree(consortium.authority.folder, tmp_path / "authority")
-    Authority.open(tmp_path / "authority").revoke("alpha", time.time())
+    Authority.open(tmp_path / "authority", UNLOCK).revoke("alpha", time.time())
     shutil.copy(tmp_path / "authority" / "revoked.crl", server.folder / "revoked.crl")
     with pytest.raises(CertificateRevoked):
         client.watch(0, 0.0)
@@ -248,12 +249,12 @@ def test_cards_that_are_not_the_callers(cast: Cast) -> None:
         cast.clients["alpha"].join(b"{}")
     with pytest.raises(ProtocolError):
         cast.clients["alpha"].join(b"x" * 100_000)
-    other_study = make_card("0" * 64, "hospital", "alpha", alpha.key.public_hex, "ab", alpha.folder, alpha.key)
+    other_study = make_card("0" * 64, "hospital", "alpha", alpha.key.public_hex, "ab", alpha.folder, alpha.key, UNLOCK)
     with pytest.raises(PlanChanged):
         cast.clients["alpha"].join(other_study)
     cast.clients["alpha"].join(alpha.card)
     key = SigningKey.generate()
-    other_key = make_card(PLAN.hash, "hospital", "alpha", key.public_hex, "ab", alpha.folder, key)
+    other_key = make_card(PLAN.hash, "hospital", "alpha", key.public_hex, "ab", alpha.folder, key, UNLOCK)
     with pytest.raises(DuplicateHospital):
         cast.clients["alpha"].join(other_key)
 

@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from servers import NOW, PLAN, Clock, Server, Site, new_coordinator, running
+from unlocking import UNLOCK, clear_pair
 
 from secure_fedhelp.errors import (
     CertificateExpired,
@@ -56,17 +57,17 @@ def client_of(server: Server, credentials: Credentials, **changes: object) -> Co
 
 @pytest.fixture
 def alpha(consortium: Consortium) -> Credentials:
-    return load_credentials(Site(consortium, PLAN, "alpha").folder, NOW)
+    return load_credentials(Site(consortium, PLAN, "alpha").folder, NOW, UNLOCK)
 
 
 def test_a_coordinator_of_another_authority(server: Server, strangers: Consortium) -> None:
-    credentials = load_credentials(Site(strangers, PLAN, "alpha").folder, NOW)
+    credentials = load_credentials(Site(strangers, PLAN, "alpha").folder, NOW, UNLOCK)
     with pytest.raises(WrongAuthority, match="the coordinator's certificate"):
         client_of(server, credentials).watch(0, 0.0)
 
 
 def test_our_own_certificate_of_another_authority(server: Server, strangers: Consortium, alpha: Credentials) -> None:
-    other = load_credentials(Site(strangers, PLAN, "alpha").folder, NOW)
+    other = load_credentials(Site(strangers, PLAN, "alpha").folder, NOW, UNLOCK)
     with pytest.raises(WrongAuthority):
         client_of(server, replace(other, ca_pem=alpha.ca_pem)).watch(0, 0.0)
 
@@ -75,7 +76,7 @@ def test_a_coordinator_that_refuses_our_certificate(
     server: Server, strangers: Consortium, alpha: Credentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with clocks or authorities that differ: our checks pass and the server's do not."""
-    other = load_credentials(Site(strangers, PLAN, "alpha").folder, NOW)
+    other = load_credentials(Site(strangers, PLAN, "alpha").folder, NOW, UNLOCK)
     check = probing.check_certificate
     monkeypatch.setattr(
         probing, "check_certificate", lambda pem, *rest: None if pem == other.certificate_pem else check(pem, *rest)
@@ -87,7 +88,7 @@ def test_a_coordinator_that_refuses_our_certificate(
 def test_an_expired_certificate_of_ours(server: Server, tmp_path: Path, consortium: Consortium) -> None:
     old = NOW - 5 * DAY
     elapsed = Consortium.create(tmp_path / "elapsed", now=old)
-    credentials = load_credentials(elapsed.member("alpha", now=old, days=1), old)
+    credentials = load_credentials(elapsed.member("alpha", now=old, days=1), old, UNLOCK)
     with pytest.raises(CertificateExpired):
         client_of(server, credentials).watch(0, 0.0)
 
@@ -96,7 +97,7 @@ def test_an_expired_certificate_of_the_coordinator(tmp_path: Path) -> None:
     old = NOW - 5 * DAY
     elapsed = Consortium.create(tmp_path / "elapsed", now=old)
     elapsed.member("coordinator", "coordinator", now=old, days=1)
-    credentials = load_credentials(elapsed.member("alpha", now=old), old)
+    credentials = load_credentials(elapsed.member("alpha", now=old), old, UNLOCK)
     slow = Clock()
     slow.ahead = old - NOW  # the coordinator's clock is days behind, so it starts
     with (
@@ -130,7 +131,7 @@ def test_a_host_the_certificate_is_not_for(server: Server, consortium: Consortiu
 def tls_server(folder: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """A TLS server with somebody's certificate that never says a word."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    context.load_cert_chain(*clear_pair(folder))
     with socket.create_server((host, 0)) as listener:
 
         def accept() -> None:
@@ -177,7 +178,7 @@ def test_a_hospital_that_plays_the_coordinator(consortium: Consortium, alpha: Cr
 
 
 def test_a_coordinator_that_calls_as_a_hospital_is_refused(consortium: Consortium, server: Server) -> None:
-    credentials = load_credentials(consortium.root / "coordinator", NOW)
+    credentials = load_credentials(consortium.root / "coordinator", NOW, UNLOCK)
     with pytest.raises(IdentityError, match="refuses our certificate"):
         client_of(server, credentials).watch(0, 0.0)
 

@@ -15,12 +15,14 @@ from studies import Study, study, wait_until
 
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.errors import UnderQuorum
+from secure_fedhelp.hospital.vault import Vault
+from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.entries import ChannelRelease
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.research.results import measured_error, read_cohorts
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 
 pytestmark = pytest.mark.end
 
@@ -148,7 +150,7 @@ def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: P
             clipping_norm=privacy.clipping_norm,
             steps=privacy.steps,
         )
-        key = SigningKey.load(folder.keys / "signing.key")
+        key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root))
         with Ledger.open(folder.ledger, poor, key, lambda: 1_700_000_000.0) as ledger:
             for earlier in range(1):
                 ledger.append(
@@ -179,10 +181,12 @@ def test_no_secret_of_the_study_reaches_the_coordinators_folder(tmp_path: Path) 
         for name in running.names:
             running.start_thread(name)
         running.join_threads()
-        key = (running.run.hospital(running.names[0]).state / "study-key-0").read_bytes()
-        plain = np.concatenate(
-            [v.ravel() for v in np.load(running.run.hospital(running.names[0]).state / "round-00000-values").values()]
-        )
+        folder = running.run.hospital(running.names[0])
+        vault = Vault.read_only(folder.state, open_lock(folder.root))
+        key, values = vault.study_key(0), vault.values(0)
+        assert key is not None
+        assert values is not None
+        plain = np.concatenate([v.ravel() for v in values.values()])
         needles = [key[i : i + 32] for i in range(64, len(key) - 32, 997)] + [plain[:8].astype("<f8").tobytes()]
         for path in running.run.coordinator.rglob("*"):
             if path.is_file():

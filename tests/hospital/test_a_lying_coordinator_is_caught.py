@@ -16,12 +16,14 @@ from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.contribution import check_round, make_upload, open_sum
 from secure_fedhelp.hospital.preparation import Membership, prepare_membership
 from secure_fedhelp.identity.cards import make_card
+from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.packing import SumAccumulator
-from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES
 from secure_fedhelp.secagg.sealing import key_context, seal
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.policy import SitePolicy
@@ -65,12 +67,11 @@ def entry(
         "tenseal": "0.3.18",
         "view": "0" * 64,
     }
-    seeds = chosen.ciphertexts(plan.total_length) * SEED_BYTES
 
     def upload(name: str) -> dict[str, Any]:
         body = (bodies or {}).get(name)
         hashes = {"body_sha256": sha256_hex(body) if body else "2" * 64}
-        hashes["seeds_sha256"] = sha256_hex(body[:seeds]) if body else "5" * 64
+        hashes["seeds_sha256"] = sha256_hex(body[:SEED_BYTES]) if body else "5" * 64
         return {"header": {**header, **hashes, "hospital": name, "weight": plan.weights[name]}, "signature": "0" * 128}
 
     uploads = [upload(name) for name in cohort]
@@ -210,8 +211,9 @@ class Relay:
 
 def coordinator_card(running: Study) -> bytes:
     folder = running.run.coordinator
-    key = SigningKey.load(folder / "signing.key")
-    return make_card(running.plan.hash, "coordinator", "coordinator", key.public_hex, "", folder, key)
+    unlock = open_lock(folder)
+    key = SigningKey.load(folder / "signing.key", unlock)
+    return make_card(running.plan.hash, "coordinator", "coordinator", key.public_hex, "", folder, key, unlock)
 
 
 def agent(running: Study, relay: Relay) -> Agent:
@@ -381,5 +383,6 @@ def test_a_hospital_that_presents_itself_as_the_coordinator_is_refused(running: 
 
 
 def test_credentials_of_the_folder_hold(running: Study) -> None:
-    assert load_credentials(running.run.hospital(ME).keys, time.time()).identity.name == ME
+    folder = running.run.hospital(ME)
+    assert load_credentials(folder.keys, time.time(), open_lock(folder.root)).identity.name == ME
     assert Path(running.run.hospital(ME).keys / "sealing.key").stat().st_mode & 0o077 == 0

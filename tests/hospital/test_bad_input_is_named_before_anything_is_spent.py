@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from studies import Study, study
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import (
     AccountantDisagreement,
@@ -33,12 +34,16 @@ from secure_fedhelp.errors import (
     StorageError,
     TooFewPatients,
     UnknownCategory,
+    UnlockSecretMissing,
     UnsafePermissions,
+    UnsealedSecret,
     WrongAuthority,
 )
 from secure_fedhelp.hospital import preparation
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.identity.authority import Authority
+from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.identity.sealed_files import read_key, write_key
 from secure_fedhelp.privacy import accountant
 
 NAME = "small-1"
@@ -77,15 +82,25 @@ def edit_table(path: Path, change: Callable[[list[list[str]]], list[list[str]]])
 
 
 def other_authority(running: Study, folder: HospitalFolder) -> None:
-    other = Authority.create(running.run.root / "other", running.plan.consortium, time.time(), 30)
+    other = Authority.create(running.run.root / "other", running.plan.consortium, time.time(), 30, UNLOCK)
     request = (folder.keys / "tls.csr").read_bytes()
     (folder.keys / "tls.crt").write_bytes(other.sign(request, "hospital", NAME, time.time(), 30))
 
 
 def swapped_certificate(running: Study, folder: HospitalFolder) -> None:
+    other = running.run.hospital("small-2")
+    (folder.keys / "tls.crt").write_bytes((other.keys / "tls.crt").read_bytes())
+    write_key(folder.keys / "tls.key", read_key(other.keys / "tls.key", open_lock(other.root)), open_lock(folder.root))
+
+
+def swapped_key(running: Study, folder: HospitalFolder) -> None:
     other = running.run.hospital("small-2").keys
-    for file in ("tls.crt", "tls.key"):
-        (folder.keys / file).write_bytes((other / file).read_bytes())
+    (folder.keys / "signing.key").write_bytes((other / "signing.key").read_bytes())
+
+
+def other_lock(running: Study, folder: HospitalFolder) -> None:
+    other = running.run.hospital("small-2").root
+    (folder.root / "unlock.json").write_bytes((other / "unlock.json").read_bytes())
 
 
 def one_class(running: Study, folder: HospitalFolder) -> None:
@@ -146,6 +161,11 @@ CASES: list[tuple[str, Change, type[FedHelpError], str]] = [
     ("no certificate", lambda r, f: (f.keys / "tls.crt").unlink(), InvalidConfiguration, "tls.crt"),
     ("certificate of another CA", other_authority, WrongAuthority, ""),
     ("another member's certificate", swapped_certificate, IdentityError, "small-2"),
+    ("another member's sealed key", swapped_key, StorageError, "signing.key"),
+    ("another member's lock", other_lock, StorageError, "tls.key"),
+    ("no lock", lambda r, f: (f.root / "unlock.json").unlink(), UnsealedSecret, "in clear"),
+    ("no key file", lambda r, f: (r.run.unlock / f"{NAME}.key").unlink(), UnlockSecretMissing, "small-1.key"),
+    ("readable key file", lambda r, f: (r.run.unlock / f"{NAME}.key").chmod(0o640), UnsafePermissions, "small-1.key"),
     ("readable private key", lambda r, f: (f.keys / "tls.key").chmod(0o644), UnsafePermissions, "tls.key"),
     ("readable sealing key", lambda r, f: (f.keys / "sealing.key").chmod(0o640), UnsafePermissions, "sealing.key"),
     ("no table", lambda r, f: (f.root / "data" / "records.csv").unlink(), FedHelpError, "records.csv"),

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import StorageError
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
+from secure_fedhelp.identity.sealed_files import VAULT, write_sealed
 from secure_fedhelp.study import files
 
 
 def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     channels = {"model-update": np.arange(3.0), "public-logits": np.array([-1.5])}
     vault.remember_plan("ab" * 32)
     vault.remember_study_key(2, b"key")
@@ -26,7 +28,7 @@ def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
     vault.remember_sum(3, np.array([0.5, 2.0]))
     vault.remember_transcript([b"one", b"two"])
 
-    again = Vault(tmp_path / "state")
+    again = Vault(tmp_path / "state", UNLOCK)
     assert again.signed_plan() == "ab" * 32
     assert again.study_key(2) == b"key"
     assert again.checkpoint() == Checkpoint(7, b"method")
@@ -42,7 +44,7 @@ def test_everything_comes_back_after_a_restart(tmp_path: Path) -> None:
 
 
 def test_an_empty_vault_knows_nothing(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     assert vault.signed_plan() is None
     assert vault.study_key(0) is None
     assert vault.checkpoint() is None
@@ -55,7 +57,7 @@ def test_an_empty_vault_knows_nothing(tmp_path: Path) -> None:
 
 
 def test_the_header_outlives_the_body(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     vault.remember_upload(0, b"{}", b"s", b"body")
     vault.forget_body(0)
     assert vault.upload(0) is None
@@ -63,14 +65,14 @@ def test_the_header_outlives_the_body(tmp_path: Path) -> None:
 
 
 def test_values_that_were_not_paid_for_can_be_dropped(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     vault.remember_values(0, {"model-update": np.zeros(1)})
     vault.forget_values(0)
     assert vault.values(0) is None
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     vault.remember_study_key(0, b"key")
     vault.remember_values(0, {"model-update": np.zeros(1)})
     for path in (tmp_path / "state").iterdir():
@@ -78,7 +80,7 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     vault.remember_checkpoint(Checkpoint(1, b"old"))
 
     def full(descriptor: int) -> None:
@@ -91,31 +93,34 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pyte
 
 
 def test_damaged_values_are_a_storage_error(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     vault.remember_values(0, {"model-update": np.zeros(100)})
     path = tmp_path / "state" / "round-00000-values"
-    for damaged in (path.read_bytes()[:-40], b"PK\x03\x04", b"no archive"):
-        path.write_bytes(damaged)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(StorageError, match="damaged"):
+        vault.values(0)
+    for damaged in (b"PK\x03\x04", b"no archive"):  # sealed by us, and still not what it should be
+        write_sealed(path, damaged, UNLOCK, VAULT)
         with pytest.raises(StorageError, match="damaged"):
             vault.values(0)
 
 
 def test_leftovers_of_a_cut_off_write_are_cleared(tmp_path: Path) -> None:
-    Vault(tmp_path / "state")
+    Vault(tmp_path / "state", UNLOCK)
     (tmp_path / "state" / ".round-00000-values.ab12.part").write_bytes(b"private")
-    Vault(tmp_path / "state")
+    Vault(tmp_path / "state", UNLOCK)
     assert list((tmp_path / "state").iterdir()) == []
 
 
 def test_a_confirmed_key_is_remembered(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     assert not vault.confirmed_key(0)
     vault.remember_confirmed_key(0)
-    assert Vault(tmp_path / "state").confirmed_key(0)
+    assert Vault(tmp_path / "state", UNLOCK).confirmed_key(0)
 
 
 def test_an_unreadable_file_is_a_storage_error(tmp_path: Path) -> None:
-    vault = Vault(tmp_path / "state")
+    vault = Vault(tmp_path / "state", UNLOCK)
     (tmp_path / "state" / "checkpoint").mkdir()
     with pytest.raises(StorageError):
         vault.checkpoint()

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import (
     CertificateExpired,
@@ -184,7 +185,7 @@ def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
 @pytest.mark.parametrize("days", [0, -1, 36_501])
 def test_days_are_bounded(tmp_path: Path, north: Consortium, days: int) -> None:
     with pytest.raises(InvalidConfiguration):
-        Authority.create(tmp_path / "new", "north", NOW, days)
+        Authority.create(tmp_path / "new", "north", NOW, days, UNLOCK)
     assert not (tmp_path / "new").exists()
     with pytest.raises(InvalidConfiguration):
         north.certificate("alpha", days=days)
@@ -200,19 +201,19 @@ def test_the_folder_and_its_key_are_for_the_owner_only(north: Consortium) -> Non
     assert sorted(p.name for p in folder.iterdir()) == ["ca.crt", "ca.key", "issued.jsonl", "revoked.crl"]
     (folder / "ca.key").chmod(0o640)
     with pytest.raises(UnsafePermissions):
-        Authority.open(folder)
+        Authority.open(folder, UNLOCK)
 
 
 def test_an_authority_is_never_overwritten(north: Consortium) -> None:
     key = (north.authority.folder / "ca.key").read_bytes()
     with pytest.raises(InvalidConfiguration, match="already holds"):
-        Authority.create(north.authority.folder, "north", NOW, 365)
+        Authority.create(north.authority.folder, "north", NOW, 365, UNLOCK)
     assert (north.authority.folder / "ca.key").read_bytes() == key
 
 
 def test_an_authority_goes_on_after_a_restart(north: Consortium) -> None:
     north.certificate("alpha")
-    again = Authority.open(north.authority.folder)
+    again = Authority.open(north.authority.folder, UNLOCK)
     assert (again.consortium, again.ca_pem) == ("north", north.ca_pem)
     with pytest.raises(DuplicateHospital):
         again.sign(north.request("alpha"), "hospital", "alpha", NOW, 365)
@@ -220,22 +221,22 @@ def test_an_authority_goes_on_after_a_restart(north: Consortium) -> None:
 
 def test_a_missing_or_mixed_up_authority_is_named(tmp_path: Path, north: Consortium) -> None:
     with pytest.raises(InvalidConfiguration) as caught:
-        Authority.open(tmp_path / "nowhere")
+        Authority.open(tmp_path / "nowhere", UNLOCK)
     assert "consortium init" in caught.value.hint
     folder, other = north.authority.folder, Consortium.create(tmp_path / "other")
     (folder / "ca.crt").write_bytes(other.ca_pem)
     with pytest.raises(IdentityError, match="not the key"):
-        Authority.open(folder)
+        Authority.open(folder, UNLOCK)
     (folder / "ca.crt").write_bytes(b"nonsense")
     with pytest.raises(WrongAuthority):
-        Authority.open(folder)
+        Authority.open(folder, UNLOCK)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "authority"):
         with pytest.raises(StorageError):
-            Authority.create(place, "north", NOW, 365)
+            Authority.create(place, "north", NOW, 365, UNLOCK)
 
 
 def test_a_folder_that_vanished_is_named(north: Consortium) -> None:

@@ -11,6 +11,7 @@ from consortia import DAY, NOW, Consortium
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plans import example_plan
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import (
     BadSignature,
@@ -34,9 +35,9 @@ SEALING = "5e" * 1216
 
 
 def card_of(folder: Path, name: str, role: str = "hospital", plan_hash: str = PLAN.hash) -> bytes:
-    key = SigningKey.load(folder / "signing.key")
+    key = SigningKey.load(folder / "signing.key", UNLOCK)
     sealing = SEALING if role == "hospital" else ""
-    return make_card(plan_hash, role, name, key.public_hex, sealing, folder, key)
+    return make_card(plan_hash, role, name, key.public_hex, sealing, folder, key, UNLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def changed(card: bytes, **fields: Any) -> bytes:
 def test_a_card_binds_keys_to_a_name_and_a_plan(north: Consortium, alpha: bytes) -> None:
     card = check_card(alpha, north.ca_pem, PLAN, NOW, north.crl)
     assert (card.study, card.role, card.name) == (PLAN.hash, "hospital", "alpha")
-    assert card.signing_key == SigningKey.load(north.root / "alpha" / "signing.key").public_hex
+    assert card.signing_key == SigningKey.load(north.root / "alpha" / "signing.key", UNLOCK).public_hex
     assert card.sealing_key == SEALING
     assert card.to_bytes() == alpha
     hub = check_card(card_of(north.root / "hub", "hub", "coordinator"), north.ca_pem, PLAN, NOW)
@@ -163,13 +164,14 @@ def test_a_hospital_cannot_claim_another_hospitals_signing_key(north: Consortium
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from secure_fedhelp.identity.sealed_files import read_key
     from secure_fedhelp.identity.signing import domain_separated
 
-    theirs = SigningKey.load(north.root / "alpha" / "signing.key").public_hex
+    theirs = SigningKey.load(north.root / "alpha" / "signing.key", UNLOCK).public_hex
     fields = json.loads(card_of(north.root / "beta", "beta"))
     fields["signing_key"] = theirs
     del fields["signature"]
-    tls_key = serialization.load_pem_private_key((north.root / "beta" / "tls.key").read_bytes(), None)
+    tls_key = serialization.load_pem_private_key(read_key(north.root / "beta" / "tls.key", UNLOCK), None)
     assert isinstance(tls_key, ec.EllipticCurvePrivateKey)
     message = domain_separated("member-card", canonical_bytes(fields))
     fields["signature"] = tls_key.sign(message, ec.ECDSA(hashes.SHA256())).hex()
@@ -208,13 +210,13 @@ def test_an_expired_or_revoked_members_card_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_hospitals_have_a_sealing_key(north: Consortium) -> None:
-    key = SigningKey.load(north.root / "alpha" / "signing.key")
+    key = SigningKey.load(north.root / "alpha" / "signing.key", UNLOCK)
     for role, sealing in (("hospital", ""), ("coordinator", "ab"), ("hospital", "AB"), ("hospital", "abc")):
         with pytest.raises(InvalidConfiguration):
-            make_card(PLAN.hash, role, "alpha", key.public_hex, sealing, north.root / "alpha", key)
+            make_card(PLAN.hash, role, "alpha", key.public_hex, sealing, north.root / "alpha", key, UNLOCK)
 
 
 def test_a_card_is_made_with_the_members_own_keys(north: Consortium) -> None:
     key = SigningKey.generate()
     with pytest.raises(IdentityError, match="another signing key"):
-        make_card(PLAN.hash, "hospital", "alpha", "ab" * 32, SEALING, north.root / "alpha", key)
+        make_card(PLAN.hash, "hospital", "alpha", "ab" * 32, SEALING, north.root / "alpha", key, UNLOCK)

@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from unlocking import UNLOCK
 
 from secure_fedhelp.errors import (
     CertificateExpired,
@@ -319,7 +320,7 @@ def test_another_authoritys_list_is_refused_not_ignored(tmp_path: Path, north: C
 
 
 def test_a_request_proves_its_key_and_names_its_member(tmp_path: Path) -> None:
-    path = make_request(tmp_path / "alpha", "north", "hospital", "alpha")
+    path = make_request(tmp_path / "alpha", "north", "hospital", "alpha", UNLOCK)
     assert path == tmp_path / "alpha" / "tls.csr"
     assert (tmp_path / "alpha").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "alpha" / "tls.key").stat().st_mode & 0o777 == 0o600
@@ -330,20 +331,20 @@ def test_a_request_proves_its_key_and_names_its_member(tmp_path: Path) -> None:
 
 
 def test_a_second_request_keeps_the_key_in_use(tmp_path: Path) -> None:
-    path = make_request(tmp_path, "north", "hospital", "alpha")
+    path = make_request(tmp_path, "north", "hospital", "alpha", UNLOCK)
     key, print_before = (tmp_path / "tls.key").read_bytes(), request_fingerprint(path.read_bytes())
-    make_request(tmp_path, "north", "hospital", "alpha")
+    make_request(tmp_path, "north", "hospital", "alpha", UNLOCK)
     assert (tmp_path / "tls.key").read_bytes() == key
     assert request_fingerprint(path.read_bytes()) == print_before
     (tmp_path / "tls.key").chmod(0o644)
     with pytest.raises(UnsafePermissions):
-        make_request(tmp_path, "north", "hospital", "alpha")
+        make_request(tmp_path, "north", "hospital", "alpha", UNLOCK)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        make_request(tmp_path / "file" / "alpha", "north", "hospital", "alpha")
+        make_request(tmp_path / "file" / "alpha", "north", "hospital", "alpha", UNLOCK)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +363,7 @@ def test_names_that_could_be_ambiguous_are_refused(tmp_path: Path, names: tuple[
     with pytest.raises(InvalidConfiguration):
         spiffe_uri(*names)
     with pytest.raises(InvalidConfiguration):
-        make_request(tmp_path / "x", *names)
+        make_request(tmp_path / "x", *names, UNLOCK)
     assert not (tmp_path / "x").exists()
 
 

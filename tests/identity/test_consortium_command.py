@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from consortia import DAY, NOW
 from typer.testing import CliRunner
+from unlocking import UNLOCK
 
 from secure_fedhelp.cli import consortium
 from secure_fedhelp.errors import DuplicateHospital, FedHelpError, IdentityError, InvalidConfiguration, StorageError
@@ -48,7 +49,7 @@ def authority(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def request_path(tmp_path: Path) -> Path:
-    return make_request(tmp_path / "alpha", "north", "hospital", "alpha")
+    return make_request(tmp_path / "alpha", "north", "hospital", "alpha", UNLOCK)
 
 
 def test_init_prints_the_fingerprint_to_compare(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_sign_writes_a_certificate_that_holds(authority: Path, request_path: Pat
 
 
 def test_sign_for_a_coordinator(authority: Path, tmp_path: Path) -> None:
-    request = make_request(tmp_path / "hub", "north", "coordinator", "hub")
+    request = make_request(tmp_path / "hub", "north", "coordinator", "hub", UNLOCK)
     words = [
         "sign",
         request,

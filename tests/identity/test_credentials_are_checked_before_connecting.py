@@ -8,16 +8,22 @@ from pathlib import Path
 
 import pytest
 from consortia import DAY, NOW, Consortium
+from cryptography.hazmat.primitives.asymmetric import ec
+from unlocking import UNLOCK, clear_pair
 
 from secure_fedhelp.errors import (
     CertificateExpired,
     CertificateRevoked,
     IdentityError,
     InvalidConfiguration,
+    StorageError,
     UnsafePermissions,
+    UnsealedSecret,
     WrongAuthority,
 )
 from secure_fedhelp.identity.certificates import make_request
+from secure_fedhelp.identity.pem import private_pem as pem_of
+from secure_fedhelp.identity.sealed_files import write_key
 from secure_fedhelp.identity.tls import load_credentials
 
 
@@ -32,16 +38,16 @@ def folder(north: Consortium) -> Path:
 
 
 def test_credentials_that_hold(north: Consortium, folder: Path) -> None:
-    loaded = load_credentials(folder, NOW)
+    loaded = load_credentials(folder, NOW, UNLOCK)
     assert (loaded.identity.role, loaded.identity.name) == ("hospital", "alpha")
     assert loaded.ca_pem == north.ca_pem
     assert loaded.revocations is None
     (folder / "revoked.crl").write_bytes(north.crl)
-    assert load_credentials(folder, NOW).revocations == north.crl
+    assert load_credentials(folder, NOW, UNLOCK).revocations == north.crl
 
 
 def test_the_private_key_never_prints(folder: Path) -> None:
-    loaded = load_credentials(folder, NOW)
+    loaded = load_credentials(folder, NOW, UNLOCK)
     body = loaded.key_pem.decode().splitlines()[1]
     for text in (repr(loaded), str(loaded), f"{loaded}"):
         assert body not in text
@@ -54,56 +60,60 @@ def test_the_private_key_never_prints(folder: Path) -> None:
 def test_a_missing_file_says_where_it_comes_from(folder: Path, name: str, hint: str) -> None:
     (folder / name).unlink()
     with pytest.raises(InvalidConfiguration, match=name) as caught:
-        load_credentials(folder, NOW)
+        load_credentials(folder, NOW, UNLOCK)
     assert hint in caught.value.hint
 
 
 def test_a_key_that_others_can_read_is_refused(folder: Path) -> None:
     (folder / "tls.key").chmod(0o640)
     with pytest.raises(UnsafePermissions, match=r"tls\.key"):
-        load_credentials(folder, NOW)
+        load_credentials(folder, NOW, UNLOCK)
 
 
 def test_a_key_of_another_certificate_is_refused(folder: Path) -> None:
     (folder / "tls.key").unlink()
-    make_request(folder, "north", "hospital", "alpha")
+    make_request(folder, "north", "hospital", "alpha", UNLOCK)
     with pytest.raises(IdentityError, match="not the key"):
-        load_credentials(folder, NOW)
+        load_credentials(folder, NOW, UNLOCK)
 
 
 def test_files_that_are_not_what_their_name_says(folder: Path) -> None:
     key = (folder / "tls.key").read_bytes()
+    for content, what in ((b"x" * 64, "readable"), (pem_of(ec.generate_private_key(ec.SECP384R1())), "P-256")):
+        write_key(folder / "tls.key", content, UNLOCK)
+        with pytest.raises(IdentityError, match=what):
+            load_credentials(folder, NOW, UNLOCK)
     (folder / "tls.key").write_bytes((folder / "signing.key").read_bytes())
-    with pytest.raises(IdentityError, match="P-256"):
-        load_credentials(folder, NOW)
+    with pytest.raises(StorageError, match="another file"):
+        load_credentials(folder, NOW, UNLOCK)
     (folder / "tls.key").write_bytes(b"nonsense")
-    with pytest.raises(IdentityError, match="readable"):
-        load_credentials(folder, NOW)
+    with pytest.raises(UnsealedSecret):
+        load_credentials(folder, NOW, UNLOCK)
     (folder / "tls.key").write_bytes(key)
     (folder / "tls.crt").write_bytes(b"nonsense")
     with pytest.raises(WrongAuthority):
-        load_credentials(folder, NOW)
+        load_credentials(folder, NOW, UNLOCK)
 
 
 def test_an_expired_certificate_and_one_not_yet_valid_are_named(folder: Path) -> None:
     with pytest.raises(CertificateExpired) as caught:
-        load_credentials(folder, NOW + 366 * DAY)
+        load_credentials(folder, NOW + 366 * DAY, UNLOCK)
     assert "hospital init --renew" in caught.value.hint
     with pytest.raises(CertificateExpired):
-        load_credentials(folder, NOW - DAY)
+        load_credentials(folder, NOW - DAY, UNLOCK)
 
 
 def test_the_wrong_ca_is_named(tmp_path: Path, folder: Path) -> None:
     (folder / "ca.crt").write_bytes(Consortium.create(tmp_path / "other").ca_pem)
     with pytest.raises(WrongAuthority):
-        load_credentials(folder, NOW)
+        load_credentials(folder, NOW, UNLOCK)
 
 
 def test_our_own_revocation_is_named(north: Consortium, folder: Path) -> None:
     north.authority.revoke("alpha", NOW)
     (folder / "revoked.crl").write_bytes(north.crl)
     with pytest.raises(CertificateRevoked):
-        load_credentials(folder, NOW)
+        load_credentials(folder, NOW, UNLOCK)
 
 
 # --- real handshakes, in memory --------------------------------------------------------------------------------------
@@ -126,7 +136,7 @@ def shake_hands(server: Path, client: Path, *, check_host: bool = True) -> dict[
     for context, folder in ((server_context, server), (client_context, client)):
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_STRICT
-        context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+        context.load_cert_chain(*clear_pair(folder))
         context.load_verify_locations(folder / "ca.crt")
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     one = server_context.wrap_bio(up, down, server_side=True)

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.entries import ChannelRelease, LedgerEntry
 from secure_fedhelp.privacy.ledger import Ledger
@@ -22,7 +20,7 @@ EVENT = DpSgd(sampling_rate=0.25, noise_multiplier=4.0, clipping_norm=1.0, steps
 
 def fixed_key(number: int = 0) -> SigningKey:
     """A key that is the same in every test run. Its private half is public, so it protects nothing."""
-    return SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32))
+    return SigningKey.from_private_bytes(bytes([number]) * 64)
 
 
 def channels(number: int = 0) -> list[ChannelRelease]:

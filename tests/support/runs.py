@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import tomli_w
 from consortia import NOW, Consortium
-
 from unlocking import UNLOCK
+
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
 from secure_fedhelp.secagg.masked.statements import SURVIVORS_CONTEXT, SurvivorsStatement
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
@@ -169,7 +169,8 @@ class Run:
             post_processed=frozenset({"public-logits"}),
             noise_source="system",
         )
-        with Ledger.open(self.ledger(name), name, self.scribe.hospitals[name].of("ed25519"), lambda: NOW + number) as ledger:
+        key = self.scribe.hospitals[name].of("ed25519")  # a ledger's suite, whatever the study's
+        with Ledger.open(self.ledger(name), name, key, lambda: NOW + number) as ledger:
             ReleaseGate(ledger, plan, name).release(number, output)
             return ledger.count, ledger.head
 

@@ -13,13 +13,14 @@ import grpc
 from consortia import Consortium
 from members import FINGERPRINT, Hospital, some_body
 from plans import example_plan
+from unlocking import UNLOCK, add_lock
 
 from secure_fedhelp.coordinator.server import serve
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.packing import SumAccumulator
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.client import CoordinatorClient
@@ -114,14 +115,14 @@ class Site:
         self.folder = consortium.root / name
         if not self.folder.exists():
             consortium.member(name, now=NOW)
-        self.key = SigningKey.load(self.folder / "signing.key")
+        self.key = SigningKey.load(self.folder / "signing.key", UNLOCK).of(plan.study.signatures)
         self.protocol = Hospital(plan, name, self.key)
         # Sealing keys must differ between hospitals, as real ones do.
         sealing = name.encode().hex().ljust(2432, "0")
-        self.card = make_card(plan.hash, "hospital", name, self.key.public_hex, sealing, self.folder, self.key)
+        self.card = make_card(plan.hash, "hospital", name, self.key.public_hex, sealing, self.folder, self.key, UNLOCK)
 
     def client(self, server: Server, patience_seconds: float = 60.0, **changes: object) -> CoordinatorClient:
-        credentials = load_credentials(self.folder, time.time())
+        credentials = load_credentials(self.folder, time.time(), UNLOCK)
         return CoordinatorClient(
             server.address,
             credentials,
@@ -192,7 +193,7 @@ class Raw:
 
     def __init__(self, server: Server, site: Site) -> None:
         self.site = site
-        credentials = channel_credentials(load_credentials(site.folder, time.time()))
+        credentials = channel_credentials(load_credentials(site.folder, time.time(), UNLOCK))
         self.channel = grpc.secure_channel(server.address, credentials, options=channel_options())
         self.stub = CoordinatorStub(self.channel)
 
@@ -225,7 +226,7 @@ def sum_of(bodies: dict[str, bytes]) -> bytes:
 
 def new_coordinator(consortium: Consortium, folder: Path) -> Path:
     """A fresh coordinator folder with the keys of the consortium's member ``coordinator``."""
-    folder.mkdir()
+    add_lock(folder)
     for name in ("tls.key", "tls.crt", "ca.crt", "signing.key"):
         (folder / name).write_bytes((consortium.root / "coordinator" / name).read_bytes())
         (folder / name).chmod(0o600)
