@@ -33,6 +33,7 @@ from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.summary import write_summary
 from secure_fedhelp.research.table import print_table
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.threshold import Masks
 
 _LOOPBACK = "127.0.0.1:0"
 _START_SECONDS = 60.0
@@ -51,6 +52,7 @@ class DemoSettings:
     seed: int
     out: Path
     overwrite: bool
+    masks: Masks = "repairing"
 
 
 def run_demo(settings: DemoSettings) -> None:
@@ -60,7 +62,7 @@ def run_demo(settings: DemoSettings) -> None:
     """
     out = Console(highlight=False)
     data = prepare(settings.dataset, settings.data_dir, settings.seed)
-    plan = build_plan(settings.dataset, data, settings.rounds, settings.epsilon, settings.seed)
+    plan = build_plan(settings.dataset, data, settings.rounds, settings.epsilon, settings.seed, settings.masks)
     run = create_run_folder(settings.out, settings.overwrite)
     lock = lock_run(run.root)
     try:
@@ -98,6 +100,11 @@ def _announce(out: Console, plan: StudyPlan, run: RunFolder) -> None:
         f"epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for each patient, in {run.root}",
         markup=False,
     )
+    masks, (_, lying) = plan.aggregation.masks, plan.coalition
+    held = "no masks: the coordinator and one hospital could open an upload"
+    if masks != "none":
+        held = f"{masks} masks: no upload opens to a lying coordinator with {lying} hospital(s) on its side"
+    out.print(f"Encrypted sums; {held}", markup=False)
 
 
 def _start_foundation(run: RunFolder, parties: Parties) -> str:

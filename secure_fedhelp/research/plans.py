@@ -13,6 +13,7 @@ from secure_fedhelp.learning.models import parameter_count
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.study.plan import StudyPlan, Tier, parse_plan
+from secure_fedhelp.study.threshold import Masks
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ DEFAULTS: dict[str, StudyDefaults] = {
 }
 
 
-def build_plan(dataset: str, study: StudyData, rounds: int | None, epsilon: float | None, seed: int) -> StudyPlan:
+def build_plan(
+    dataset: str, study: StudyData, rounds: int | None, epsilon: float | None, seed: int, masks: Masks = "repairing"
+) -> StudyPlan:
     """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults.
 
     The noise multiplier of each tier is the smallest with which all private steps of all rounds stay within
@@ -122,7 +125,7 @@ def build_plan(dataset: str, study: StudyData, rounds: int | None, epsilon: floa
             "model": {"small": defaults.small, "large": defaults.large},
             "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
             "privacy": {tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon) for tier in tiers},
-            "aggregation": {"profile": "standard", "minimum_cohort": 3, "weights": "precision"},
+            "aggregation": {"profile": "standard", "minimum_cohort": 3, "weights": "precision", "masks": masks},
             "channels": [
                 {
                     "name": "model-update",

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import Sha256, Strict, Tier, explain
+from secure_fedhelp.study.threshold import Masks
 
 #: Text without control characters and without the marks that turn the direction of writing.
 Label = Annotated[
@@ -47,12 +48,19 @@ class RoundSummary(Strict):
 
 
 class AggregationSummary(Strict):
-    """What the encryption cost: its profile, bytes a value each way, and the largest error of a decrypted sum."""
+    """What the two locks cost: profile, bytes a value each way, the largest error of a decrypted sum; and what they hold.
+
+    ``coalition`` is the number of hospitals that, beside a coordinator that lies, cannot open an upload.
+    ``flooding_sigma`` is the standard deviation of the noise that a sanitised sum carries; null if sums are not.
+    """
 
     profile: Label
     up_bytes_per_value: float = Field(ge=0)
     down_bytes_per_value: float = Field(ge=0)
     max_error: float = Field(ge=0)
+    masks: Masks = "none"
+    coalition: Amount = 0
+    flooding_sigma: float | None = Field(default=None, gt=0)
 
 
 class HospitalSummary(Strict):

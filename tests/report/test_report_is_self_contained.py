@@ -154,6 +154,14 @@ def test_research_mode_says_that_its_figures_left_in_clear(summary: Summary) -> 
     assert "factor of 21 (e to the power of the largest budget, ε = 3.00)" in text
 
 
+@pytest.mark.parametrize(("coalition", "words"), [(1, "with 1 hospital on"), (3, "with 3 hospitals on")])
+def test_with_masks_it_says_which_coalition_they_stand(summary: Summary, coalition: int, words: str) -> None:
+    masked = summary.aggregation.model_copy(update={"masks": "repairing", "coalition": coalition})
+    text = " ".join("".join(Page(render(summary.model_copy(update={"aggregation": masked}))).text).split())
+    assert words in text
+    assert "can open every upload" not in text
+
+
 def test_a_small_budget_has_its_factor_with_a_decimal(summary: Summary) -> None:
     hospitals = tuple(h.model_copy(update={"epsilon_budget": 1.0}) for h in summary.hospitals)
     assert "factor of 2.8 " in render(summary.model_copy(update={"hospitals": hospitals}))
