@@ -81,7 +81,7 @@ def test_float64_leaves_no_doubt_about_a_coefficient(standard: Epoch) -> None:
 
 @pytest.mark.parametrize("profile", [COMPACT, COARSE], ids=lambda p: p.name)
 def test_float32_does_not_stop_the_attack_at_a_small_scale(profile: Profile) -> None:
-    e = epoch(profile)
+    e = epoch(profile, size=0.02)
     assert recovers_key(profile, e.sums, [d.astype(np.float32) for d in e.decrypted], e.key)
 
 
