@@ -23,7 +23,7 @@ from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import NO_VIEW, decline_statement
+from secure_fedhelp.wire.messages import FINAL_REASON, NO_VIEW, decline_statement
 
 #: Changes an entry before it is signed.
 Change = Callable[[dict[str, Any]], None]
@@ -40,6 +40,7 @@ class Scribe:
     coordinator: SigningKey = field(default_factory=SigningKey.generate)
     hospitals: dict[str, SigningKey] = field(default_factory=dict)
     lines: list[bytes] = field(default_factory=list)
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         for hospital in self.plan.hospitals:
@@ -62,7 +63,7 @@ class Scribe:
             "body_sha256": sha256_hex(f"{name} {number}".encode()),
             "format": 2,
             "hospital": name,
-            "key_epoch": 0,
+            "key_epoch": self.epoch,
             "key_fingerprint": "f" * 64,
             "ledger_entries": number + 1,
             "ledger_head": sha256_hex(f"ledger of {name} {number}".encode()),
@@ -95,7 +96,7 @@ class Scribe:
             "cohort": cohort,
             "declined": [],
             "format": 2,
-            "key_epoch": 0,
+            "key_epoch": self.epoch,
             "previous": self.head,
             "round": len(self.lines),
             "study": self.plan.hash,
@@ -127,6 +128,8 @@ class Scribe:
         signature = (key or self.coordinator).sign("transcript-entry", canonical_bytes(entry))
         line = canonical_bytes({"entry": entry, "signature": signature.hex()})
         self.lines.append(line)
+        if any(d["reason"] == FINAL_REASON for d in entry["declined"]):
+            self.epoch += 1
         return line
 
     def round(self, change: Change | None = None, **header_changes: Any) -> bytes:
