@@ -20,7 +20,7 @@ from secure_fedhelp.errors import (
     WrongRound,
 )
 from secure_fedhelp.identity.signing import verify
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import HEADER_CONTEXT, Phase, UploadHeader, parse_header
 

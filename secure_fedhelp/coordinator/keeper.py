@@ -25,7 +25,7 @@ from secure_fedhelp.coordinator.state import State, public_state
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
 from secure_fedhelp.errors import FedHelpError, StorageError
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import WATCH_SECONDS, Phase, StudyState

@@ -25,7 +25,7 @@ from secure_fedhelp.errors import (
     StorageError,
     WrongRound,
 )
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.chunks import joined_pieces
 from secure_fedhelp.wire.failures import answering
@@ -53,7 +53,7 @@ class CoordinatorService(CoordinatorServicer):
         self._streams = Streams(tuple(h.name for h in self._plan.hospitals))
         chosen = plan_profile(self._plan)
         self._body_bytes = chosen.body_bytes(self._plan.total_length)
-        self._largest_sealed = chosen.ring_degree * chosen.residue_bytes + _SEALING_BYTES
+        self._largest_sealed = chosen.key_bytes + _SEALING_BYTES
 
     # -- study --------------------------------------------------------------------------------------------------------
 

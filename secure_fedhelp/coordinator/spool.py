@@ -83,7 +83,7 @@ class Spool:
                 if hashlib.file_digest(file, "sha256").hexdigest() != header.body_sha256:
                     raise BadSignature("the body is not the one whose hash the header signs")
                 file.seek(0)
-                seeds = file.read(self._profile.ciphertexts(self._length) * SEED_BYTES)
+                seeds = file.read(SEED_BYTES)
                 if hashlib.sha256(seeds).hexdigest() != header.seeds_sha256:
                     raise BadSignature("the body's seeds are not those whose hash the header signs")
                 # Mapped, not read: many bodies may be checked at once. Unmapped with the last reference to it; a

@@ -18,7 +18,7 @@ from secure_fedhelp.identity.cards import MemberCard
 from secure_fedhelp.identity.signing import SigningKey, verify
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
-from secure_fedhelp.secagg.profiles import plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import KEY_CONTEXT, key_statement

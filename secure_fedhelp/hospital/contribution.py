@@ -19,7 +19,7 @@ from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.masked.keystream import add_masks
 from secure_fedhelp.secagg.masked.member import MaskKeys
 from secure_fedhelp.secagg.packing import pack_body, split_sum
-from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
@@ -84,10 +84,10 @@ def make_upload(
     require_released(released)
     weight = plan.weights[hospital]
     chosen = keys.cipher.profile
-    seeds, residues = keys.cipher.encrypt_residues(pack_channels(plan, dict(released.channels), weight))
+    seed, residues = keys.cipher.encrypt_residues(pack_channels(plan, dict(released.channels), weight))
     if masking.keys is not None:
         add_masks(residues, chosen, masking.keys.plus, masking.keys.minus)
-    body = pack_body(chosen, seeds, residues)
+    body = pack_body(chosen, seed, residues)
     header = canonical_bytes(
         {
             "attempt": masking.attempt,
@@ -102,7 +102,7 @@ def make_upload(
             "previous": previous,
             "profile": chosen.name,
             "round": round_number,
-            "seeds_sha256": sha256_hex(body[: len(seeds) * SEED_BYTES]),
+            "seeds_sha256": sha256_hex(seed),
             "study": plan.hash,
             "tenseal": TENSEAL_VERSION,
             "view": masking.view,
@@ -153,7 +153,7 @@ def open_sum(
         raise TranscriptInvalid(f"round {entry.round}: the sum differs from the one in the transcript")
     _, seeds = split_sum(cipher.profile, plan.total_length, cohort, data)
     for upload in entry.cohort:
-        if sha256_hex(b"".join(seeds[upload.hospital])) != upload.header.seeds_sha256:
+        if sha256_hex(seeds[upload.hospital]) != upload.header.seeds_sha256:
             raise TranscriptInvalid(
                 f"round {entry.round}: the sum holds other ciphertexts than {upload.hospital} signed"
             )

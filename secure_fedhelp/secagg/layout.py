@@ -1,15 +1,15 @@
-"""SEAL's saved forms as numpy records, and the memory file through which SEAL saves and loads. No TenSEAL here.
+"""SEAL's saved forms as numpy arrays, and the memory file through which SEAL saves and loads. No TenSEAL here.
 
 SEAL's Python bindings give bulk access to coefficients through ``save`` and ``load`` alone, which take a path. Two
 consequences shape this file:
 
 * Secrets pass through an anonymous memory file, never the disk (swap aside, as for all memory).
 * SEAL's C++ parser must never see bytes from the network. Everything loaded is laid out here, from constants and from
-  residues and seeds that ``packing`` has checked; everything saved is compared with the same constants.
+  residues that ``packing`` has checked; everything saved is compared with the same constants.
 
 A saved object is a 16-byte header (magic, header size, version, compression, total size) and its fields, which SEAL
-compresses with zstd when it saves and accepts uncompressed when it loads. Arrays and seeds inside carry a header of
-their own.
+compresses with zstd when it saves and accepts uncompressed when it loads. The last field is an array of residues under
+a header of its own.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ import zstandard
 from numpy.typing import NDArray
 
 from secure_fedhelp.errors import StorageError, VersionMismatch
-from secure_fedhelp.secagg.profiles import SEED_BYTES, Profile
 
 _MAGIC, _HEADER_BYTES, _SEAL_VERSION = 0xA15E, 16, (4, 3)
 _PLAIN, _ZSTD = 0, 2
-#: SEAL's number for the Blake2xb generator that expands a seed.
-_BLAKE2XB = 1
 
 ParmsId = list[int]
 
@@ -39,72 +36,45 @@ def _header(content_bytes: int, compression: int = _PLAIN) -> bytes:
 
 
 class SavedForm:
-    """One kind of object in SEAL's form: constant fields, and ``residues`` (and ``seed``) to fill in or read.
+    """One kind of object in SEAL's form: constant fields, and :attr:`residues` of a given shape to fill in or read.
 
-    Setting the attributes' elements writes into :attr:`buffer`, which is a complete file for SEAL to load.
+    Setting the elements of ``residues`` writes into :attr:`buffer`, which is a complete file for SEAL to load.
     """
 
-    def __init__(self, fields: list[tuple[Any, ...]], constants: dict[str, object]) -> None:
-        self._dtype = np.dtype(fields)
-        self.buffer = bytearray(_header(self._dtype.itemsize) + bytes(self._dtype.itemsize))
-        record = np.frombuffer(self.buffer, dtype=self._dtype, offset=_HEADER_BYTES)
-        for name, value in constants.items():
-            record[name] = value
-        self._constants = bytes(self.buffer[_HEADER_BYTES:])
-        self.residues: NDArray[np.uint64] = record["residues"][0]
-        #: Empty where the form has no seed.
-        self.seed: NDArray[np.uint8] = record["seed"][0] if "seed" in constants else np.empty(0, dtype=np.uint8)
+    def __init__(self, fields: bytes, shape: tuple[int, ...]) -> None:
+        count = int(np.prod(shape))
+        self._constants = fields + _header(8 + 8 * count) + struct.pack("<Q", count)
+        self._content_bytes = len(self._constants) + 8 * count
+        self.buffer = bytearray(_header(self._content_bytes) + self._constants + bytes(8 * count))
+        self.residues: NDArray[np.uint64] = self._array(self.buffer, _HEADER_BYTES, shape)
+        self._decompressor = zstandard.ZstdDecompressor()
 
-    def read(self, saved: bytes) -> Any:
-        """The record in what SEAL saved (``record["residues"]``, ``record["seed"]``); VersionMismatch if a constant
-        of the form differs, so that another SEAL's bytes are never taken for ours."""
+    def read(self, saved: bytes) -> NDArray[np.uint64]:
+        """The residues in what SEAL saved; VersionMismatch if a constant of the form differs, so that another SEAL's
+        bytes are never taken for ours."""
         if saved[:_HEADER_BYTES] != _header(len(saved) - _HEADER_BYTES, _ZSTD):
             raise VersionMismatch("the SEAL library saves in another form than the pinned version")
-        content = zstandard.ZstdDecompressor().decompress(saved[_HEADER_BYTES:], max_output_size=len(self._constants))
-        if len(content) != len(self._constants):
-            raise VersionMismatch(f"the SEAL library saved {len(content)} bytes, not {len(self._constants)}")
-        record = np.frombuffer(content, dtype=self._dtype)[0]
-        rest = record.copy()
-        rest["residues"] = 0
-        if self.seed.size:
-            rest["seed"] = 0
-        if rest.tobytes() != self._constants:
+        content = self._decompressor.decompress(saved[_HEADER_BYTES:], max_output_size=self._content_bytes)
+        if len(content) != self._content_bytes:
+            raise VersionMismatch(f"the SEAL library saved {len(content)} bytes, not {self._content_bytes}")
+        if not content.startswith(self._constants):
             raise VersionMismatch("the SEAL library's saved fields differ from the pinned version's")
-        return record
+        return self._array(content, 0, self.residues.shape)
+
+    def _array(self, data: bytes | bytearray, before: int, shape: tuple[int, ...]) -> NDArray[np.uint64]:
+        return np.ndarray(shape, dtype="<u8", buffer=data, offset=before + len(self._constants))
 
 
-def _array(residues: int) -> tuple[list[tuple[Any, ...]], dict[str, object]]:
-    fields = [("array_header", "V16"), ("array_count", "<u8"), ("residues", "<u8", (residues,))]
-    return fields, {"array_header": np.void(_header(8 + 8 * residues)), "array_count": residues, "residues": 0}
+def plaintext_form(primes: int, degree: int, parms_id: ParmsId, scale: float) -> SavedForm:
+    """A plaintext polynomial in NTT form, ``residues`` [primes, N]; a secret key is one with scale 1."""
+    return SavedForm(struct.pack("<4QQd", *parms_id, primes * degree, scale), (primes, degree))
 
 
-def plaintext_form(profile: Profile, parms_id: ParmsId, scale: float) -> SavedForm:
-    """A plaintext polynomial in NTT form; a secret key is one with scale 1."""
-    fields, constants = _array(profile.ring_degree)
-    return SavedForm(
-        [("parms_id", "<u8", (4,)), ("degree", "<u8"), ("scale", "<f8"), *fields],
-        {"parms_id": parms_id, "degree": profile.ring_degree, "scale": scale, **constants},
-    )
-
-
-def ciphertext_form(profile: Profile, parms_id: ParmsId, *, seeded: bool, ntt: bool = True) -> SavedForm:
-    """A ciphertext (c0, c1): ``residues`` is c0, with ``seed`` in place of c1; or, not ``seeded``, c0 and c1."""
-    fields, constants = _array(profile.ring_degree * (1 if seeded else 2))
-    if seeded:
-        fields += [("seed_header", "V16"), ("generator", "u1"), ("seed", "u1", (SEED_BYTES,))]
-        constants |= {"seed_header": np.void(_header(1 + SEED_BYTES)), "generator": _BLAKE2XB, "seed": 0}
-    return SavedForm(
-        [
-            *[("parms_id", "<u8", (4,)), ("ntt", "u1"), ("polynomials", "<u8"), ("degree", "<u8"), ("primes", "<u8")],
-            *[("scale", "<f8"), ("correction", "<u8")],  # the correction factor belongs to another scheme: always 1
-            *fields,
-        ],
-        {
-            **{"parms_id": parms_id, "ntt": ntt, "polynomials": 2, "degree": profile.ring_degree, "primes": 1},
-            **{"scale": 2.0**profile.scale_bits, "correction": 1},
-            **constants,
-        },
-    )
+def ciphertext_form(primes: int, degree: int, parms_id: ParmsId, scale: float, *, ntt: bool = True) -> SavedForm:
+    """A ciphertext, ``residues`` [2, primes, N]: c0 and c1."""
+    correction = 1  # belongs to another scheme
+    fields = struct.pack("<4Q?QQQdQ", *parms_id, ntt, 2, degree, primes, scale, correction)
+    return SavedForm(fields, (2, primes, degree))
 
 
 class MemoryFile:

@@ -1,11 +1,11 @@
 """What travels: the body of an upload and the published sum, as bytes and back. numpy only.
 
-The coordinator's whole arithmetic is here: :class:`SumAccumulator` adds residues modulo q. It never expands a seed and
-holds no key. Every byte comes from somebody else, so lengths and canonical form are checked before anything is used.
-Formats (docs/architecture.md), with count ciphertexts of N residues in w little-endian bytes each:
+The coordinator's whole arithmetic is here: :class:`SumAccumulator` adds residues modulo each prime. It never expands a
+seed and holds no key. Every byte comes from somebody else, so lengths and canonical form are checked before anything is
+used. Formats (docs/architecture.md), with count ciphertexts of N residues for each prime in w little-endian bytes each:
 
-    body  seeds: count x 64 bytes | residues: count x N x w bytes
-    sum   residues: count x N x w bytes | for each hospital in sorted order: count x 64 bytes
+    body  seed: 32 bytes | residues: count x primes x N x w bytes
+    sum   residues: count x primes x N x w bytes | for each hospital in sorted order: its seed of 32 bytes
 """
 
 from __future__ import annotations
@@ -19,75 +19,97 @@ from secure_fedhelp.errors import CiphertextNotCanonical, CiphertextWrongLength,
 from secure_fedhelp.secagg.profiles import SEED_BYTES, Profile
 
 Residues = NDArray[np.uint64]
-Seeds = NDArray[np.uint8]
 #: Anything flat with bytes in it; wrap a memory-mapped file in a memoryview.
 Data = bytes | bytearray | memoryview
 
-#: Residues unpacked at a time: 1 MiB, so that checking and adding stay in the cache and need no second copy of a body.
-_BLOCK = 2**17
+#: Residues unpacked at a time, 256 KiB: checking and adding stay in the cache, and a body is never copied whole.
+_BLOCK = 2**15
 
 
-def add_modulo(total: Residues, other: Residues, modulus: int) -> None:
-    """``total`` becomes total + other modulo ``modulus``, in place; both are already below it.
+def add_modulo(total: Residues, other: Residues, moduli: Residues | int) -> None:
+    """``total`` becomes total + other, in place, modulo one prime or an array of them that broadcasts.
 
-    No overflow: a modulus has at most 60 bits. The second line subtracts where that does not go below zero; below zero
-    it wraps to a huge number, which is not the minimum.
+    Both are below the primes already. No overflow: a prime has at most 60 bits. The second line subtracts where that
+    does not go below zero; below zero it wraps to a huge number, which is not the minimum.
     """
     np.add(total, other, out=total)
-    np.minimum(total, total - np.uint64(modulus), out=total)
+    np.minimum(total, total - np.asarray(moduli, dtype=np.uint64), out=total)
 
 
 def pack_residues(profile: Profile, residues: Residues) -> bytes:
     """Residues of any shape, one after another, in ``profile.residue_bytes`` little-endian bytes each."""
-    wide = np.ascontiguousarray(residues, dtype="<u8").reshape(-1, 1).view(np.uint8)
-    return wide[:, : profile.residue_bytes].tobytes()
+    low = np.dtype({"names": ["low"], "formats": [f"V{profile.residue_bytes}"], "itemsize": 8})
+    wide: NDArray[np.void] = np.ascontiguousarray(residues, dtype="<u8").reshape(-1).view(low)
+    return wide["low"].tobytes()
 
 
 def unpack_residues(profile: Profile, data: Data) -> Residues:
     """The inverse of :func:`pack_residues`, flat and not yet checked; ``data`` holds whole residues."""
     width = profile.residue_bytes
-    narrow = np.frombuffer(data, dtype=np.uint8).reshape(-1, width)
-    wide = np.zeros((len(narrow), 8), dtype=np.uint8)
-    wide[:, :width] = narrow
-    return wide.reshape(-1).view("<u8").astype(np.uint64, copy=False)
+    count = len(data) // width
+    residues = np.empty(count, dtype=np.uint64)
+    # Eight bytes are read at each residue and those of the next ones cleared. The last would read beyond the end.
+    inside = max(0, count - (-(-8 // width) - 1))
+    words: Residues = np.ndarray((inside,), dtype="<u8", buffer=data, strides=(width,))
+    np.bitwise_and(words, np.uint64(2 ** (8 * width) - 1), out=residues[:inside])
+    for i in range(inside, count):
+        residues[i] = int.from_bytes(data[i * width : (i + 1) * width], "little")
+    return residues
 
 
-def pack_body(profile: Profile, seeds: Seeds, residues: Residues) -> bytes:
-    """The body of an upload from seeds [count, 64] and residues [count, N]."""
-    return seeds.tobytes() + pack_residues(profile, residues)
+def pack_body(profile: Profile, seed: bytes, residues: Residues) -> bytes:
+    """The body of an upload from its seed and residues [count, primes, N]."""
+    return b"".join([seed, pack_residues(profile, residues)])
 
 
 def check_body(profile: Profile, length: int, body: Data) -> None:
     """Refuse a body that is not exactly one upload of ``length`` values, before anything else looks at it.
 
-    Raises CiphertextWrongLength, or CiphertextNotCanonical if a residue is not below q: such a residue has a second
-    name for the same value, so hash and signature would no longer fix what was summed.
+    Raises CiphertextWrongLength, or CiphertextNotCanonical if a residue is not below its prime: such a residue has a
+    second name for the same value, so hash and signature would no longer fix what was summed.
     """
     _, packed = _split_body(profile, length, body)
-    _check_canonical(profile, packed)
+    for start, block in _blocks(profile, packed):
+        _require_canonical(profile, start, block)
 
 
 class SumAccumulator:
-    """The sum of one round's bodies: add each once, then :meth:`finish`. Holds 8 bytes for each value."""
+    """The sum of one round's bodies: add each once, then :meth:`finish`. Holds 8 bytes a residue, and a block."""
 
     def __init__(self, profile: Profile, length: int) -> None:
         self._profile = profile
         self._length = length
-        self._total: Residues = np.zeros(profile.ciphertexts(length) * profile.ring_degree, dtype=np.uint64)
+        self._moduli = profile.moduli_column()
+        self._total = np.zeros(_shape(profile, profile.ciphertexts(length)), dtype=np.uint64)
         self._seeds: dict[str, bytes] = {}
+
+    @property
+    def total(self) -> Residues:
+        """The running sum [count, primes, N], each residue below its prime; masks are taken off it in place."""
+        return self._total
 
     def add(self, name: str, body: Data) -> None:
         """Add the body of hospital ``name``. Raises ReplayedUpload for a second one, or as :func:`check_body`.
 
-        The body is checked whole before the first residue is added, so a refused one leaves the sum as it was.
+        Each block is checked and added while it is in the cache. A refused body leaves the sum as it was: what had been
+        added of it is taken back.
         """
         if name in self._seeds:
             raise ReplayedUpload(f"{name} is already in the sum")
-        check_body(self._profile, self._length, body)
-        seeds, packed = _split_body(self._profile, self._length, body)
-        for place, block in _blocks(self._profile, packed):
-            add_modulo(self._total[place], block, self._profile.modulus)
-        self._seeds[name] = bytes(seeds)
+        seed, packed = _split_body(self._profile, self._length, body)
+        for start, block in _blocks(self._profile, packed):
+            try:
+                _require_canonical(self._profile, start, block)
+            except CiphertextNotCanonical:
+                self._take_back(packed, start)
+                raise
+            add_modulo(self._total[start : start + len(block)], block, self._moduli)
+        self._seeds[name] = bytes(seed)
+
+    def _take_back(self, packed: memoryview, until: int) -> None:
+        for start, block in _blocks(self._profile, packed):
+            if start < until:
+                add_modulo(self._total[start : start + len(block)], self._moduli - block, self._moduli)
 
     def finish(self) -> bytes:
         """The published sum. Raises ProtocolError if nothing was added."""
@@ -97,10 +119,8 @@ class SumAccumulator:
         return b"".join([pack_residues(self._profile, self._total), *seeds])
 
 
-def split_sum(
-    profile: Profile, length: int, cohort: tuple[str, ...], data: Data
-) -> tuple[Residues, dict[str, tuple[bytes, ...]]]:
-    """A published sum as residues [count, N] and, for each hospital of ``cohort``, its count seeds of 64 bytes.
+def split_sum(profile: Profile, length: int, cohort: tuple[str, ...], data: Data) -> tuple[Residues, dict[str, bytes]]:
+    """A published sum as residues [count, primes, N] and the seed of each hospital of ``cohort``.
 
     Raises CiphertextWrongLength, CiphertextNotCanonical, or ProtocolError for an empty cohort or a name listed twice.
     """
@@ -113,12 +133,13 @@ def split_sum(
             f"the sum has {len(view)} bytes; {length} values of {len(cohort)} hospitals take {expected}",
             "Nothing was decrypted. Fetch the sum again, and compare its hash with the transcript's.",
         )
-    count = profile.ciphertexts(length)
-    packed = view[: count * profile.ring_degree * profile.residue_bytes]
-    _check_canonical(profile, packed)
-    chunks = [bytes(view[at : at + SEED_BYTES]) for at in range(len(packed), len(view), SEED_BYTES)]
-    seeds = {name: tuple(chunks[i * count : (i + 1) * count]) for i, name in enumerate(sorted(cohort))}
-    return unpack_residues(profile, packed).reshape(count, profile.ring_degree), seeds
+    packed = view[: profile.residues_bytes(length)]
+    residues = np.empty(_shape(profile, profile.ciphertexts(length)), dtype=np.uint64)
+    for start, block in _blocks(profile, packed):
+        _require_canonical(profile, start, block)
+        residues[start : start + len(block)] = block
+    seeds = [bytes(view[at : at + SEED_BYTES]) for at in range(len(packed), len(view), SEED_BYTES)]
+    return residues, dict(zip(sorted(cohort), seeds, strict=True))
 
 
 def _split_body(profile: Profile, length: int, body: Data) -> tuple[memoryview, memoryview]:
@@ -128,21 +149,27 @@ def _split_body(profile: Profile, length: int, body: Data) -> tuple[memoryview, 
         raise CiphertextWrongLength(
             f"the upload has {len(view)} bytes; {length} values in profile {profile.name!r} take {expected}"
         )
-    seeds_end = profile.ciphertexts(length) * SEED_BYTES
-    return view[:seeds_end], view[seeds_end:]
+    return view[:SEED_BYTES], view[SEED_BYTES:]
 
 
-def _blocks(profile: Profile, packed: memoryview) -> Iterator[tuple[slice, Residues]]:
-    """The residues piece by piece: where in the flat array, and the unpacked values."""
-    width = profile.residue_bytes
-    for start in range(0, len(packed) // width, _BLOCK):
-        block = unpack_residues(profile, packed[start * width : (start + _BLOCK) * width])
-        yield slice(start, start + len(block)), block
+def _shape(profile: Profile, ciphertexts: int) -> tuple[int, int, int]:
+    return ciphertexts, len(profile.moduli), profile.ring_degree
 
 
-def _check_canonical(profile: Profile, packed: memoryview) -> None:
-    for place, block in _blocks(profile, packed):
-        if block.max() >= profile.modulus:
-            at = place.start + int(np.argmax(block >= profile.modulus))
-            ciphertext, coefficient = divmod(at, profile.ring_degree)
-            raise CiphertextNotCanonical(f"ciphertext {ciphertext}, coefficient {coefficient} is not below the modulus")
+def _blocks(profile: Profile, packed: memoryview) -> Iterator[tuple[int, Residues]]:
+    """Some ciphertexts at a time: the number of the first, and the residues [k, primes, N] unpacked."""
+    size = len(profile.moduli) * profile.ring_degree
+    step = max(1, _BLOCK // size)
+    for start in range(0, len(packed) // (size * profile.residue_bytes), step):
+        piece = packed[start * size * profile.residue_bytes : (start + step) * size * profile.residue_bytes]
+        yield start, unpack_residues(profile, piece).reshape(_shape(profile, -1))
+
+
+def _require_canonical(profile: Profile, start: int, block: Residues) -> None:
+    beyond = block >= profile.moduli_column()
+    if beyond.any():
+        ciphertext, prime, coefficient = (int(i) for i in np.argwhere(beyond)[0])
+        raise CiphertextNotCanonical(
+            f"ciphertext {start + ciphertext}, coefficient {coefficient} is not below the modulus"
+            f" {profile.moduli[prime]}"
+        )

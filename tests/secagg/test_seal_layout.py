@@ -15,8 +15,8 @@ import zstandard
 from secure_fedhelp.errors import StorageError, VersionMismatch
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey, seal_context
-from secure_fedhelp.secagg.layout import MemoryFile, SavedForm, ciphertext_form
-from secure_fedhelp.secagg.profiles import Profile
+from secure_fedhelp.secagg.layout import MemoryFile, SavedForm, ciphertext_form, plaintext_form
+from secure_fedhelp.secagg.profiles import PROFILES, Profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION, check_tenseal_version
 
 
@@ -28,26 +28,23 @@ def saved(content: bytes, *, compression: int = 2, version: tuple[int, int] = (4
 
 @pytest.fixture
 def form(standard: Profile) -> SavedForm:
-    return ciphertext_form(standard, seal_context(standard).first_parms_id(), seeded=True)
+    return ciphertext_form(1, 2048, seal_context(standard).first_parms_id(), 2.0**40)
 
 
 @pytest.fixture
 def content(form: SavedForm) -> bytearray:
-    form.residues[:] = np.arange(2048)
-    form.seed[:] = 7
+    form.residues[:] = np.arange(2 * 2048).reshape(2, 1, 2048)
     return form.buffer[16:]
 
 
 def test_form_is_read_back_as_written(form: SavedForm, content: bytearray) -> None:
-    record = form.read(saved(bytes(content)))
-    assert (record["residues"] == np.arange(2048)).all()
-    assert bytes(record["seed"]) == b"\7" * 64
+    assert (form.read(saved(bytes(content))) == np.arange(2 * 2048).reshape(2, 1, 2048)).all()
 
 
 def test_every_changed_constant_is_refused(form: SavedForm, content: bytearray) -> None:
-    around = [*range(0, 97), *range(97 + 8 * 2048, len(content) - 64)]  # all but the residues and the seed
-    assert len(around) == 97 + 17
-    for place in around:
+    constants = len(content) - 8 * 2 * 2048
+    assert constants == 97
+    for place in range(constants):
         changed = bytearray(content)
         changed[place] ^= 1
         with pytest.raises(VersionMismatch, match="fields differ"):
@@ -66,7 +63,7 @@ def test_other_header_or_length_is_refused(form: SavedForm, content: bytearray) 
 def test_library_reads_our_form_as_the_same_ciphertext(standard: Profile, form: SavedForm, content: bytearray) -> None:
     ciphertext, context = sealapi.Ciphertext(), seal_context(standard)
     MemoryFile().load(ciphertext, context, form)
-    assert [ciphertext.dyn_array().at(i) for i in (0, 1, 2047)] == [0, 1, 2047]
+    assert [ciphertext.dyn_array().at(i) for i in (0, 1, 2047, 4095)] == [0, 1, 2047, 4095]
     assert ciphertext.size() == 2
     assert ciphertext.is_ntt_form()
     assert ciphertext.scale == 2.0**40
@@ -79,14 +76,31 @@ def test_memory_file_is_no_file_on_a_disk() -> None:
     assert Path(memory._path).stat().st_nlink == 0
 
 
+@pytest.mark.parametrize("p", PROFILES.values(), ids=lambda p: p.name)
+def test_residues_of_several_primes_are_where_the_library_has_them(p: Profile) -> None:
+    context, size = seal_context(p), len(p.moduli) * p.ring_degree
+    form = ciphertext_form(len(p.moduli), p.ring_degree, context.first_parms_id(), 2.0**p.scale_bits)
+    form.residues[:] = np.arange(2 * size).reshape(form.residues.shape)
+    ciphertext = sealapi.Ciphertext()
+    MemoryFile().load(ciphertext, context, form)
+    assert ciphertext.coeff_modulus_size() == len(p.moduli)
+    assert [ciphertext.dyn_array().at(i) for i in (0, size - 1, size, 2 * size - 1)] == [
+        0,
+        size - 1,
+        size,
+        2 * size - 1,
+    ]
+    assert (form.read(MemoryFile().save(ciphertext)) == form.residues).all()
+
+
 def test_memory_file_shrinks_to_what_was_written_last(standard: Profile, form: SavedForm) -> None:
-    memory = MemoryFile()
-    full = ciphertext_form(standard, seal_context(standard).first_parms_id(), seeded=False)
-    full.residues[:] = 1
-    for either in (full, form):
-        ciphertext = sealapi.Ciphertext()
-        memory.load(ciphertext, seal_context(standard), either)
-        assert Path(memory._path).stat().st_size == len(either.buffer)
+    memory, context = MemoryFile(), seal_context(standard)
+    form.residues[:] = 1
+    memory.load(sealapi.Ciphertext(), context, form)
+    assert Path(memory._path).stat().st_size == len(form.buffer)
+    plaintext = plaintext_form(1, 2048, context.first_parms_id(), 2.0**40)
+    memory.load(sealapi.Plaintext(), context, plaintext)
+    assert Path(memory._path).stat().st_size == len(plaintext.buffer) < len(form.buffer)
 
 
 def test_memory_files_are_closed_with_their_owners(standard: Profile, keys: dict[str, StudyKey]) -> None:

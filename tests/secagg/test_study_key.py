@@ -20,7 +20,7 @@ ALL = list(PROFILES.values())
 @pytest.mark.parametrize("p", ALL, ids=lambda p: p.name)
 def test_round_trip(p: Profile, keys: dict[str, StudyKey]) -> None:
     data = keys[p.name].to_bytes()
-    assert len(data) == p.ring_degree * p.residue_bytes
+    assert len(data) == p.key_bytes == len(p.key_moduli) * p.ring_degree * p.residue_bytes + 32
     assert StudyKey.from_bytes(p, data).to_bytes() == data
     assert StudyKey.generate(p).to_bytes() != data
 
@@ -33,28 +33,49 @@ def test_key_of_the_wrong_length_or_profile_is_refused(standard: Profile, keys: 
 
 
 def test_key_with_a_residue_that_is_not_canonical_is_refused(standard: Profile, keys: dict[str, StudyKey]) -> None:
+    data = keys["standard"].to_bytes()
     with pytest.raises(ProtocolError, match="not below the modulus"):
-        StudyKey.from_bytes(standard, keys["standard"].to_bytes()[:-7] + b"\xff" * 7)
+        StudyKey.from_bytes(standard, data[:-39] + b"\xff" * 7 + data[-32:])
+    with pytest.raises(ProtocolError, match="flooding key is zero"):
+        StudyKey.from_bytes(standard, data[:-32] + bytes(32))
 
 
 @pytest.mark.parametrize("p", ALL, ids=lambda p: p.name)
 def test_weak_or_changed_key_is_refused(p: Profile, keys: dict[str, StudyKey]) -> None:
-    size = p.ring_degree
-    zero = np.zeros(size, dtype=np.uint64)
-    one = np.ones(size, dtype=np.uint64)  # the constant polynomial 1, in NTT form
-    uniform = np.random.default_rng(5).integers(0, p.modulus, size, dtype=np.uint64)
-    changed = unpack_residues(p, keys[p.name].to_bytes())
-    changed[0] ^= np.uint64(1)
-    doubled = unpack_residues(p, keys[p.name].to_bytes()) * np.uint64(2) % np.uint64(p.modulus)
-    for bad in (zero, one, uniform, changed, doubled):
+    primes = np.array(p.key_moduli, dtype=np.uint64)[:, np.newaxis]
+    shape = (len(primes), p.ring_degree)
+    good, other = (
+        unpack_residues(p, key.to_bytes()[:-32]).reshape(shape) for key in (keys[p.name], StudyKey.generate(p))
+    )
+    zero = np.zeros(shape, dtype=np.uint64)
+    one = np.ones(shape, dtype=np.uint64)  # the constant polynomial 1, in NTT form
+    uniform = np.random.default_rng(5).integers(0, primes, shape, dtype=np.uint64)
+    changed = good.copy()
+    changed[-1, 0] ^= np.uint64(1)
+    doubled = good * np.uint64(2) % primes
+    bad = [zero, one, uniform, changed, doubled]
+    if len(primes) > 1:
+        bad.append(np.concatenate([good[:-1], other[-1:]]))  # another ternary polynomial modulo another prime
+    for residues in bad:
         with pytest.raises(ProtocolError, match="dense ternary"):
-            StudyKey.from_bytes(p, pack_residues(p, bad))
+            StudyKey.from_bytes(p, pack_residues(p, residues) + bytes([1] * 32))
+    assert StudyKey.from_bytes(p, pack_residues(p, good) + bytes([1] * 32)).flooding_key == bytes([1] * 32)
+
+
+def test_flooding_key_is_a_secret_of_its_own(standard: Profile, keys: dict[str, StudyKey]) -> None:
+    key, data = keys["standard"], keys["standard"].to_bytes()
+    assert key.flooding_key == data[-32:]
+    again = [StudyKey.generate(standard).flooding_key for _ in range(3)]
+    assert len({key.flooding_key, *again}) == 4
+    # Another flooding key with the same CKKS secret is another study key to everybody who compares fingerprints.
+    other = StudyKey.from_bytes(standard, data[:-32] + again[0])
+    assert other.fingerprint("a", 0) != key.fingerprint("a", 0)
 
 
 def test_fingerprint_is_the_documented_hash(standard: Profile, keys: dict[str, StudyKey]) -> None:
     key = keys["standard"]
     context = b'{"epoch":3,"profile":"standard","study":"abc"}'
-    expected = hashlib.sha256(b"secure-fedhelp study key fingerprint 1\n" + context + key.to_bytes())
+    expected = hashlib.sha256(b"secure-fedhelp study key fingerprint 2\n" + context + key.to_bytes())
     assert key.fingerprint("abc", 3) == expected.hexdigest()
 
 
@@ -71,7 +92,7 @@ def test_fingerprint_differs_by_key_study_and_epoch(standard: Profile, keys: dic
 
 def test_key_is_never_shown_or_pickled(keys: dict[str, StudyKey]) -> None:
     key = keys["standard"]
-    assert repr(key) == str(key) == f"{key}" == "StudyKey('standard', secret)"
+    assert repr(key) == str(key) == f"{key}" == "StudyKey('standard', secret)"  # neither secret
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(key)
     with pytest.raises(TypeError, match="not pickled"):
@@ -85,7 +106,7 @@ def test_wiped_key_is_overwritten_and_useless(standard: Profile) -> None:
             key.wipe()
         assert bytes(held) == bytes(len(held))
     key.wipe()
-    for use in (key.to_bytes, key.secret_key, lambda: key.fingerprint("a", 0)):
+    for use in (key.to_bytes, key.secret_key, lambda: key.flooding_key, lambda: key.fingerprint("a", 0)):
         with pytest.raises(KeyCeremonyFailed, match="wiped"):
             use()
     key.wipe()

@@ -9,7 +9,8 @@ import numpy as np
 from secure_fedhelp.coordinator import events
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.packing import pack_body
-from secure_fedhelp.secagg.profiles import SEED_BYTES, plan_profile
+from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.profiles import SEED_BYTES
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
@@ -20,12 +21,12 @@ FINGERPRINT = "f" * 64
 
 
 def some_body(plan: StudyPlan, seed: int) -> bytes:
-    """A body any hospital could have sent: seeds and residues below the modulus, uniform."""
+    """A body any hospital could have sent: a seed and residues below the modulus, uniform."""
     chosen, generator = plan_profile(plan), np.random.default_rng(seed)
     count = chosen.ciphertexts(plan.total_length)
-    seeds = generator.integers(0, 256, (count, 64), dtype=np.uint8)
-    residues = generator.integers(0, chosen.modulus, (count, chosen.ring_degree), dtype=np.uint64)
-    return pack_body(chosen, seeds, residues)
+    shape = (count, len(chosen.moduli), chosen.ring_degree)
+    residues = generator.integers(0, chosen.moduli_column(), shape, dtype=np.uint64)
+    return pack_body(chosen, generator.bytes(SEED_BYTES), residues)
 
 
 @dataclass
@@ -56,7 +57,6 @@ class Hospital:
         return events.KeyConfirmed(name=self.name, epoch=epoch, fingerprint=fingerprint, signature=signature)
 
     def header(self, body: bytes, **changes: object) -> bytes:
-        count = plan_profile(self.plan).ciphertexts(self.plan.total_length)
         values: dict[str, object] = {
             "body_bytes": len(body),
             "body_sha256": sha256_hex(body),
@@ -70,7 +70,7 @@ class Hospital:
             "previous": GENESIS,
             "profile": plan_profile(self.plan).name,
             "round": 0,
-            "seeds_sha256": sha256_hex(body[: count * SEED_BYTES]),
+            "seeds_sha256": sha256_hex(body[:SEED_BYTES]),
             "study": self.plan.hash,
             "tenseal": TENSEAL_VERSION,
             "view": NO_VIEW,
