@@ -11,11 +11,13 @@ from secure_fedhelp.errors import (
     CiphertextWrongParameters,
     IdentityError,
     KeyCeremonyFailed,
+    KeyEpochRolledBack,
     LedgerInvalid,
     MessageTooLarge,
     NotOnRoster,
     PlanChanged,
     ReplayedUpload,
+    SplitView,
     VersionMismatch,
     WrongRound,
 )
@@ -70,7 +72,7 @@ def _check_sender(constants: Constants, state: State, name: str, header: UploadH
 
 def _stands(state: State, name: str, header: UploadHeader) -> bool:
     """Whether this very body already counts; ReplayedUpload if another one does."""
-    if header.round == state.round and name in state.uploads:
+    if (header.round, header.attempt) == state.place and name in state.uploads:
         standing = state.uploads[name].header.body_sha256
     elif header.round == state.round - 1 and name in state.published:
         standing = state.published[name]
@@ -84,13 +86,20 @@ def _stands(state: State, name: str, header: UploadHeader) -> bool:
 def _check_round(state: State, name: str, header: UploadHeader) -> None:
     if state.over:
         raise state.over_error()
-    if state.phase is not Phase.COLLECTING or (header.round, header.key_epoch) != (state.round, state.key_epoch):
-        raise WrongRound(
-            f"the upload is for round {header.round}, key epoch {header.key_epoch}; the study is {state.phase.value} "
-            f"in round {state.round}, key epoch {state.key_epoch}"
-        )
     if name in state.out:
         raise BudgetExhausted(f"{name} has declined for the rest of the study")
+    if header.round == state.round and header.key_epoch < state.key_epoch:
+        raise KeyEpochRolledBack(
+            f"the upload for round {header.round} is under the key of epoch {header.key_epoch}, it is epoch "
+            f"{state.key_epoch} by now",
+            "The upload was refused. A key epoch that is over never comes back.",
+        )
+    found, running = (header.round, header.attempt, header.key_epoch), (*state.place, state.key_epoch)
+    if state.phase is not Phase.COLLECTING or found != running:
+        raise WrongRound(
+            f"the upload is for round {found[0]}, attempt {found[1]}, key epoch {found[2]}; the study is "
+            f"{state.phase.value} in round {running[0]}, attempt {running[1]}, key epoch {running[2]}"
+        )
     if name in state.declines:
         raise ReplayedUpload(f"{name} has declined round {state.round}", "Upload again in the next round.")
     if name not in state.confirmed:
@@ -103,11 +112,25 @@ def _check_round(state: State, name: str, header: UploadHeader) -> None:
             f"the upload was encrypted under key {header.key_fingerprint[:16]}, all have confirmed key "
             f"{state.fingerprint[:16]} of epoch {state.key_epoch}"
         )
+    _check_attempt(state, name, header)
     if header.previous != state.previous:
         raise WrongRound(
             f"the upload follows transcript line {header.previous[:16]}, the last one published is "
             f"{state.previous[:16]}",
             "Fetch and verify the whole transcript before uploading.",
+        )
+
+
+def _check_attempt(state: State, name: str, header: UploadHeader) -> None:
+    if state.attempt.dealt and name not in state.attempt.dealt:
+        raise WrongRound(
+            f"{name} has dealt no shares in attempt {header.attempt}, so its masks could not be removed",
+            "Wait for the next round or attempt.",
+        )
+    if header.view != state.attempt.view:
+        raise SplitView(
+            f"{name} made its masks from other keys and shares than those of attempt {header.attempt}",
+            "The upload was refused. Somebody shows hospitals different lists; tell the other hospitals.",
         )
 
 

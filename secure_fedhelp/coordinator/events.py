@@ -54,6 +54,48 @@ class KeyConfirmed(_Event):
     signature: bytes
 
 
+class RoundKeyPosted(_Event):
+    """A member's signed keys of an attempt at a round with masks."""
+
+    kind: Literal["round-key-posted"] = "round-key-posted"
+    name: str
+    round: int
+    attempt: int
+    statement: bytes
+    signature: bytes
+
+
+class SharesPosted(_Event):
+    """A dealer's signed statement; the records it names were checked, and lie beside the journal."""
+
+    kind: Literal["shares-posted"] = "shares-posted"
+    name: str
+    round: int
+    attempt: int
+    statement: bytes
+    signature: bytes
+
+
+class Agreed(_Event):
+    """A survivor's signature on the list of survivors."""
+
+    kind: Literal["agreed"] = "agreed"
+    name: str
+    round: int
+    attempt: int
+    signature: bytes
+
+
+class Revealed(_Event):
+    """A survivor's shares were checked, and lie beside the journal."""
+
+    kind: Literal["revealed"] = "revealed"
+    name: str
+    round: int
+    attempt: int
+    reveal_sha256: str
+
+
 class Uploaded(_Event):
     """A whole body is stored whose hash is the header's; it was checked against the profile."""
 
@@ -81,6 +123,14 @@ class Published(_Event):
     line: bytes
 
 
+class SumLost(_Event):
+    """The closed round's masks cannot be taken off its sum: a dealer's shares do not fit what it signed."""
+
+    kind: Literal["sum-lost"] = "sum-lost"
+    round: int
+    message: str
+
+
 class Left(_Event):
     """A member said goodbye."""
 
@@ -100,7 +150,23 @@ class Restarted(_Event):
     kind: Literal["restarted"] = "restarted"
 
 
-Event = Joined | Returned | KeyPosted | KeyConfirmed | Uploaded | Declined | Published | Left | Ticked | Restarted
+Event = (
+    Joined
+    | Returned
+    | KeyPosted
+    | KeyConfirmed
+    | RoundKeyPosted
+    | SharesPosted
+    | Agreed
+    | Revealed
+    | Uploaded
+    | Declined
+    | Published
+    | SumLost
+    | Left
+    | Ticked
+    | Restarted
+)
 
 _ANY: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 

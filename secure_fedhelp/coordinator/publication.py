@@ -8,7 +8,7 @@ from secure_fedhelp.coordinator.state import State
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import NO_VIEW, TRANSCRIPT_CONTEXT
+from secure_fedhelp.wire.messages import TRANSCRIPT_CONTEXT
 
 
 def transcript_entry(plan: StudyPlan, state: State, sum_sha256: str, sum_bytes: int) -> dict[str, Any]:
@@ -27,19 +27,19 @@ def transcript_entry(plan: StudyPlan, state: State, sum_sha256: str, sum_bytes: 
     heard = state.uploads.keys() | state.declines.keys() | state.out
     return {
         "absent": sorted({h.name for h in plan.hospitals} - heard),
-        "agreed": [],
-        "attempt": 0,
+        "agreed": [{"hospital": n, "signature": s.hex()} for n, s in sorted(state.attempt.agreed.items())],
+        "attempt": state.attempt.number,
         "cohort": cohort,
         "declined": declined,
         "format": 2,
         "key_epoch": state.key_epoch,
-        "members": [],
+        "members": sorted(state.attempt.keys),
         "previous": state.previous,
         "round": state.round,
         "study": plan.hash,
         "sum_bytes": sum_bytes,
         "sum_sha256": sum_sha256,
-        "view": NO_VIEW,
+        "view": state.attempt.view,
     }
 
 

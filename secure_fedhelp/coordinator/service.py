@@ -86,6 +86,7 @@ class CoordinatorService(CoordinatorServicer):
                 declined=state.declined,
                 reason=state.reason,
                 unconfirmed=state.unconfirmed,
+                attempt=state.attempt,
             )
 
     def GetRoster(self, request: pb.RosterRequest, context: Context) -> Iterator[pb.Card]:
@@ -119,7 +120,7 @@ class CoordinatorService(CoordinatorServicer):
         first = next(requests, None)
         if first is None or first.WhichOneof("part") != "head":
             raise ProtocolError("a posted key begins with its head")
-        others = self._keeper.state.members.keys() - {name}
+        others = self._keeper.state.keyed - {name}
         sealed: dict[str, bytes] = {}
         for request in requests:
             part = request.sealed

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from secure_fedhelp.errors import FedHelpError, NotOnRoster, StudyEnded
+from secure_fedhelp.secagg.masked.statements import Signed
 from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import Phase, StudyState, UploadHeader, reason_error
+from secure_fedhelp.wire.messages import NO_VIEW, Phase, StudyState, UploadHeader, reason_error
 
 NO_DEADLINE = math.inf
+#: Phases in which a member's confirmation of the epoch's key is asked for.
+_WITH_KEY = frozenset(Phase) - {Phase.GATHERING, Phase.FINISHED, Phase.ENDED}
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,40 @@ class PostedKey:
 
 
 @dataclass(frozen=True)
+class Dealt:
+    """A member's accepted dealing: its signed statement; who holds a share, and how many of them rebuild a secret."""
+
+    signed: Signed
+    holders: frozenset[str]
+    needed: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a round with masks; without masks it stays as it begins. Uploads are in the state itself.
+
+    ``keys`` are the members' signed round keys, ``listed`` the hash of them all once they are complete; ``dealt`` the
+    dealers, ``view`` the hash of keys and dealings once those are complete. ``agreed`` are the survivors' signatures on
+    their list, ``revealed`` the SHA-256 of what each has revealed.
+    """
+
+    number: int = 0
+    keys: Mapping[str, Signed] = field(default_factory=dict)
+    listed: str = ""
+    dealt: Mapping[str, Dealt] = field(default_factory=dict)
+    view: str = NO_VIEW
+    agreed: Mapping[str, bytes] = field(default_factory=dict)
+    revealed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def lacking(self) -> frozenset[str]:
+        """Dealers whose secret cannot be rebuilt from what was revealed: by the dealers' statements alone, since every
+        share was checked before it counted."""
+        have = self.revealed.keys()
+        return frozenset(name for name, dealt in self.dealt.items() if len(dealt.holders & have) < dealt.needed)
+
+
+@dataclass(frozen=True)
 class State:
     """Everything the rules of a round depend on.
 
@@ -66,6 +103,8 @@ class State:
     version: int = 1
     round: int = 0
     key_epoch: int = 0
+    #: The round that the epoch began with.
+    epoch_began: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
     #: How often each member has said goodbye.
@@ -76,6 +115,7 @@ class State:
     confirmed: Mapping[str, bytes] = field(default_factory=dict)
     #: Keys of earlier epochs, for members that come back and catch up.
     earlier_keys: Mapping[int, PostedKey] = field(default_factory=dict)
+    attempt: Attempt = field(default_factory=Attempt)
     uploads: Mapping[str, SignedHeader] = field(default_factory=dict)
     declines: Mapping[str, SignedDecline] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)
@@ -90,9 +130,51 @@ class State:
         return self.present - self.out
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Which attempt at which round."""
+        return self.round, self.attempt.number
+
+    @property
+    def keyed(self) -> frozenset[str]:
+        """Who gets the study key of an epoch and confirms it: all members but those out for good."""
+        return frozenset(self.members) - self.out
+
+    @property
+    def possible(self) -> frozenset[str]:
+        """Members that may still take part in the round, here or not."""
+        return frozenset(self.members) - self.out - self.declines.keys()
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """Who has a part in the running phase of the round, here or not."""
+        match self.phase:
+            case Phase.SHARING:
+                return frozenset(self.attempt.keys)
+            case Phase.COLLECTING if self.attempt.dealt:
+                return frozenset(self.attempt.dealt)
+            case Phase.ADVERTISING | Phase.COLLECTING:
+                return self.possible
+            case Phase.AGREEING | Phase.REVEALING:
+                return frozenset(self.uploads)
+            case _:
+                return frozenset()
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Who has done its part in the running phase of the round."""
+        parts: Mapping[Phase, Mapping[str, object]] = {
+            Phase.ADVERTISING: self.attempt.keys,
+            Phase.SHARING: self.attempt.dealt,
+            Phase.COLLECTING: self.uploads,
+            Phase.AGREEING: self.attempt.agreed,
+            Phase.REVEALING: self.attempt.revealed,
+        }
+        return frozenset(parts.get(self.phase, ()))
+
+    @property
     def awaited(self) -> frozenset[str]:
-        """Who has neither uploaded nor declined in the round being collected, and is waited for."""
-        return self.active - self.uploads.keys() - self.declines.keys()
+        """Who has a part in the running phase of the round, has not done it, and is waited for."""
+        return self.active & self.expected - self.done
 
     @property
     def over(self) -> bool:
@@ -103,6 +185,10 @@ class State:
         if name not in self.members:
             raise NotOnRoster(f"{name} has not joined this study", "Join first.")
         return self.members[name]
+
+    def arrived(self, name: str) -> State:
+        """The state in which ``name`` is present: the same object if it already is."""
+        return self if name in self.present else replace(self, present=self.present | {name})
 
     def key(self, epoch: int) -> PostedKey:
         """What is known of an epoch's key; an empty fingerprint before it was posted."""
@@ -127,7 +213,6 @@ def absent_names(plan: StudyPlan, state: State) -> tuple[str, ...]:
 
 def public_state(plan: StudyPlan, state: State) -> StudyState:
     """What every member is told."""
-    waits_for_keys = state.phase in (Phase.KEYING, Phase.COLLECTING, Phase.SUMMING)
     return StudyState(
         version=state.version,
         phase=state.phase,
@@ -137,5 +222,6 @@ def public_state(plan: StudyPlan, state: State) -> StudyState:
         absent=absent_names(plan, state),
         declined=tuple(sorted(state.out)),
         reason=state.reason,
-        unconfirmed=tuple(sorted(state.members.keys() - state.confirmed.keys())) if waits_for_keys else (),
+        unconfirmed=tuple(sorted(state.keyed - state.confirmed.keys())) if state.phase in _WITH_KEY else (),
+        attempt=state.attempt.number,
     )

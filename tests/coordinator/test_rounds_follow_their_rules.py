@@ -21,12 +21,14 @@ from secure_fedhelp.errors import (
     FedHelpError,
     IdentityError,
     KeyCeremonyFailed,
+    KeyEpochRolledBack,
     LedgerInvalid,
     MessageTooLarge,
     NotOnRoster,
     PlanChanged,
     ProtocolError,
     ReplayedUpload,
+    SplitView,
     StudyAlreadyStarted,
     StudyEnded,
     UnderQuorum,
@@ -80,7 +82,7 @@ class Study:
 
     def keyed(self, *confirming: str) -> Study:
         epoch = self.state.key_epoch
-        recipients = tuple(self.state.members.keys() - {self.state.maker})
+        recipients = tuple(self.state.keyed - {self.state.maker})
         posted = self.hospitals[self.state.maker].posted(epoch)
         self.do(posted.model_copy(update={"recipients": recipients}))
         for name in confirming or self.state.active:
@@ -301,6 +303,38 @@ def test_6_a_fingerprint_is_short_plain_text(fingerprint: str) -> None:
     study.refuses(study.hospitals["alpha"].posted(fingerprint=fingerprint), ProtocolError)
 
 
+def without_delta() -> Study:
+    """Round 1 waits for its key: delta has left for good in round 0."""
+    study = collecting()
+    study.do(study.hospitals["delta"].declined(0))
+    study.upload("alpha", "beta", "gamma")
+    study.publish()
+    return study
+
+
+def test_6_who_left_for_good_gets_no_key_any_more() -> None:
+    study = without_delta()
+    everybody = study.hospitals["alpha"].posted(1)
+    study.refuses(everybody, ProtocolError, "left for good")
+    study.do(everybody.model_copy(update={"recipients": ("beta", "gamma")}))
+    assert public_state(PLAN, study.state).unconfirmed == ("alpha", "beta", "gamma")
+
+
+def test_6_who_left_for_good_never_makes_a_key() -> None:
+    study = collecting()
+    study.do(study.hospitals["alpha"].declined(0))
+    study.upload("beta", "gamma", "delta")
+    assert study.publish().maker == "beta"
+
+
+def test_7_who_left_for_good_has_no_say_in_a_key() -> None:
+    study = without_delta()
+    study.do(study.hospitals["alpha"].posted(1).model_copy(update={"recipients": ("beta", "gamma")}))
+    for fingerprint in ("f" * 64, "0" * 64):
+        study.refuses(study.hospitals["delta"].confirmed(1, fingerprint), BudgetExhausted)
+    assert study.state.phase is Phase.KEYING
+
+
 def test_7_a_differing_fingerprint_ends_the_study() -> None:
     study = Study(*NAMES)
     study.do(study.hospitals["alpha"].posted())
@@ -434,13 +468,10 @@ def test_10_an_exhausted_budget_is_for_good() -> None:
     study.upload("alpha", "beta", "gamma")
     study.publish()
     assert public_state(PLAN, study.state).declined == ("delta",)
-    assert "delta" not in study.state.awaited
     study.refuses(study.hospitals["delta"].uploaded(BODY, round=1), BudgetExhausted)
-    study.upload("alpha", "beta", "gamma")
-    study.publish()
-    assert study.state.phase is Phase.KEYING
     study.keyed("alpha", "beta", "gamma")
     assert study.state.phase is Phase.COLLECTING, "nobody waits for the key of a hospital that is out"
+    assert "delta" not in study.state.awaited
 
 
 def test_10_declines_below_the_quorum_end_the_study_before_others_spend() -> None:
@@ -480,6 +511,22 @@ def test_11_rounds_go_on_with_a_new_key_each_epoch_and_finish() -> None:
     assert study.state.round == 3
     study.refuses(study.hospitals["alpha"].declined(2), StudyEnded)
     study.refuses(study.hospitals["alpha"].posted(1), StudyEnded)
+
+
+def test_11_a_new_key_follows_a_round_in_which_somebody_left_for_good() -> None:
+    study = without_delta()
+    assert (study.state.phase, study.state.round, study.state.key_epoch) == (Phase.KEYING, 1, 1)
+    study.keyed("alpha", "beta", "gamma")
+    study.upload("alpha", "beta", "gamma")
+    assert study.publish().phase is Phase.COLLECTING, "the epoch's rounds count from its own beginning"
+    assert study.state.key_epoch == 1
+
+
+def test_11_a_decline_for_one_round_needs_no_new_key() -> None:
+    study = collecting()
+    study.do(study.hospitals["delta"].declined(0, "maintenance"))
+    study.upload("alpha", "beta", "gamma")
+    assert study.publish().phase is Phase.COLLECTING
 
 
 def test_11_only_the_closed_round_is_published_once() -> None:
@@ -542,6 +589,8 @@ def header_of(**changes: object) -> Callable[[Study], events.Event]:
         (header_of(study="0" * 64), PlanChanged),
         (header_of(round=1), WrongRound),
         (header_of(key_epoch=1), WrongRound),
+        (header_of(attempt=1), WrongRound),
+        (header_of(view="1" * 64), SplitView),
         (header_of(previous="1" * 64), WrongRound),
         (of_an_old_transcript, WrongRound),
         (header_of(key_fingerprint="0" * 64), KeyCeremonyFailed),
@@ -580,6 +629,25 @@ def test_13_an_old_round_is_over() -> None:
     study.upload("alpha", "beta", "gamma")
     study.late()
     study.refuses(study.hospitals["delta"].uploaded(BODY), WrongRound)
+    study.publish()
+    study.refuses(study.hospitals["delta"].uploaded(BODY), WrongRound)
+
+
+def test_13_an_upload_under_the_key_of_an_earlier_epoch_is_named() -> None:
+    study = without_delta()
+    stale = study.hospitals["alpha"].uploaded(BODY, round=1, previous=study.state.previous)
+    study.refuses(stale, KeyEpochRolledBack)
+    study.keyed("alpha", "beta", "gamma")
+    study.refuses(stale, KeyEpochRolledBack)
+    of_the_round_before = study.hospitals["delta"].uploaded(BODY)
+    study.refuses(of_the_round_before, BudgetExhausted)
+
+
+def test_13_who_comes_too_late_for_a_round_of_an_earlier_epoch_is_only_late() -> None:
+    study = collecting()
+    study.do(study.hospitals["beta"].declined(0))
+    study.upload("alpha", "gamma")
+    study.late()
     study.publish()
     study.refuses(study.hospitals["delta"].uploaded(BODY), WrongRound)
 

@@ -79,7 +79,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=names, maker=st.booleans(), epoch=numbers)
     def post_key(self, name: str, maker: bool, epoch: int) -> None:
         name = self.state.maker if maker and self.state.maker else name
-        recipients = tuple(self.state.members.keys() - {name})
+        recipients = tuple(self.state.keyed - {name})
         epoch = self.state.key_epoch if maker else epoch
         self.do(HOSPITALS[name].posted(epoch).model_copy(update={"recipients": recipients}))
 
