@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,12 +13,13 @@ from secure_fedhelp.secagg.masked.keystream import add_masks
 from secure_fedhelp.secagg.masked.member import Dealing, Delivery, Member, Setting
 from secure_fedhelp.secagg.masked.statements import Place, Reveal, Signed
 from secure_fedhelp.secagg.masked.unmasking import Unmasking
-from secure_fedhelp.secagg.packing import Residues
+from secure_fedhelp.secagg.packing import Residues, add_modulo
 from secure_fedhelp.secagg.profiles import PROFILES, Profile
 from secure_fedhelp.study.threshold import Masks, threshold
 
 STUDY = "5" * 64
 PROFILE = PROFILES["compact"]
+STEPS = ("key", "share", "mask", "agree", "reveal")
 
 
 def names(count: int) -> tuple[str, ...]:
@@ -31,28 +32,38 @@ def sha256(residues: Residues) -> str:
 
 @dataclass
 class Cohort:
-    """Members of one round, and what each contributes: residues [1, 1, N] that stand for a ciphertext's c0."""
+    """Members of one round, and what each contributes: residues [1, primes, N] that stand for a ciphertext's c0.
+
+    The contributions are uniform, or within +-``spread``: as a plaintext is for those who hold the study key.
+    """
 
     count: int
     masks: Masks = "repairing"
     smallest_cohort: int = 2
     profile: Profile = PROFILE
+    spread: int | None = None
+    study: str = STUDY
+    round: int = 0
     signers: dict[str, SigningKey] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
     plain: dict[str, Residues] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.signers = {name: SigningKey.generate() for name in names(self.count)}
+        self.signers = self.signers or {name: SigningKey.generate() for name in names(self.count)}
+        self.members = self.members or {name: self.member(name) for name in names(self.count)}
+        self.plain = self.plain or dict(zip(names(self.count), self._contributions(), strict=True))
+
+    def _contributions(self) -> Residues:
         rng = np.random.default_rng(self.count)
-        moduli = np.array(self.profile.moduli, dtype=np.uint64).reshape(1, -1, 1)
-        shape = (1, len(self.profile.moduli), self.profile.ring_degree)
-        for name in names(self.count):
-            self.members[name] = self.member(name)
-            self.plain[name] = rng.integers(0, 2**62, shape, dtype=np.uint64) % moduli
+        moduli, degree = self.profile.moduli_column(), self.profile.ring_degree
+        if self.spread is None:
+            return rng.integers(0, 2**62, (self.count, 1, len(moduli), degree), dtype=np.uint64) % moduli
+        small = rng.integers(-self.spread, self.spread + 1, (self.count, 1, 1, degree))
+        return (small % moduli.astype(np.int64)).astype(np.uint64)
 
     def member(self, name: str, stored: bytes | None = None) -> Member:
-        setting = Setting(STUDY, self.masks, self.smallest_cohort)
-        return Member(setting, 0, name, self.signers[name], self.publics, stored=stored)
+        setting = Setting(self.study, self.masks, self.smallest_cohort)
+        return Member(setting, self.round, name, self.signers[name], self.publics, stored=stored)
 
     @property
     def publics(self) -> dict[str, str]:
@@ -62,6 +73,10 @@ class Cohort:
         """The hospital's process dies and starts again from what it stored."""
         self.members[name] = self.member(name, self.members[name].to_bytes())
 
+    def fork(self) -> Cohort:
+        """The same hospitals with the same stored states, to go on in two ways from here."""
+        return replace(self, members={name: self.member(name, m.to_bytes()) for name, m in self.members.items()})
+
     def upload(self, name: str, plus: Collection[bytes], minus: Collection[bytes]) -> Residues:
         masked = self.plain[name].copy()
         add_masks(masked, self.profile, tuple(plus), tuple(minus))
@@ -69,9 +84,10 @@ class Cohort:
 
     def total(self, cohort: Collection[str]) -> Residues:
         """The sum of what these contribute, modulo each prime."""
-        moduli = np.array(self.profile.moduli, dtype=np.uint64).reshape(1, -1, 1)
-        summed = sum(self.plain[name].astype(object) for name in cohort) % moduli.astype(object)
-        return summed.astype(np.uint64)
+        total = np.zeros_like(next(iter(self.plain.values())))
+        for name in cohort:
+            add_modulo(total, self.plain[name], self.profile.moduli_column())
+        return total
 
 
 @dataclass
@@ -93,11 +109,20 @@ class Attempt:
     def run(self) -> Residues:
         """The sum of the survivors' contributions, masks off; the named error of whatever stops it."""
         self.present = set(self.cohort.members)
-        for step in (self.key, self.share, self.mask, self.agree, self.reveal):
-            self.present -= set(self.gone.get(step.__name__, ()))
-            self.before(step.__name__, self)
-            step()
-        return self.unmask()
+        return self.go_on("key").unmask()
+
+    def go_on(self, first: str, last: str = "reveal") -> Attempt:
+        """The steps from ``first`` to ``last``."""
+        for step in STEPS[STEPS.index(first) : STEPS.index(last) + 1]:
+            self.present -= set(self.gone.get(step, ()))
+            self.before(step, self)
+            getattr(self, step)()
+        return self
+
+    def fork(self, gone: Mapping[str, Collection[str]]) -> Attempt:
+        """A copy that shares nothing that changes, with others to leave from here on."""
+        copies = {what: dict(getattr(self, what)) for what in ("keys", "dealings", "uploads", "signatures", "reveals")}
+        return replace(self, cohort=self.cohort.fork(), gone=gone, present=set(self.present), **copies)
 
     def key(self) -> None:
         self.keys = {n: self.cohort.members[n].key(self.number) for n in sorted(self.present)}
@@ -129,15 +154,18 @@ class Attempt:
             self.reveals[name] = self.unmasking.check(name, data)
 
     @property
+    def place(self) -> Place:
+        return Place(self.cohort.study, self.cohort.round, self.number)
+
+    @property
     def unmasking(self) -> Unmasking:
         keys = {name: self.keys[name] for name in self.dealings}
-        return Unmasking(Place(STUDY, 0, self.number), keys, self.dealings, frozenset(self.uploads))
+        return Unmasking(self.place, keys, self.dealings, frozenset(self.uploads))
 
     def unmask(self) -> Residues:
         total = np.zeros_like(next(iter(self.uploads.values())))
-        moduli = np.array(self.cohort.profile.moduli, dtype=np.uint64).reshape(1, -1, 1)
         for body in self.uploads.values():
-            total = (total + body) % moduli
+            add_modulo(total, body, self.cohort.profile.moduli_column())
         plus, minus = self.unmasking.masks(self.reveals)
         add_masks(total, self.cohort.profile, plus, minus)
         return total

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from secure_fedhelp.errors import BadSignature, ForgedShare, NotOnRoster, ProtocolError, SplitView, WrongRound
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.secagg.masked.graph import Graph, graph
+from secure_fedhelp.secagg.masked.roundkeys import usable
 from secure_fedhelp.secagg.masked.statements import (
     RECORD_BYTES,
     ROUND_KEY_CONTEXT,
@@ -29,12 +30,18 @@ from secure_fedhelp.study.threshold import Masks, threshold
 
 
 def check_key(signed: Signed, place: Place, name: str, public: str) -> RoundKeyStatement:
-    """The round key of ``name``, signed under ``public`` for this attempt; WrongRound, BadSignature, ProtocolError."""
+    """The round key of ``name``, signed under ``public`` for this attempt; WrongRound, BadSignature, ProtocolError.
+
+    Points of small order are refused here, at the door, and not first when a mask is made of one: by then the others
+    would be in an attempt that they cannot leave.
+    """
     statement = parse(RoundKeyStatement, signed.statement)
     _require_place(statement.place, place, f"the round key of {name}")
     if statement.hospital != name:
         raise ProtocolError(f"the round key given for {name} is of {statement.hospital}")
     verify(public, ROUND_KEY_CONTEXT, signed.statement, signed.signature)
+    if not (usable(statement.mask_key) and usable(statement.share_key)):
+        raise ProtocolError(f"the round key of {name} is no usable X25519 key")
     return statement
 
 

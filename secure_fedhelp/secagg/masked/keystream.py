@@ -36,8 +36,12 @@ _LAZY: Final = 2**4
 def add_masks(residues: Residues, profile: Profile, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:
     """Add the masks of the keys ``plus`` to ``residues`` [count, primes, N], subtract those of ``minus``, in place.
 
-    ``residues`` is C-contiguous and below each prime, before and after. Each key has 32 bytes.
+    ``residues`` is below each prime, before and after. Each key has 32 bytes. ValueError for an array of another shape
+    or one that is not C-contiguous: masks would go into a copy, and the upload would leave without them.
     """
+    shape = len(profile.moduli), profile.ring_degree
+    if not residues.flags.c_contiguous or residues.dtype != np.uint64 or residues.shape[1:] != shape:
+        raise ValueError(f"masks need C-contiguous uint64 residues [count, {shape[0]}, {shape[1]}]")
     streams = [(_Stream(key), sign) for keys, sign in ((plus, 1), (minus, -1)) for key in keys]
     words = np.empty(_BLOCK, dtype=np.uint64)
     sums = np.empty((2, _BLOCK), dtype=np.uint64)

@@ -62,7 +62,7 @@ from secure_fedhelp.secagg.masked.statements import (
     view_hash,
 )
 from secure_fedhelp.study.canonical import canonical_bytes
-from secure_fedhelp.study.plan import Strict
+from secure_fedhelp.study.plan import Strict, explain
 from secure_fedhelp.study.threshold import Masks, threshold
 
 #: Attempts at one round.
@@ -231,9 +231,9 @@ class Member:
             needed = max(threshold(self._setting.masks, len(self._keys())), self._setting.smallest_cohort)
             if len(survivors) < needed:
                 raise SplitView(f"a list of {len(survivors)} survivors, at least {needed} are needed")
-            self._remember(survivors=dict(survivors))
-            statement = self._statement().to_bytes()
-            self._remember(signature=self._signer.sign(SURVIVORS_CONTEXT, statement).hex())
+            statement = self._statement(survivors).to_bytes()
+            signature = self._signer.sign(SURVIVORS_CONTEXT, statement)
+            self._remember(survivors=dict(survivors), signature=signature.hex())
         return bytes.fromhex(str(self._at(attempt).signature))
 
     def reveal(self, attempt: int, signatures: Mapping[str, bytes]) -> bytes:
@@ -246,7 +246,11 @@ class Member:
             raise SplitView("shares are asked for before this hospital agreed to any list of survivors")
         if memory.revealed is None:
             check_agreement(
-                self._setting.masks, self._setting.smallest_cohort, self._statement(), signatures, self._publics
+                self._setting.masks,
+                self._setting.smallest_cohort,
+                self._statement(memory.survivors),
+                signatures,
+                self._publics,
             )
             self._remember(revealed=self._reveal().to_bytes().hex())
         return bytes.fromhex(str(self._at(attempt).revealed))
@@ -321,16 +325,18 @@ class Member:
             mask_shares={name: pair[1] for name, pair in held.items() if name not in survivors},
         )
 
-    def _statement(self) -> SurvivorsStatement:
-        memory = self._at(self.attempt)
-        return SurvivorsStatement(
-            study=self._setting.study,
-            round=self._round,
-            attempt=memory.attempt,
-            members=tuple(sorted(self._keys())),
-            survivors=memory.survivors or {},
-            view=self._view(),
-        )
+    def _statement(self, survivors: Mapping[str, str]) -> SurvivorsStatement:
+        try:
+            return SurvivorsStatement(
+                study=self._setting.study,
+                round=self._round,
+                attempt=self.attempt,
+                members=tuple(sorted(self._keys())),
+                survivors=dict(survivors),
+                view=self._view(),
+            )
+        except ValidationError as error:
+            raise ProtocolError(f"the list of survivors: {explain(error)}") from error
 
     def _view(self) -> str:
         dealers = self._at(self.attempt).dealers or {}

@@ -85,6 +85,18 @@ def pair_key(place: Place, hospital: str, mask_secret: bytes, other: str, other_
     return _derive(shared, place, {"purpose": "pair mask", "keys": keys})
 
 
+def usable(public: str) -> bool:
+    """Whether an X25519 public key (hexadecimal) is not of small order. Every private key is a multiple of eight, so
+    with such a point each gives zero, which the library refuses (RFC 7748, section 6.1): any one shows it."""
+    try:
+        X25519PrivateKey.from_private_bytes(bytes(32)).exchange(
+            X25519PublicKey.from_public_bytes(bytes.fromhex(public))
+        )
+    except ValueError:
+        return False
+    return True
+
+
 def adds(hospital: str, other: str) -> bool:
     """Whether ``hospital`` adds the pair's mask; the other one subtracts it."""
     return hospital < other
