@@ -359,10 +359,10 @@ class Agent:
         number = entry.round
         cohort = check_round(self.plan, self.policy, entry, self.hospital, self._sent(number, entry.attempt))
         data = self.coordinator.download(number, entry.sum_bytes)
-        total, means = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch).cipher)
+        opened = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch))
         if self.plan.study.mode == "research":
-            self.vault.remember_sum(number, total)
-        self.method.absorb(number, means)
+            self.vault.remember_sum(number, opened.exact)
+        self.method.absorb(number, opened.means)
         self._rounds = number + 1
         self.vault.remember_checkpoint(Checkpoint(self._rounds, self.method.save()))
         self.vault.forget_body(number)

@@ -93,7 +93,7 @@ class KeyCeremony:
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
         cipher = Cipher(plan_profile(self.plan), key)
-        return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher)
+        return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher, key.flooding_key)
 
     def require_agreed(self, key: EpochKey, members: frozenset[str] = frozenset()) -> None:
         """KeyCeremonyFailed unless a smallest cohort of members, this one and all of ``members`` included, has signed

@@ -6,12 +6,12 @@ check before they decrypt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from secure_fedhelp.errors import TranscriptInvalid
+from secure_fedhelp.errors import NotReleasable, TranscriptInvalid
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, require_released
@@ -20,6 +20,7 @@ from secure_fedhelp.secagg.masked.keystream import add_masks
 from secure_fedhelp.secagg.masked.member import MaskKeys
 from secure_fedhelp.secagg.packing import pack_body, split_sum
 from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.sanitise import plan_flooding, sanitise
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
@@ -31,11 +32,13 @@ from secure_fedhelp.wire.transcript import TranscriptEntry
 
 @dataclass(frozen=True)
 class EpochKey:
-    """The study key of one epoch as this hospital uses it: its cipher, and the fingerprint all members confirm."""
+    """The study key of one epoch as this hospital uses it: its cipher, the fingerprint all members confirm, and the
+    key of the noise that all members add to what they decrypt."""
 
     epoch: int
     fingerprint: str
     cipher: Cipher
+    flooding_key: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,15 @@ def make_upload(
     return SignedUpload(header, signing.sign(HEADER_CONTEXT, header), body)
 
 
+@dataclass(frozen=True)
+class OpenedSum:
+    """A round's result: the cohort's mean of each channel; and the decrypted sum itself, which is for nobody but the
+    sealed vault of a research study, where the encryption's error is measured with it."""
+
+    exact: Vector = field(repr=False)
+    means: dict[str, Vector]
+
+
 def check_round(
     plan: StudyPlan,
     policy: SitePolicy,
@@ -139,37 +151,46 @@ def check_round(
     return cohort
 
 
-def open_sum(
-    plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], data: bytes, cipher: Cipher
-) -> tuple[Vector, dict[str, Vector]]:
-    """The decrypted sum and the cohort's weighted mean of each channel.
+def open_sum(plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], data: bytes, key: EpochKey) -> OpenedSum:
+    """The decrypted sum and the cohort's weighted mean of each channel, sanitised if the plan says so.
 
     Raises TranscriptInvalid: before anything is decrypted, if ``data`` is not the sum the signed transcript names, or
     its seeds are not those the cohort signed (a ciphertext of another round, or one hospital's twice, has other
     seeds, and without the right ones the sum decrypts to noise); and after it, if a value is larger than the cohort
-    together can make it, so that noise never reaches a model.
+    together can make it, so that noise never reaches a model. What is compared then has its flooding noise already:
+    whether the exact sum passes a limit would tell a coordinator that shifted it a little of the secret.
     """
     if len(data) != entry.sum_bytes or sha256_hex(data) != entry.sum_sha256:
         raise TranscriptInvalid(f"round {entry.round}: the sum differs from the one in the transcript")
-    _, seeds = split_sum(cipher.profile, plan.total_length, cohort, data)
+    chosen = key.cipher.profile
+    _, seeds = split_sum(chosen, plan.total_length, cohort, data)
     for upload in entry.cohort:
         if sha256_hex(seeds[upload.hospital]) != upload.header.seeds_sha256:
             raise TranscriptInvalid(
                 f"round {entry.round}: the sum holds other ciphertexts than {upload.hospital} signed"
             )
-    total = cipher.decrypt_sum(data, cohort, plan.total_length)
-    _require_possible(plan, entry, cohort, total, cipher)
-    return total, unpack_mean(plan, total, cohort)
+    exact = key.cipher.decrypt_sum(data, cohort, plan.total_length)
+    total, error = exact, chosen.error_bound(len(cohort))
+    if plan.aggregation.decrypted == "sanitised":
+        noise = plan_flooding(plan, chosen)
+        context = {"round": entry.round, "study": entry.study, "sum_sha256": entry.sum_sha256}
+        try:
+            total = sanitise(exact, noise, key.flooding_key, canonical_bytes(context))
+        except NotReleasable as impossible:
+            raise TranscriptInvalid(f"round {entry.round}: {impossible.message}", impossible.hint) from impossible
+        error += noise.error_bound()
+    _require_possible(plan, entry, cohort, total, error)
+    return OpenedSum(exact, unpack_mean(plan, total, cohort))
 
 
 def _require_possible(
-    plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], total: Vector, cipher: Cipher
+    plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], total: Vector, error: float
 ) -> None:
     """TranscriptInvalid if a value of the sum is beyond bound times the cohort's weights."""
     weights, start = sum(plan.weights[name] for name in cohort), 0
     for channel in plan.channels:
         largest = float(np.abs(total[start : start + channel.length]).max())
-        limit = channel.bound * weights + cipher.profile.error_bound(len(cohort))
+        limit = channel.bound * weights + error
         if not largest <= limit:
             raise TranscriptInvalid(
                 f"round {entry.round}: channel {channel.name} of the sum reaches {largest:.3g}, "

@@ -21,7 +21,7 @@ from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials, load_credentials
 from secure_fedhelp.identity.unlock import Unlock
-from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.picker import check_sums
 from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.study.policy import SitePolicy, require_allowed
@@ -68,7 +68,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
     _require_on_roster(plan, config)
     require_allowed(policy, plan, config.name, config.foundation_url)
-    check_capacity(plan)
+    check_sums(plan)
     unlock = open_lock(root, source)
     vault = Vault(folder.state, unlock)
     signed = vault.signed_plan()
@@ -87,12 +87,6 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     card = make_card(plan.hash, "hospital", config.name, public, sealed_to, folder.keys, signing, unlock)
     check_card(card, credentials.ca_pem, plan, now, credentials.revocations)
     return Membership(folder, config, policy, plan, unlock, credentials, signing, sealing, vault, card)
-
-
-def check_capacity(plan: StudyPlan) -> None:
-    """Raise CapacityExceeded if the largest sum the plan allows could wrap around in its profile."""
-    chosen = plan_profile(plan)
-    chosen.check_capacity(sum(plan.weights.values()) * max(c.bound for c in plan.channels))
 
 
 def prepare_records(member: Membership) -> StudyRecords:

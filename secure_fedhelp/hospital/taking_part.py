@@ -26,7 +26,10 @@ from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import ED25519
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import ReleaseGate
+from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
@@ -135,6 +138,7 @@ class _Journal:
         member.folder.models.mkdir(exist_ok=True, mode=0o700)
         for name, data in method.export_models().items():
             write_atomic(member.folder.models / f"{name}.pt", data, 0o600)
+        write_atomic(member.folder.models / "release.json", _release_record(member.plan), 0o600)
         privacy = member.plan.privacy_of(member.config.name)
         result: dict[str, object] = {
             "name": member.config.name,
@@ -196,6 +200,15 @@ class _Journal:
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _release_record(plan: StudyPlan) -> bytes:
+    """What lies beside the models: whether they may leave, and with which noise their sums were sanitised."""
+    if plan.aggregation.decrypted == "closed":
+        record: dict[str, object] = {"may_leave": False, "why": "the plan's sums are not sanitised: decrypted = closed"}
+    else:
+        record = {"may_leave": True, **plan_flooding(plan, plan_profile(plan)).as_dict()}
+    return json.dumps({"study": plan.hash, **record}, sort_keys=True, indent=1).encode()
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,7 @@ interval: differences are paired by seed, with Student's t at 95 %.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import multiprocessing
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.plans import build_plan
+from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.sanitise import plan_flooding, sanitise
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.channel import pack_channels, unpack_mean
 from secure_fedhelp.study.files import write_atomic
@@ -129,7 +132,10 @@ def run_seed(settings: CompareSettings, seed: int) -> list[Row]:
 def run_in_process(
     plan: StudyPlan, study: StudyData, teacher: NDArray[np.float32] | None, noise_of: Callable[[str], NoiseSource]
 ) -> Iterator[tuple[str, FedHelp, float]]:
-    """Run the whole study with plaintext sums; yields name, method and epsilon spent of each hospital."""
+    """Run the whole study with plaintext sums; yields name, method and epsilon spent of each hospital.
+
+    The sums carry the noise that sanitised decryptions do, since it is in every model of a deployed study.
+    """
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
     from secure_fedhelp.privacy.accountant import epsilon
 
@@ -145,6 +151,9 @@ def run_in_process(
             output = method.contribute(number)
             events[name].append(output.event)
             total += pack_channels(plan, dict(output.channels), plan.weights[name])
+        if plan.aggregation.decrypted == "sanitised":
+            noise, key = plan_flooding(plan, plan_profile(plan)), hashlib.sha256(plan.hash.encode()).digest()
+            total = sanitise(total, noise, key, number.to_bytes(8, "big"))
         means = unpack_mean(plan, total, cohort)
         for method in methods.values():
             method.absorb(number, means)

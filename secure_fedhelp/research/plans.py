@@ -15,6 +15,9 @@ from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.study.plan import StudyPlan, Tier, parse_plan
 from secure_fedhelp.study.threshold import Masks
 
+#: Largest error of a value of a sum, the noise of sanitised sums included; the values' bounds are 4 and 16.
+REQUIRED_ERROR = 0.01
+
 
 @dataclass(frozen=True)
 class TierDefaults:
@@ -125,7 +128,12 @@ def build_plan(
             "model": {"small": defaults.small, "large": defaults.large},
             "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
             "privacy": {tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon) for tier in tiers},
-            "aggregation": {"profile": "standard", "minimum_cohort": 3, "weights": "precision", "masks": masks},
+            "aggregation": {
+                "required_error": REQUIRED_ERROR,
+                "minimum_cohort": 3,
+                "weights": "precision",
+                "masks": masks,
+            },
             "channels": [
                 {
                     "name": "model-update",

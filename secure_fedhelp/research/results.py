@@ -20,6 +20,7 @@ from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import RunFolder
 from secure_fedhelp.research.summary import AggregationSummary, HospitalSummary, MetricsSummary, Summary
 from secure_fedhelp.secagg.picker import plan_profile
+from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -92,6 +93,7 @@ def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]
         max_error=error,
         masks=plan.aggregation.masks,
         coalition=plan.coalition[1],
+        flooding_sigma=plan_flooding(plan, chosen).sigma if plan.aggregation.decrypted == "sanitised" else None,
     )
 
 

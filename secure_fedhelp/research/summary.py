@@ -48,7 +48,7 @@ class RoundSummary(Strict):
 
 
 class AggregationSummary(Strict):
-    """What the two locks cost: profile, bytes a value each way, the largest error of a decrypted sum; and what they hold.
+    """What the locks cost: profile, bytes a value each way, the largest error of a decrypted sum; and what they stand.
 
     ``coalition`` is the number of hospitals that, beside a coordinator that lies, cannot open an upload.
     ``flooding_sigma`` is the standard deviation of the noise that a sanitised sum carries; null if sums are not.

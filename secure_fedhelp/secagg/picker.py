@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
-from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.errors import CapacityExceeded, InvalidPlan, NotReleasable
 from secure_fedhelp.secagg.profiles import PROFILES, Profile, profile
+from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.plan import StudyPlan
 
 _HINT: Final = "Allow a larger error, smaller channel bounds or less security; or name a profile and its limits."
@@ -65,12 +67,37 @@ def plan_profile(plan: StudyPlan) -> Profile:
     return _of_plan[plan.hash]
 
 
+def check_sums(plan: StudyPlan) -> None:
+    """Refuse a plan whose sums could wrap around in its profile (CapacityExceeded), or whose profile leaves no room for
+    the noise that sanitised sums need (NotReleasable)."""
+    chosen = plan_profile(plan)
+    chosen.check_capacity(largest_sum(plan))
+    if plan.aggregation.decrypted == "sanitised":
+        plan_flooding(plan, chosen)
+
+
+def largest_sum(plan: StudyPlan) -> float:
+    """The largest value that a sum of this plan's hospitals can have."""
+    return max(channel.bound for channel in plan.channels) * sum(plan.weights.values())
+
+
 def _chosen(plan: StudyPlan) -> Profile:
     if plan.aggregation.required_error is None:
         return profile(str(plan.aggregation.profile))
+
+    def flooded(candidate: Profile) -> float:
+        """What sanitising adds to a value's error; infinite where the noise would drown the sum."""
+        if plan.aggregation.decrypted == "closed":
+            return 0.0
+        try:
+            return plan_flooding(plan, candidate).error_bound()
+        except (CapacityExceeded, NotReleasable):
+            return math.inf
+
     return pick_profile(
         plan.aggregation.required_error,
-        max(channel.bound for channel in plan.channels) * sum(plan.weights.values()),
+        largest_sum(plan),
         len(plan.hospitals),
         length=plan.total_length,
+        extra_error=flooded,
     )

@@ -153,7 +153,7 @@ class AggregationSection(Strict):
     masks: Masks = "none"
     #: ``sanitised``: what is decrypted is flooded with noise before anything is computed from it, so that all that
     #: follows may leave a hospital. ``closed``: it is not, and nothing computed from it may leave.
-    decrypted: Literal["sanitised", "closed"] = "closed"
+    decrypted: Literal["sanitised", "closed"] = "sanitised"
     #: Security, in bits, of the flooding noise (secagg/sanitise.py).
     flooding_bits: int = Field(default=30, ge=10, le=128)
 
@@ -195,6 +195,8 @@ class StudyPlan(Strict):
             raise ValueError(f"no [privacy.{missing.pop()}] section for a tier that has hospitals")
         if self.aggregation.minimum_cohort > len(self.hospitals):
             raise ValueError("minimum_cohort is larger than the number of hospitals")
+        if self.study.mode == "research" and self.aggregation.decrypted == "closed":
+            raise ValueError("research mode publishes metrics, so its sums must be sanitised")
         if len(self.data.input_shape) != (1 if self.data.kind == "table" else 3):
             raise ValueError("input_shape is (features,) for a table, (channels, height, width) for an image")
         if self.data.kind == "table" and not self.data.columns:

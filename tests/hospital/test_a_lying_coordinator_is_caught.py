@@ -13,7 +13,7 @@ from studies import Study, study
 
 from secure_fedhelp.errors import BadSignature, FedHelpError, KeyCeremonyFailed, NotReleasable, TranscriptInvalid
 from secure_fedhelp.hospital.agent import Agent
-from secure_fedhelp.hospital.contribution import check_round, make_upload, open_sum
+from secure_fedhelp.hospital.contribution import EpochKey, OpenedSum, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.preparation import Membership, prepare_membership
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.lock import open_lock
@@ -133,7 +133,9 @@ class Sums:
     def __init__(self, running: Study, value: float = 0.25) -> None:
         self.plan = running.plan
         self.profile = plan_profile(self.plan)
-        self.cipher = Cipher(self.profile, StudyKey.generate(self.profile))
+        key = StudyKey.generate(self.profile)
+        self.cipher = Cipher(self.profile, key)
+        self.key = EpochKey(0, key.fingerprint(self.plan.hash, 0), self.cipher, key.flooding_key)
         self.cohort = tuple(running.names[:3])
         self.bodies = {n: self.cipher.encrypt(np.full(self.plan.total_length, value)) for n in self.cohort}
 
@@ -143,21 +145,21 @@ class Sums:
             adder.add(name, body)
         return adder.finish()
 
-    def open(self, running: Study, data: bytes) -> tuple[Any, dict[str, Any]]:
+    def open(self, running: Study, data: bytes) -> OpenedSum:
         about = entry(running, list(self.cohort), data, self.bodies)
-        return open_sum(self.plan, about, self.cohort, data, self.cipher)
+        return open_sum(self.plan, about, self.cohort, data, self.key)
 
 
 def test_a_sum_other_than_the_transcripts_is_never_decrypted(running: Study) -> None:
     sums = Sums(running)
     data = sums.add([sums.bodies[n] for n in sums.cohort])
-    total, means = sums.open(running, data)
-    assert np.abs(total - 0.75).max() <= sums.profile.error_bound(3)
-    assert set(means) == {c.name for c in running.plan.channels}
+    opened = sums.open(running, data)
+    assert np.abs(opened.exact - 0.75).max() <= sums.profile.error_bound(3)
+    assert set(opened.means) == {c.name for c in running.plan.channels}
     about = entry(running, list(sums.cohort), data, sums.bodies)
     for other in (data[:-1], data + b"\0", bytes([data[0] ^ 1]) + data[1:]):
         with pytest.raises(TranscriptInvalid, match="differs"):
-            open_sum(sums.plan, about, sums.cohort, other, sums.cipher)
+            open_sum(sums.plan, about, sums.cohort, other, sums.key)
 
 
 def test_one_hospitals_upload_in_place_of_the_cohorts_is_not_opened(running: Study) -> None:
