@@ -3,6 +3,10 @@
 The state is never stored: after a restart the same events go through the same pure rules and give the same state. An
 event is durable (write-ahead log, ``synchronous=FULL``) before anybody is told that it was accepted. ``at`` is the time
 the rules saw, so that deadlines come out the same.
+
+Bytes that the rules need not see lie beside the events, stored in the same transaction: study keys sealed to members
+(kept: a member that comes back gets its own), and of the running attempt only, records of shares sealed to their
+holders and the shares that survivors have revealed.
 """
 
 from __future__ import annotations
@@ -12,7 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_fedhelp.coordinator.events import Event, KeyPosted, Published, event_json, parse_event
+from secure_fedhelp.coordinator.events import (
+    Event,
+    KeyPosted,
+    Published,
+    Revealed,
+    SharesPosted,
+    event_json,
+    parse_event,
+)
 from secure_fedhelp.errors import InvalidConfiguration, PlanChanged, StorageError
 
 _TABLES = """
@@ -21,11 +33,17 @@ CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, at REAL NOT NULL, published INTEGER UNIQUE, event TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sealed_keys (
     epoch INTEGER NOT NULL, member TEXT NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (epoch, member));
+CREATE TABLE IF NOT EXISTS records (
+    round INTEGER NOT NULL, attempt INTEGER NOT NULL, holder TEXT NOT NULL, dealer TEXT NOT NULL, record BLOB NOT NULL,
+    PRIMARY KEY (round, attempt, holder, dealer));
+CREATE TABLE IF NOT EXISTS reveals (
+    round INTEGER NOT NULL, attempt INTEGER NOT NULL, name TEXT NOT NULL, reveal BLOB NOT NULL,
+    PRIMARY KEY (round, attempt, name));
 """
 
 
 class Journal:
-    """One study's events, and the sealed keys that came with some of them. Not thread-safe: the keeper has the lock."""
+    """One study's events, and the bytes that came with some of them. Not thread-safe: the keeper has the lock."""
 
     def __init__(self, path: Path, study: str) -> None:
         """Open or create the journal of the study with this hash.
@@ -76,17 +94,39 @@ class Journal:
                 self._database.execute("ROLLBACK")
             raise
 
-    def append(self, event: Event, at: float, sealed: Mapping[str, bytes] | None = None) -> None:
-        """Make an event durable, with the sealed keys of a KeyPosted; StorageError, and nothing is stored."""
+    def append(self, event: Event, at: float, beside: Mapping[str, bytes] | None = None) -> None:
+        """Make an event durable, with what lies beside it; StorageError, and nothing is stored.
+
+        ``beside`` are the sealed keys of a KeyPosted by member, the records of a SharesPosted by holder, or what is
+        revealed by the one who does.
+        """
         published = event.round if isinstance(event, Published) else None
         try:
             with self._transaction():
                 self._database.execute(
                     "INSERT INTO events (at, published, event) VALUES (?, ?, ?)", (at, published, event_json(event))
                 )
-                if isinstance(event, KeyPosted) and sealed is not None:
-                    rows = [(event.epoch, name, data) for name, data in sealed.items()]
-                    self._database.executemany("INSERT INTO sealed_keys VALUES (?, ?, ?)", rows)
+                self._store_beside(event, beside or {})
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot write {self._path}: {error}") from error
+
+    def _store_beside(self, event: Event, beside: Mapping[str, bytes]) -> None:
+        if isinstance(event, KeyPosted):
+            keys = [(event.epoch, name, data) for name, data in beside.items()]
+            self._database.executemany("INSERT INTO sealed_keys VALUES (?, ?, ?)", keys)
+        elif isinstance(event, SharesPosted):
+            records = [(event.round, event.attempt, holder, event.name, data) for holder, data in beside.items()]
+            self._database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", records)
+        elif isinstance(event, Revealed):
+            reveals = [(event.round, event.attempt, name, data) for name, data in beside.items()]
+            self._database.executemany("INSERT INTO reveals VALUES (?, ?, ?, ?)", reveals)
+
+    def forget_shares_before(self, place: tuple[int, int]) -> None:
+        """Erase the shares of all rounds and attempts before this one; StorageError."""
+        try:
+            with self._transaction():
+                self._database.execute("DELETE FROM records WHERE (round, attempt) < (?, ?)", place)
+                self._database.execute("DELETE FROM reveals WHERE (round, attempt) < (?, ?)", place)
         except sqlite3.Error as error:
             raise StorageError(f"cannot write {self._path}: {error}") from error
 
@@ -112,6 +152,21 @@ class Journal:
             "SELECT sealed FROM sealed_keys WHERE epoch = ? AND member = ?", (epoch, member)
         ).fetchone()
         return b"" if row is None else bytes(row[0])
+
+    def records(self, place: tuple[int, int], holder: str) -> dict[str, bytes]:
+        """The records of one holder in an attempt, by dealer; StorageError."""
+        query = "SELECT dealer, record FROM records WHERE (round, attempt) = (?, ?) AND holder = ?"
+        return self._by_name(query, (*place, holder))
+
+    def reveals(self, place: tuple[int, int]) -> dict[str, bytes]:
+        """What was revealed in an attempt, by name; StorageError."""
+        return self._by_name("SELECT name, reveal FROM reveals WHERE (round, attempt) = (?, ?)", place)
+
+    def _by_name(self, query: str, values: tuple[object, ...]) -> dict[str, bytes]:
+        try:
+            return {str(name): bytes(data) for name, data in self._database.execute(query, values)}
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read {self._path}: {error}") from error
 
     def close(self) -> None:
         self._database.close()

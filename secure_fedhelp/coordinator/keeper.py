@@ -2,7 +2,7 @@
 
 Handlers of many hospitals call :meth:`Keeper.submit` and :meth:`Keeper.watch` from many threads; one event at a time
 goes through the rules, then onto the disk, and only then into the state that others see. One thread calls
-:meth:`Keeper.work`, which lets time pass and adds up closed rounds beside the lock.
+:meth:`Keeper.work`, which lets time pass and, beside the lock, adds uploads to the sum and publishes closed rounds.
 
 A coordinator that cannot store stops: after a StorageError nothing is accepted any more, because what is on the disk
 may be less than what somebody was told. A restart reads the disk and goes on.
@@ -15,15 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from secure_fedhelp.coordinator.admission import Admission, Constants, admit
-from secure_fedhelp.coordinator.events import Event, Published, Restarted, Ticked
+from secure_fedhelp.coordinator.events import Event, Published, Restarted, SumLost, Ticked
 from secure_fedhelp.coordinator.journal import Journal
 from secure_fedhelp.coordinator.progress import describe
 from secure_fedhelp.coordinator.publication import signed_line, transcript_entry
 from secure_fedhelp.coordinator.rounds import Rounds
+from secure_fedhelp.coordinator.running_sum import RunningSum
+from secure_fedhelp.coordinator.sharing import mask_keys
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.state import State, public_state
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
-from secure_fedhelp.errors import FedHelpError, StorageError
+from secure_fedhelp.errors import FedHelpError, StorageError, UnmaskingFailed
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
@@ -49,6 +51,8 @@ class Keeper:
         constants = Constants(plan, chosen.body_bytes(plan.total_length), TENSEAL_VERSION)
         self._rules = Rounds(constants)
         self.spool = Spool(folder, chosen, plan.total_length)
+        self._sum = RunningSum(self.spool, chosen, plan.total_length)
+        self._tidied = (-1, -1)
         self._journal = Journal(folder / "journal.sqlite", plan.hash)
         self._changed = threading.Condition()
         self._watchers: dict[str, int] = {}
@@ -57,7 +61,7 @@ class Keeper:
         self._closing = False
         self._state = self._replay()
         self._transcript = TranscriptFile(folder / "transcript.jsonl", self._journal.lines())
-        self.spool.forget_bodies_before(self._state.round)
+        self._tidy()
 
     def _replay(self) -> State:
         state: State | None = None
@@ -83,17 +87,27 @@ class Keeper:
         """The present state: one frozen value, safe to read from any thread."""
         return self._state
 
+    def present(self) -> State:
+        """The state once time has passed; StorageError when the keeper is broken."""
+        with self._changed:
+            self._require_working()
+            self._tick()
+            return self._state
+
     def admit(self, name: str, header: bytes, signature: bytes) -> Admission:
         """Whether an upload may count now (see admission.py); time has passed first."""
         with self._changed:
             self._tick()
             return admit(self._rules.constants, self._state, name, header, signature)
 
-    def submit(self, event: Event, sealed: Mapping[str, bytes] | None = None) -> State:
-        """Put one event through the rules and onto the disk; the error of the rules, or StorageError, if refused."""
+    def submit(self, event: Event, beside: Mapping[str, bytes] | None = None) -> State:
+        """Put one event through the rules and onto the disk, with what lies ``beside`` it (see journal.py).
+
+        The error of the rules, or StorageError, if it is refused.
+        """
         with self._changed:
             self._tick()
-            return self._apply(event, sealed)
+            return self._apply(event, beside)
 
     def watch(self, name: str, known_version: int, wait_seconds: float) -> StudyState:
         """The public state, as soon as its version is another; after ``wait_seconds`` at the latest.
@@ -114,6 +128,12 @@ class Keeper:
         with self._changed:
             return self._journal.sealed_key(epoch, member)
 
+    def held_by(self, name: str) -> tuple[State, dict[str, bytes]]:
+        """The present state, time having passed, and by dealer the records of shares that ``name`` holds in it."""
+        with self._changed:
+            self._tick()
+            return self._state, self._journal.records(self._state.place, name)
+
     def lines(self, from_round: int) -> list[bytes]:
         """The published transcript lines from a round on."""
         with self._changed:
@@ -122,13 +142,21 @@ class Keeper:
     # -- what the server's loop does ------------------------------------------------------------------------------
 
     def work(self) -> None:
-        """Let time pass, and publish the round if one is closed. Raises StorageError when the keeper is broken."""
-        with self._changed:
-            self._require_working()
-            self._tick()
-            state = self._state
-        if state.phase is Phase.SUMMING:
-            self._publish(state)
+        """Let time pass, add accepted uploads to the sum, and publish the round if it is closed.
+
+        Raises StorageError when the keeper is broken.
+        """
+        try:
+            state = self.present()
+            self._tidy()
+            while self._sum.add_next(state):
+                state = self.present()
+            if state.phase is Phase.SUMMING:
+                self._publish(state)
+                self._tidy()
+        except StorageError as error:
+            self.broken(error)
+            raise
 
     def news(self) -> list[str]:
         """What happened since the last call, in lines for a person."""
@@ -174,14 +202,14 @@ class Keeper:
         if self._clock() >= self._state.deadline:
             self._apply(Ticked(), None)
 
-    def _apply(self, event: Event, sealed: Mapping[str, bytes] | None) -> State:
+    def _apply(self, event: Event, beside: Mapping[str, bytes] | None) -> State:
         self._require_working()
         now = self._clock()
         before, after = self._state, self._rules.apply(self._state, event, now)
         if after is before:
             return after
         try:
-            self._journal.append(self._rules.record(before, event, after), now, sealed)
+            self._journal.append(self._rules.record(before, event, after), now, beside)
         except StorageError as error:
             self.broken(error)
             raise
@@ -190,19 +218,34 @@ class Keeper:
         self._news.extend(describe(self.plan, before, event, after))
         return after
 
-    def _publish(self, state: State) -> None:
-        """Add up the closed round and publish it. Everything here is deterministic, so a crash on the way costs
-        nothing: the next start adds again and signs the same line."""
-        try:
-            headers = [upload.header for upload in state.uploads.values()]
-            digest, size = self.spool.add_up(state.round, headers)
-            line = signed_line(transcript_entry(self.plan, state, digest, size), self._key)
+    def _tidy(self) -> None:
+        """Erase what only rounds and attempts that are over needed."""
+        place = self._state.place
+        if place != self._tidied:
+            self.spool.forget_bodies_before(place)
             with self._changed:
-                if self._state.phase is not Phase.SUMMING:
-                    return  # the study ended while this was added up, for all who listen: nothing to publish
-                self._apply(Published(round=state.round, line=line), None)
-                self._transcript.append(line)
-            self.spool.forget_bodies_before(state.round + 1)
-        except StorageError as error:
-            self.broken(error)
-            raise
+                self._journal.forget_shares_before(place)
+            self._tidied = place
+
+    def _publish(self, state: State) -> None:
+        """Publish the closed round's sum. Everything here is deterministic, so a crash on the way costs nothing: the
+        next start adds again and signs the same line."""
+        try:
+            plus, minus = self._mask_keys(state)
+        except UnmaskingFailed as error:
+            self.submit(SumLost(round=state.round, message=error.message))
+            return
+        digest, size = self._sum.finish(state, plus, minus)
+        line = signed_line(transcript_entry(self.plan, state, digest, size), self._key)
+        with self._changed:
+            if self._state.phase is not Phase.SUMMING:
+                return  # the study ended while this was added up, for all who listen: nothing to publish
+            self._apply(Published(round=state.round, line=line), None)
+            self._transcript.append(line)
+
+    def _mask_keys(self, state: State) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        if self.plan.aggregation.masks == "none":
+            return (), ()
+        with self._changed:
+            reveals = self._journal.reveals(state.place)
+        return mask_keys(self.plan, state, reveals)

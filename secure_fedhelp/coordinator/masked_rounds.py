@@ -88,11 +88,11 @@ def wanted_dealing(
         if standing.signed.statement != signed.statement:
             raise ReplayedUpload(f"{name} has already dealt other shares in this attempt", _STANDS)
         return None
-    _require_phase(state, Phase.SHARING, "a dealing")
-    keys = state.attempt.keys
+    keys, shape = state.attempt.keys, state.attempt.shape
+    if state.phase is not Phase.SHARING or shape is None:
+        raise _out_of_phase(state, "a dealing")
     if name not in keys:
         raise WrongRound(f"{name} gave no round key, so it has no part in this attempt", "Wait for the next one.")
-    shape = shape_of(plan.aggregation.masks, keys)
     return check_dealer(signed, place_of(plan, state), name, member.signing_key, keys, state.attempt.listed, shape)
 
 
@@ -231,7 +231,8 @@ def _next(plan: StudyPlan, state: State, now: float) -> State:
     attempt = state.attempt
     match state.phase:
         case Phase.ADVERTISING:
-            attempt = replace(attempt, listed=members_hash(attempt.keys))
+            shape = shape_of(plan.aggregation.masks, attempt.keys)
+            attempt = replace(attempt, listed=members_hash(attempt.keys), shape=shape)
         case Phase.SHARING:
             statements = {name: dealt.signed.statement for name, dealt in attempt.dealt.items()}
             attempt = replace(attempt, view=view_hash(attempt.keys, statements))

@@ -16,6 +16,7 @@ from secure_fedhelp.coordinator.calls import LIVE_CALLS
 from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
 from secure_fedhelp.coordinator.keeper import Keeper
+from secure_fedhelp.coordinator.masked_service import MaskedHandlers
 from secure_fedhelp.coordinator.streams import Streams
 from secure_fedhelp.errors import (
     CiphertextWrongLength,
@@ -44,8 +45,8 @@ def pool_size(plan: StudyPlan) -> int:
     return LIVE_CALLS * len(plan.hospitals) + 4
 
 
-class CoordinatorService(CoordinatorServicer):
-    """The handlers of one study."""
+class CoordinatorService(MaskedHandlers, CoordinatorServicer):
+    """The handlers of one study; those of the masked steps are in masked_service.py."""
 
     def __init__(self, keeper: Keeper, door: Door, card: bytes) -> None:
         self._keeper, self._door, self._card = keeper, door, card
@@ -257,9 +258,3 @@ class CoordinatorService(CoordinatorServicer):
                 while piece := self._keeper.spool.read_sum(request.round, offset):
                     yield pb.Chunk(data=piece)
                     offset += len(piece)
-
-    def _member(self, context: Context) -> str:
-        """The calling hospital, which must have joined; NotOnRoster otherwise."""
-        name = self._door.caller(context)
-        self._keeper.state.member(name)
-        return name

@@ -1,9 +1,10 @@
 """The large files of a study: bodies of the running round, complete or partial, and the published sums.
 
-    uploads/ROUND-HOSPITAL-SHA256    a body, appended to as it arrives; whole once the journal says so
-    sums/ROUND.sum                   a published sum; kept, so that a hospital that comes back can catch up
+    uploads/ROUND-ATTEMPT-HOSPITAL-SHA256    a body, appended to as it arrives; whole once the journal says so
+    sums/ROUND.sum                           a published sum; kept, so that a hospital that comes back can catch up
 
-Bodies are erased when their round's sum is published: nothing needs a single hospital's ciphertext after that.
+Bodies are erased when their round's sum is published, and when another attempt at the round begins: nothing needs a
+single hospital's ciphertext after that.
 """
 
 from __future__ import annotations
@@ -102,23 +103,23 @@ class Spool:
 
     # -- sums ---------------------------------------------------------------------------------------------------------
 
-    def add_up(self, round_number: int, cohort: list[UploadHeader]) -> tuple[str, int]:
-        """Add the cohort's bodies, one in memory at a time, store the sum, and return its SHA-256 and its length.
+    def add(self, accumulator: SumAccumulator, header: UploadHeader) -> None:
+        """Add a stored body to a sum, piece by piece: it is mapped and never in memory as a whole.
 
-        Each body is hashed again first: what is summed is what was signed, whatever happened to the disk since.
+        It is hashed again first: what is summed is what was signed, whatever happened to the disk since.
         """
-        accumulator = SumAccumulator(self._profile, self._length)
-        for header in sorted(cohort, key=lambda h: h.hospital):
-            path = self._path(header)
-            try:
-                body = path.read_bytes()
-            except OSError as error:
-                raise _storage_error(path, error) from error
+        path = self._path(header)
+        try:
+            with path.open("rb") as file:
+                body = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # unmapped with its last view
             if hashlib.sha256(body).hexdigest() != header.body_sha256:
                 raise StorageError(f"{path} was changed on the disk", "Restore the folder from a backup.")
             accumulator.add(header.hospital, body)
-            del body
-        total = accumulator.finish()
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot read {path}: {error}") from error
+
+    def store_sum(self, round_number: int, total: bytes) -> tuple[str, int]:
+        """Store a round's sum, and return its SHA-256 and its length."""
         write_atomic(self._sum_path(round_number), total, 0o600)
         return hashlib.sha256(total).hexdigest(), len(total)
 
@@ -134,11 +135,12 @@ class Spool:
         except OSError as error:
             raise _storage_error(path, error) from error
 
-    def forget_bodies_before(self, round_number: int) -> None:
-        """Erase the bodies of all rounds before this one."""
+    def forget_bodies_before(self, place: tuple[int, int]) -> None:
+        """Erase the bodies of all rounds and attempts before this one."""
         try:
             for path in self._uploads.iterdir():
-                if int(path.name.partition("-")[0]) < round_number:
+                round_number, attempt, _ = path.name.split("-", 2)
+                if (int(round_number), int(attempt)) < place:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise _storage_error(self._uploads, error) from error
@@ -151,8 +153,8 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def _path(self, header: UploadHeader) -> Path:
-        # Round, name and hash were checked as number, roster name and hexadecimal: no path can be made of them.
-        return self._uploads / f"{header.round:05d}-{header.hospital}-{header.body_sha256}"
+        # Numbers, name and hash were checked as numbers, roster name and hexadecimal: no path can be made of them.
+        return self._uploads / f"{header.round:05d}-{header.attempt:02d}-{header.hospital}-{header.body_sha256}"
 
     def _sum_path(self, round_number: int) -> Path:
         return self._sums / f"{round_number:05d}.sum"

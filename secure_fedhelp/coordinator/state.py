@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from secure_fedhelp.errors import FedHelpError, NotOnRoster, StudyEnded
+from secure_fedhelp.secagg.masked.graph import Graph
 from secure_fedhelp.secagg.masked.statements import Signed
 from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.plan import StudyPlan
@@ -69,14 +70,15 @@ class Dealt:
 class Attempt:
     """One attempt at a round with masks; without masks it stays as it begins. Uploads are in the state itself.
 
-    ``keys`` are the members' signed round keys, ``listed`` the hash of them all once they are complete; ``dealt`` the
-    dealers, ``view`` the hash of keys and dealings once those are complete. ``agreed`` are the survivors' signatures on
-    their list, ``revealed`` the SHA-256 of what each has revealed.
+    ``keys`` are the members' signed round keys; once they are complete, ``listed`` is the hash of them all and ``shape``
+    the graph among so many. ``dealt`` are the dealers, ``view`` the hash of keys and dealings once those are complete.
+    ``agreed`` are the survivors' signatures on their list, ``revealed`` the SHA-256 of what each has revealed.
     """
 
     number: int = 0
     keys: Mapping[str, Signed] = field(default_factory=dict)
     listed: str = ""
+    shape: Graph | None = None
     dealt: Mapping[str, Dealt] = field(default_factory=dict)
     view: str = NO_VIEW
     agreed: Mapping[str, bytes] = field(default_factory=dict)

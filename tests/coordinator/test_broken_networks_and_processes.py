@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -24,7 +25,9 @@ from servers import PATIENCE_SECONDS, PLAN, Cast, Raw, Server, sum_of
 from unlocking import UNLOCK, add_lock
 
 from secure_fedhelp.coordinator.journal import Journal
+from secure_fedhelp.coordinator.running_sum import RunningSum
 from secure_fedhelp.coordinator.spool import Spool
+from secure_fedhelp.coordinator.state import SignedHeader, State
 from secure_fedhelp.errors import (
     CiphertextWrongLength,
     CoordinatorUnreachable,
@@ -33,7 +36,7 @@ from secure_fedhelp.errors import (
     StorageError,
 )
 from secure_fedhelp.identity.tls import load_credentials
-from secure_fedhelp.secagg.profiles import profile
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.wire.client import CoordinatorClient
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
 from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, parse_header
@@ -202,7 +205,7 @@ def test_kill_9_in_the_middle_of_an_upload(consortium: Consortium, process: Proc
     cast.make_key()
     alpha, body = cast.sites["alpha"], cast.body("alpha")
     header = alpha.protocol.header(body)
-    stored = process.folder / "uploads" / f"00000-alpha-{parse_header(header).body_sha256}"
+    stored = process.folder / "uploads" / f"00000-00-alpha-{parse_header(header).body_sha256}"
 
     raw, go_on = Raw(server, alpha), threading.Event()
 
@@ -273,22 +276,28 @@ def test_the_coordinator_runs_without_torch_and_tenseal(folder: Path, tmp_path: 
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_sum_holds_one_body_at_a_time(tmp_path: Path) -> None:
-    hospitals = 12
+def peak_of_a_sum(folder: Path, hospitals: int) -> float:
+    """Largest memory of a running sum of so many uploads, in bodies."""
     plan = example_plan(
         channels__0__length=100_000,
         hospitals=[{"name": f"h{i}", "tier": "small", "nominal_patients": 40} for i in range(hospitals)],
     )
-    spool = Spool(tmp_path, profile("standard"), plan.total_length)
-    headers = []
+    chosen = plan_profile(plan)
+    spool = Spool(folder, chosen, plan.total_length)
+    state = State(phase=Phase.COLLECTING, deadline=0.0)
     for i in range(hospitals):
         body = some_body(plan, i)
-        headers.append(parse_header(Hospital(plan, f"h{i}").header(body)))
-        spool.append(headers[-1], body)
-    size = headers[0].body_bytes
+        header = parse_header(Hospital(plan, f"h{i}").header(body))
+        spool.append(header, body)
+        state = replace(state, uploads={**state.uploads, f"h{i}": SignedHeader(header, b"")})
     tracemalloc.start()
-    spool.add_up(0, headers)
+    RunningSum(spool, chosen, plan.total_length).finish(state, (), ())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # The running sum, one body, a block being unpacked, and the packed result twice: less than half of all bodies.
-    assert peak < 6 * size, peak / size
+    return peak / chosen.body_bytes(plan.total_length)
+
+
+def test_the_memory_of_a_sum_does_not_grow_with_the_hospitals(tmp_path: Path) -> None:
+    few, many = peak_of_a_sum(tmp_path / "few", 3), peak_of_a_sum(tmp_path / "many", 24)
+    assert many < few + 0.1, "the hospitals' seeds, and nothing else"
+    assert many < 5, "the sum in words of eight bytes, and packed while it is written; bodies are mapped"

@@ -33,7 +33,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.packing import SumAccumulator
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.canonical import sha256_hex
-from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, UploadHeader, parse_header
+from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, parse_header
 
 PLAN = example_plan(study__rounds=2)
 PROFILE = profile("standard")
@@ -240,13 +240,13 @@ def test_a_study_that_ends_while_its_round_is_added_up_publishes_nothing(
     run.to_collecting()
     for name in NAMES:
         run.send(name)
-    add_up = run.keeper.spool.add_up
+    store_sum = run.keeper.spool.store_sum
 
-    def meanwhile(round_number: int, cohort: list[UploadHeader]) -> tuple[str, int]:
+    def meanwhile(round_number: int, total: bytes) -> tuple[str, int]:
         run.keeper._state = run.keeper.state.end(KeyCeremonyFailed("another key"))
-        return add_up(round_number, cohort)
+        return store_sum(round_number, total)
 
-    monkeypatch.setattr(run.keeper.spool, "add_up", meanwhile)
+    monkeypatch.setattr(run.keeper.spool, "store_sum", meanwhile)
     run.keeper.work()
     assert run.keeper.state.phase is Phase.ENDED
     assert run.keeper.lines(0) == []
@@ -254,7 +254,7 @@ def test_a_study_that_ends_while_its_round_is_added_up_publishes_nothing(
 
 def test_bodies_left_by_a_crash_after_publishing_are_erased_at_the_start(run: Run) -> None:
     run.to_collecting().whole_round()
-    left = run.folder / "uploads" / f"00000-{NAMES[0]}-{'0' * 64}"
+    left = run.folder / "uploads" / f"00000-00-{NAMES[0]}-{'0' * 64}"
     left.write_bytes(b"left")
     run.crash()
     assert not left.exists()
@@ -467,8 +467,9 @@ def test_a_folder_that_vanishes_is_named(run: Run) -> None:
         lambda: spool.offset(header),
         lambda: spool.append(header, b"x"),
         lambda: spool.read_sum(0, 0),
-        lambda: spool.forget_bodies_before(1),
-        lambda: spool.add_up(0, [header]),
+        lambda: spool.forget_bodies_before((1, 0)),
+        lambda: spool.add(SumAccumulator(PROFILE, PLAN.total_length), header),
+        lambda: spool.store_sum(0, b"sum"),
     ):
         with pytest.raises(StorageError):
             use()

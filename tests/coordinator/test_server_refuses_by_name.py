@@ -82,7 +82,7 @@ def test_an_upload_that_is_too_long(raw: Raw) -> None:
 
 
 def test_a_body_that_is_not_the_signed_one(raw: Raw) -> None:
-    assert type(refused(raw, raw.head(BODY), *chunks_of(BODY[:-1] + b"\0"))) is BadSignature
+    assert type(refused(raw, raw.head(BODY), *chunks_of(BODY[:-1] + bytes([BODY[-1] ^ 1])))) is BadSignature
     assert raw.status(BODY) == 0
 
 
@@ -207,7 +207,7 @@ def test_a_round_that_closes_ends_the_uploads_in_it(raw: Raw, cast: Cast, server
     go_on.set()
     error = named_error(call.exception())
     assert type(error) is WrongRound
-    assert not any(p.name.startswith("00000-alpha") for p in (server.folder / "uploads").iterdir())
+    assert not any(p.name.startswith("00000-00-alpha") for p in (server.folder / "uploads").iterdir())
 
 
 # -- who is calling ---------------------------------------------------------------------------------------------------
