@@ -72,11 +72,19 @@ def _print_masks(out: Console, plan: StudyPlan, attempts: list[AttemptFacts]) ->
         markup=False,
     )
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in ("hospitals in a round", "must stay", "repaired", "stands: follows", "lies", "neighbours", "fails"):
+    for heading in (
+        "hospitals in a round",
+        "must stay",
+        "repaired",
+        "stands: follows",
+        "lies",
+        "holders/needed",
+        "fails",
+    ):
         table.add_column(heading, justify="right")
     for one in attempts:
         fails = "never" if one.graph.full else f"2^-{one.graph.failure_bits:.0f}"
-        neighbours = "all" if one.graph.full else f"{one.graph.neighbours}, {one.graph.holders_needed} rebuild"
+        neighbours = "all" if one.graph.full else f"{one.graph.neighbours}/{one.graph.holders_needed}"
         figures = (one.members, one.needed, one.repaired, one.passive, one.active)
         table.add_row(*(str(figure) for figure in figures), neighbours, fails)
     out.print(table)

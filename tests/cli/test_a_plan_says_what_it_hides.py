@@ -42,7 +42,7 @@ def test_coalitions_and_drop_outs_are_named_for_every_number_of_hospitals(tmp_pa
 
 def test_the_sparse_graph_prints_its_neighbours_and_failure_probability(tmp_path: Path) -> None:
     text = shown(written(tmp_path, aggregation__masks="repairing", hospitals=MANY))
-    assert "40 27 13 13 13 27, 14 rebuild 2^-75" in text
+    assert "40 27 13 13 13 27/14 2^-75" in text
 
 
 def test_the_strict_setting_repairs_nobody_and_stands_all_but_two() -> None:
@@ -58,8 +58,10 @@ def test_sums_that_are_not_sanitised_are_said_to_stay(tmp_path: Path) -> None:
 
 
 def test_a_plan_whose_sums_would_wrap_is_refused_before_anybody_joins(tmp_path: Path) -> None:
+    closed = {"aggregation__profile": "compact", "aggregation__decrypted": "closed"}
+    shown(written(tmp_path, **closed))
     with pytest.raises(CapacityExceeded):
-        shown(written(tmp_path, aggregation__profile="compact", aggregation__decrypted="closed"))
+        shown(written(tmp_path, **closed, aggregation__weights="uniform"))
 
 
 def test_a_policy_is_compared_with_the_plan(tmp_path: Path) -> None:
