@@ -21,10 +21,19 @@ from masked import Attempt, Cohort
 from numpy.typing import NDArray
 from scipy import stats
 
+from secure_fedhelp.errors import SplitView
 from secure_fedhelp.secagg.masked.keystream import add_masks
 from secure_fedhelp.secagg.masked.roundkeys import RoundSecrets, pair_key, self_key
 from secure_fedhelp.secagg.masked.shares import MASK, SELF, open_record, rebuild
-from secure_fedhelp.secagg.masked.statements import Reveal, RoundKeyStatement, ShareRecord, SharesStatement, parse
+from secure_fedhelp.secagg.masked.statements import (
+    SURVIVORS_CONTEXT,
+    Reveal,
+    RoundKeyStatement,
+    ShareRecord,
+    SharesStatement,
+    SurvivorsStatement,
+    parse,
+)
 from secure_fedhelp.secagg.packing import Residues, add_modulo
 
 #: The null space is taken modulo this prime: coefficients are small, so it is that of the integers.
@@ -167,13 +176,41 @@ class Coalition:
             opened.append((which, total))
         return opened
 
+    def learned(self) -> list[tuple[dict[str, int], Residues]]:
+        """What is learned of the contributions, the same in every attempt: coefficient by hospital, and value.
+
+        A reduced basis, so that what two sums differ by stands alone.
+        """
+        moduli = self.cohort.profile.moduli_column().astype(object)
+        names = sorted({seen.hospital for seen in self._seen})
+        rows = []
+        for which, total in self.combinations():
+            coefficients = np.zeros(len(names), dtype=object)
+            for (_, name), coefficient in which.items():
+                coefficients[names.index(name)] += coefficient
+            rows.append((coefficients, total.astype(object)))
+        for column in range(len(names)):
+            pivot = next((r for r in rows if abs(r[0][column]) == 1 and not r[0][:column].any()), None)
+            if pivot is None:
+                continue
+            sign = pivot[0][column]
+            rows = [
+                (r[0] * sign, r[1] * sign) if r is pivot else
+                (r[0] - sign * r[0][column] * pivot[0], r[1] - sign * r[0][column] * pivot[1])
+                for r in rows
+            ]  # fmt: skip
+        return [
+            (
+                {name: int(c) for name, c in zip(names, coefficients, strict=True) if c},
+                (value % moduli).astype(np.uint64),
+            )
+            for coefficients, value in rows
+            if coefficients.any()
+        ]
+
     def opened_alone(self) -> dict[str, Residues]:
         """The hospitals whose single contribution comes out, and what it is."""
-        return {
-            next(iter(which))[1]: total
-            for which, total in self.combinations()
-            if len(which) == 1 and next(iter(which.values())) == 1
-        }
+        return {next(iter(which)): total for which, total in self.learned() if len(which) == 1 and 1 in which.values()}
 
 
 def _left_null_space(system: NDArray[np.int64]) -> list[list[int]]:
@@ -205,6 +242,41 @@ def _row_echelon(matrix: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[int
             matrix[other] = (matrix[other] - factors[other] * matrix[row]) % _PRIME
         pivots.append(column)
     return matrix, pivots
+
+
+# -- what a coordinator that lies can do besides -----------------------------------------------------------------------
+
+
+def signed_by(attempt: Attempt, names: Collection[str], survivors: Mapping[str, str], view: str) -> dict[str, bytes]:
+    """Signatures on any list, of hospitals that sign whatever they are asked to."""
+    statement = SurvivorsStatement(
+        study=attempt.place.study,
+        round=attempt.place.round,
+        attempt=attempt.place.attempt,
+        members=tuple(sorted(attempt.keys)),
+        survivors=dict(survivors),
+        view=view,
+    ).to_bytes()
+    return {name: attempt.cohort.signers[name].sign(SURVIVORS_CONTEXT, statement) for name in names}
+
+
+def revealed_for(
+    attempt: Attempt, honest: Collection[str], colluding: Collection[str], survivors: Mapping[str, str], view: str
+) -> list[tuple[str, Reveal]]:
+    """What the ``honest`` reveal who are shown this list, with the signatures of the colluding hospitals beside theirs.
+
+    Nothing of one that refuses.
+    """
+    signatures = signed_by(attempt, colluding, survivors, view)
+    for name in honest:
+        signatures[name] = attempt.cohort.members[name].agree(attempt.number, survivors, attempt.survivors[name])
+    found = []
+    for name in honest:
+        try:
+            found.append((name, parse(Reveal, attempt.cohort.members[name].reveal(attempt.number, signatures))))
+        except SplitView:
+            continue
+    return found
 
 
 # -- does it look uniform? ---------------------------------------------------------------------------------------------
