@@ -180,7 +180,7 @@ def ticks(lowest: float, highest: float, most: int) -> list[float]:
     """At most ``most`` round numbers that enclose both ends: steps of 1, 2 or 5 times a power of ten."""
     width = max(highest - lowest, 1e-6)
     power = 10.0 ** math.floor(math.log10(width / most))
-    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
+    for step in (power, 2 * power, 5 * power, 10 * power, 20 * power, 50 * power):
         first, last = math.floor(lowest / step + 1e-9), math.ceil(highest / step - 1e-9)
         if last - first + 1 <= most:
             break

@@ -154,6 +154,7 @@ def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation
             "largest_epsilon": privacy.epsilon,
             "largest_delta": privacy.delta,
             "smallest_cohort": plan.aggregation.minimum_cohort,
+            "smallest_coalition": min(1, plan.coalition[1]),
             "foundation_endpoints": [foundation_url] if foundation_url else [],
             "metrics": "research",
         }

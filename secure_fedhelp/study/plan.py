@@ -150,7 +150,7 @@ class AggregationSection(Strict):
     answer_deadline_seconds: float = Field(default=120, gt=0)
     key_epoch_rounds: int = Field(default=1000, ge=1)
     #: The second lock (study/threshold.py): ``none`` leaves every upload open to the coordinator with one hospital.
-    masks: Masks = "none"
+    masks: Masks = "repairing"
     #: ``sanitised``: what is decrypted is flooded with noise before anything is computed from it, so that all that
     #: follows may leave a hospital. ``closed``: it is not, and nothing computed from it may leave.
     decrypted: Literal["sanitised", "closed"] = "sanitised"

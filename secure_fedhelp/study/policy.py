@@ -32,7 +32,7 @@ class SitePolicy(Strict):
     largest_weight_share: float = Field(default=1.0, gt=0, le=1)
     #: Hospitals that, beside the coordinator (lying, if they must), must not be able to open an upload. 0 allows a plan
     #: without masks, where the coordinator and any one hospital together read everybody's contribution.
-    smallest_coalition: int = Field(default=0, ge=0)
+    smallest_coalition: int = Field(default=1, ge=0)
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits")
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.

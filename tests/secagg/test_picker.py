@@ -150,11 +150,19 @@ def test_plan_that_names_no_profile_there_is_is_invalid() -> None:
     [(1e-2, 10.0, "compact"), (1e-2, 11.0, "fine"), (1e-6, 100.0, "standard"), (1e-9, 100.0, "exact")],
 )
 def test_plan_that_requires_an_error_gets_the_pick(required_error: float, bound: float, chosen: str) -> None:
-    values = changed("aggregation", {"required_error": required_error, "minimum_cohort": 3})
+    values = changed("aggregation", {"required_error": required_error, "minimum_cohort": 3, "decrypted": "closed"})
     values["channels"][1]["bound"] = bound
     plan = parse_plan(values)
     assert plan_profile(plan).name == chosen
     plan_profile(plan).check_capacity(bound * sum(plan.weights.values()))
+
+
+def test_the_noise_of_sanitised_sums_counts_in_the_pick() -> None:
+    values = changed("aggregation", {"required_error": 1e-2, "minimum_cohort": 3, "decrypted": "sanitised"})
+    assert plan_profile(parse_plan(values)).name == "fine"  # closed sums would do with compact or standard
+    values["aggregation"]["required_error"] = 1e-5
+    with pytest.raises(InvalidPlan, match="exact errs by up to|compact .* errs by up to inf"):
+        plan_profile(parse_plan(values))
 
 
 def test_plan_that_nothing_fits_is_invalid() -> None:

@@ -10,9 +10,11 @@ from plans import example_plan
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
 from secure_fedhelp.study.policy import SitePolicy, broken_clauses, load_policy, require_allowed
 
+PLAN = example_plan(aggregation__masks="repairing")
+
 
 def test_a_plan_within_the_policy_is_allowed() -> None:
-    require_allowed(SitePolicy(), example_plan(), "beta", None)
+    require_allowed(SitePolicy(), PLAN, "beta", None)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +29,13 @@ def test_a_plan_within_the_policy_is_allowed() -> None:
     ],
 )
 def test_each_clause_is_checked(policy: SitePolicy, clause: str) -> None:
-    assert [b.clause for b in broken_clauses(policy, example_plan(), "beta", None)] == [clause]
+    assert [b.clause for b in broken_clauses(policy, PLAN, "beta", None)] == [clause]
 
 
 def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:
     policy = SitePolicy(foundation_endpoints=("https://inside.example/",))
-    assert not broken_clauses(policy, example_plan(), "beta", "https://inside.example/v2")
-    assert [b.clause for b in broken_clauses(policy, example_plan(), "beta", "https://outside.example")] == [
+    assert not broken_clauses(policy, PLAN, "beta", "https://inside.example/v2")
+    assert [b.clause for b in broken_clauses(policy, PLAN, "beta", "https://outside.example")] == [
         "foundation_endpoints"
     ]
 
@@ -53,12 +55,12 @@ def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:
 )
 def test_an_endpoint_that_only_looks_like_an_allowed_one_is_refused(url: str) -> None:
     policy = SitePolicy(foundation_endpoints=("https://inside.example/models",))
-    assert not broken_clauses(policy, example_plan(), "beta", "https://inside.example/models/v2")
-    assert broken_clauses(policy, example_plan(), "beta", url)
+    assert not broken_clauses(policy, PLAN, "beta", "https://inside.example/models/v2")
+    assert broken_clauses(policy, PLAN, "beta", url)
 
 
 def test_research_metrics_need_the_policys_word() -> None:
-    research = example_plan(study__mode="research")
+    research = example_plan(study__mode="research", aggregation__masks="repairing")
     assert [b.clause for b in broken_clauses(SitePolicy(), research, "beta", None)] == ["metrics"]
     assert not broken_clauses(SitePolicy(metrics="research"), research, "beta", None)
 
@@ -66,7 +68,7 @@ def test_research_metrics_need_the_policys_word() -> None:
 def test_all_broken_clauses_are_named_in_one_error() -> None:
     strict = SitePolicy(largest_epsilon=0.5, smallest_cohort=5, channels_allowed=("model-update",))
     with pytest.raises(PolicyViolation) as caught:
-        require_allowed(strict, example_plan(), "beta", "http://somewhere")
+        require_allowed(strict, PLAN, "beta", "http://somewhere")
     for clause in ("largest_epsilon", "smallest_cohort", "channels_allowed", "foundation_endpoints", "4 clause(s)"):
         assert clause in caught.value.message
 
@@ -85,3 +87,10 @@ def test_a_policy_is_read_from_its_file(tmp_path: Path) -> None:
     policy = load_policy(path)
     assert (policy.largest_epsilon, policy.smallest_cohort) == (1.5, 4)
     assert policy.hash != SitePolicy().hash
+
+
+def test_a_plan_below_the_coalition_the_policy_must_stand_is_refused() -> None:
+    unmasked = example_plan(aggregation__masks="none")
+    assert [b.clause for b in broken_clauses(SitePolicy(), unmasked, "beta", None)] == ["smallest_coalition"]
+    assert not broken_clauses(SitePolicy(smallest_coalition=0), unmasked, "beta", None)
+    assert broken_clauses(SitePolicy(smallest_coalition=2), PLAN, "beta", None)

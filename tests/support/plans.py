@@ -47,7 +47,7 @@ VALUES: dict[str, Any] = {
             "delta": 1e-4,
         },
     },
-    "aggregation": {"profile": "standard", "minimum_cohort": 3},
+    "aggregation": {"profile": "standard", "minimum_cohort": 3, "masks": "none"},
     "channels": [
         {"name": "model-update", "length": 10, "bound": 1.0},
         {"name": "public-logits", "length": 4, "bound": 8.0},
