@@ -70,9 +70,9 @@ class Dealt:
 class Attempt:
     """One attempt at a round with masks; without masks it stays as it begins. Uploads are in the state itself.
 
-    ``keys`` are the members' signed round keys; once they are complete, ``listed`` is the hash of them all and ``shape``
-    the graph among so many. ``dealt`` are the dealers, ``view`` the hash of keys and dealings once those are complete.
-    ``agreed`` are the survivors' signatures on their list, ``revealed`` the SHA-256 of what each has revealed.
+    ``keys`` are the members' signed round keys; when they are complete, ``listed`` is the hash of them all and
+    ``shape`` the graph among so many. ``dealt`` are the dealers, ``view`` the hash of keys and dealings when those are
+    complete. ``agreed`` are the survivors' signatures on their list, ``revealed`` the SHA-256 of what each revealed.
     """
 
     number: int = 0

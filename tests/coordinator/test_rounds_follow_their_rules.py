@@ -7,10 +7,9 @@ from collections.abc import Callable
 import pytest
 from members import Hospital
 from plans import example_plan
+from pure_studies import PureStudy
 
 from secure_fedhelp.coordinator import events, rounds
-from secure_fedhelp.coordinator.admission import Constants
-from secure_fedhelp.coordinator.rounds import Rounds
 from secure_fedhelp.coordinator.state import NO_DEADLINE, State, public_state
 from secure_fedhelp.errors import (
     BadSignature,
@@ -37,7 +36,6 @@ from secure_fedhelp.errors import (
 )
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.profiles import profile
-from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.wire.messages import Phase
 
 NAMES = ("alpha", "beta", "gamma", "delta")
@@ -50,53 +48,17 @@ PLAN = example_plan(
     aggregation__gather_deadline_seconds=1000,
 )
 BODY_BYTES = profile("standard").body_bytes(PLAN.total_length)
-RULES = Rounds(Constants(PLAN, BODY_BYTES, TENSEAL_VERSION))
 BODY = b"1" * BODY_BYTES
 
 
-class Study:
-    """A study in the making: applies events at a settable time."""
-
+class Study(PureStudy):
     def __init__(self, *joining: str) -> None:
-        self.hospitals = {name: Hospital(PLAN, name) for name in NAMES}
-        self.now = 0.0
-        self.state = RULES.start(self.now)
-        for name in joining:
-            self.do(self.hospitals[name].joined())
-
-    def do(self, event: events.Event) -> State:
-        self.state = RULES.apply(self.state, event, self.now)
-        return self.state
-
-    def refuses(self, event: events.Event, error: type[FedHelpError], match: str | None = None) -> None:
-        with pytest.raises(error, match=match) as caught:
-            RULES.apply(self.state, event, self.now)
-        assert type(caught.value) is error
-
-    def is_quiet(self, event: events.Event) -> None:
-        assert RULES.apply(self.state, event, self.now) is self.state
-
-    def late(self) -> State:
-        self.now = self.state.deadline
-        return self.do(events.Ticked())
-
-    def keyed(self, *confirming: str) -> Study:
-        epoch = self.state.key_epoch
-        recipients = tuple(self.state.keyed - {self.state.maker})
-        posted = self.hospitals[self.state.maker].posted(epoch)
-        self.do(posted.model_copy(update={"recipients": recipients}))
-        for name in confirming or self.state.active:
-            self.do(self.hospitals[name].confirmed(epoch))
-        return self
+        super().__init__(PLAN, *joining)
 
     def upload(self, *names: str, **changes: object) -> State:
-        place = {"round": self.state.round, "key_epoch": self.state.key_epoch, "previous": self.state.previous}
         for name in names:
-            self.do(self.hospitals[name].uploaded(BODY, **(place | changes)))
+            self.do(self.hospitals[name].uploaded(BODY, **(self.place | changes)))
         return self.state
-
-    def publish(self) -> State:
-        return self.do(events.Published(round=self.state.round, line=b"line"))
 
 
 def collecting(*joining: str) -> Study:

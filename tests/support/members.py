@@ -8,7 +8,9 @@ import numpy as np
 
 from secure_fedhelp.coordinator import events
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.secagg.packing import pack_body
+from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.masked.member import MaskKeys
+from secure_fedhelp.secagg.packing import pack_body, pack_residues, unpack_residues
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.profiles import SEED_BYTES
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
@@ -27,6 +29,15 @@ def some_body(plan: StudyPlan, seed: int) -> bytes:
     shape = (count, len(chosen.moduli), chosen.ring_degree)
     residues = generator.integers(0, chosen.moduli_column(), shape, dtype=np.uint64)
     return pack_body(chosen, generator.bytes(SEED_BYTES), residues)
+
+
+def masked_body(plan: StudyPlan, body: bytes, masks: MaskKeys) -> bytes:
+    """The same upload with its masks on."""
+    chosen = plan_profile(plan)
+    shape = chosen.ciphertexts(plan.total_length), len(chosen.moduli), chosen.ring_degree
+    residues = unpack_residues(chosen, body[SEED_BYTES:]).reshape(shape)
+    add_masks(residues, chosen, masks.plus, masks.minus)
+    return body[:SEED_BYTES] + pack_residues(chosen, residues)
 
 
 @dataclass
