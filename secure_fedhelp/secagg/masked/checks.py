@@ -50,7 +50,7 @@ def check_dealer(
 ) -> SharesStatement:
     """The dealing of ``name``, signed, among holders that fit the graph; SplitView if it saw other round keys."""
     statement = parse(SharesStatement, signed.statement)
-    _require_place(statement.place, place, f"the shares of {name}")
+    _require_place(statement.place, place, f"the dealing of {name}")
     if statement.dealer != name:
         raise ProtocolError(f"the shares given for {name} are of {statement.dealer}")
     verify(public, SHARES_CONTEXT, signed.statement, signed.signature)
@@ -119,6 +119,8 @@ def shape_of(masks: Masks, members: Iterable[str]) -> Graph:
 
 
 def _require_place(found: Place, place: Place, what: str) -> None:
+    if found.study != place.study:
+        raise WrongRound(f"{what} is for another study, {found.study[:16]}")
     if found != place:
         raise WrongRound(
             f"{what} is for round {found.round}, attempt {found.attempt}; this is round {place.round}, "
