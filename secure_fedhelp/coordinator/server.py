@@ -60,8 +60,8 @@ def serve(
 
     A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``. Started
     again on the same folder, an interrupted study goes on where it was. ``source`` says where the secret comes from
-    that opens the folder's keys. Raises the named errors of keys, plan and
-    folder, InvalidConfiguration if the address cannot be used, and StorageError if the disk fails.
+    that opens the folder's keys. Raises the named errors of keys, plan and folder, InvalidConfiguration if the address
+    cannot be used, and StorageError if the disk fails.
     """
     stop = stop or threading.Event()
     (folder / "address").unlink(missing_ok=True)  # of a process that was killed

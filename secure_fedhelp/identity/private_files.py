@@ -21,15 +21,12 @@ def read_private(path: Path, hint: str | None = None) -> bytes:
     try:
         # O_NONBLOCK: a pipe in the file's place must be refused, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise StorageError(f"{path} is not a regular file", "A secret is read from a plain file only.")
-            _require_own(path, status)
-            mode = stat.S_IMODE(status.st_mode)
-            if mode & 0o077:
-                raise UnsafePermissions(f"{path} is open to other users (mode {mode:o})", f"chmod 600 {path}")
-            return file.read()
+        try:
+            _require_private(path, os.fstat(descriptor))
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise InvalidConfiguration(f"{path}: no such file", hint) from error
     except OSError as error:
@@ -48,6 +45,15 @@ def require_own_folder(folder: Path) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o022:
         raise UnsafePermissions(f"others may write into {folder} (mode {mode:o})", f"chmod 700 {folder}")
+
+
+def _require_private(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not a regular file", "A secret is read from a plain file only.")
+    _require_own(path, status)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise UnsafePermissions(f"{path} is open to other users (mode {mode:o})", f"chmod 600 {path}")
 
 
 def _require_own(path: Path, status: os.stat_result) -> None:
