@@ -31,7 +31,7 @@ check: $(STAMP)
 	$(BIN)/python -m secure_fedhelp.wire.generate --check
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/aggregation.py
+	$(BIN)/secure-fedhelp bench aggregation --json runs/bench.json --plot runs/bench.html $(BENCH)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

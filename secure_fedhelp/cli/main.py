@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from secure_fedhelp import __version__
-from secure_fedhelp.cli import audit, compare, consortium, coordinator, demo, foundation, hospital, plan
+from secure_fedhelp.cli import audit, bench, compare, consortium, coordinator, demo, foundation, hospital, plan
 from secure_fedhelp.errors import FedHelpError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(hospital.app, name="hospital")
 app.add_typer(foundation.app, name="foundation")
 app.add_typer(audit.app, name="audit")
+app.add_typer(bench.app, name="bench")
 app.add_typer(plan.app, name="plan")
 
 

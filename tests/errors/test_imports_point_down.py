@@ -29,7 +29,7 @@ HEAVY = {
     "tenseal": {"secagg/ckks.py", "secagg/keys.py", "secagg/seal_format.py"},
     "opacus": {"privacy", "learning", "audit"},
     "torch": {"privacy", "learning", "research"},
-    "grpc": {"wire", "coordinator"},
+    "grpc": {"wire", "coordinator", "research/bench/plaintext.py"},
 }
 
 

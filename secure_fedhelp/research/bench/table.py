@@ -1,0 +1,86 @@
+"""Results on a terminal: what each setting costs, and how it compares with plain floats and with other projects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from secure_fedhelp.research.bench.results import OURS, Result
+
+NOTHING = "-"
+
+
+def print_results(results: Sequence[Result], console: Console) -> None:
+    """Two tables for each size: costs, then ratios."""
+    for size in dict.fromkeys((r.values, r.hospitals) for r in results):
+        here = [r for r in results if (r.values, r.hospitals) == size]
+        console.print(_costs(here, *size))
+        if (ratios := _ratios(here)).row_count:
+            console.print(ratios)
+    console.print(Text("Medians. Total: one hospital's upload work, all of the coordinator's, one hospital's"))
+    console.print(Text("download work. What is not comparable, and more: docs/benchmarks.md"))
+
+
+def _costs(results: Sequence[Result], values: int, hospitals: int) -> Table:
+    table = _table(f"{values:,} values, {hospitals} hospitals")
+    table.add_column("setting", no_wrap=True)
+    for heading in ("upload\ns", "coord.\ns", "downl.\ns", "total\ns"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("up\nB/val", "down\nB/val", "error", "coord.\nMiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for r in results:
+        mark = "*" if r.figures == "extrapolated" else ""
+        cells = [_setting(r), *(f"{r.of(side):.3f}" for side in ("upload", "coordinator", "download"))]
+        cells += [f"{r.critical_path_s:.3f}{mark}", f"{r.up_bytes_per_value:.2f}", f"{r.down_bytes_per_value:.2f}"]
+        cells += [NOTHING if r.max_error is None else f"{r.max_error:.0e}"]
+        cells += [NOTHING if r.coordinator_peak_mib is None else f"{r.coordinator_peak_mib:.0f}"]
+        table.add_row(*map(Text, cells))
+    if any(r.figures == "extrapolated" for r in results):
+        table.caption = "* extrapolated, not measured"
+    return table
+
+
+def _ratios(results: Sequence[Result]) -> Table:
+    """Our settings against each yardstick of the same transport; below one we cost less."""
+    table = _table("ours divided by")
+    table.add_column("setting", no_wrap=True)
+    yardsticks = list(dict.fromkeys(r.system for r in results if r.system != OURS))
+    for system in yardsticks:
+        table.add_column(f"{system.split()[0].split('-')[0]}\ntime", justify="right", no_wrap=True)
+        table.add_column("\nbytes", justify="right", no_wrap=True)
+    for ours in results:
+        if ours.system != OURS:
+            continue
+        rivals = {r.system: r for r in results if r.transport == ours.transport and r.system != OURS}
+        if not rivals:
+            continue
+        cells = [_setting(ours)]
+        for system in yardsticks:
+            cells.append(_ratio(ours, rivals.get(system), lambda r: r.critical_path_s))
+            cells.append(_ratio(ours, rivals.get(system), lambda r: r.up_bytes_per_value))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _ratio(ours: Result, other: Result | None, of: Callable[[Result], float]) -> str:
+    if other is None or not of(other):
+        return NOTHING
+    return f"{of(ours) / of(other):.3g}"
+
+
+def _setting(result: Result) -> str:
+    """As few words as tell the settings of a table apart."""
+    words = [result.system]
+    if result.profile is not None:
+        words = [result.profile, "" if result.masks == "none" else "masked"]
+    words.append("gRPC" if result.transport == "grpc" else "")
+    return " ".join(word for word in words if word)
+
+
+def _table(title: str) -> Table:
+    return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+                 padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
