@@ -155,6 +155,18 @@ def test_folder_and_key_file_may_be_moved_together(hospital: HospitalFolder, tmp
     open_lock(tmp_path / "elsewhere" / "alpha")
 
 
+def test_a_second_study_has_a_folder_of_its_own_with_the_same_keys(hospital: HospitalFolder, tmp_path: Path) -> None:
+    """Two studies on the same patients share one ledger, so they need its signing key."""
+    second = HospitalFolder(tmp_path / "alpha-second-study")
+    second.root.mkdir(mode=0o700)
+    shutil.copy(hospital.root / "unlock.json", second.root)
+    shutil.copytree(hospital.keys, second.keys)
+    unlock = open_lock(second.root)
+    first = SigningKey.load(hospital.keys / "signing.key", open_lock(hospital.root))
+    assert SigningKey.load(second.keys / "signing.key", unlock).public_hex == first.public_hex
+    assert Vault(second.state, unlock).study_key(0) is None
+
+
 # --- who may write into the folder -----------------------------------------------------------------------------------
 
 
