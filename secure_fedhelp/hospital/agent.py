@@ -145,10 +145,8 @@ class Agent:
                     self.ceremony.require_agreed(self._epoch_key(state.key_epoch), members)
             case Phase.COLLECTING:
                 self._contribute(number, attempt, state.key_epoch)
-            case Phase.AGREEING if self.vault.acknowledged(number, attempt):
-                self.masked.agree(number, attempt, self._sent(number, attempt) or "")
-            case Phase.REVEALING if self.vault.acknowledged(number, attempt):
-                self.masked.reveal(number, attempt, self._sent(number, attempt) or "")
+            case Phase.AGREEING | Phase.REVEALING:
+                self._unmask(state.phase, number, attempt)
 
     def _resume(self) -> None:
         signed = self.vault.signed_plan()
@@ -236,6 +234,20 @@ class Agent:
             return
         self.vault.remember_acknowledged(number, attempt)
         self.progress("uploaded", {"round": number, "epsilon": self.gate.epsilon_spent()})
+
+    def _unmask(self, phase: Phase, number: int, attempt: int) -> None:
+        """Help to unmask the sum that our upload of this attempt is in; nothing to do if it never arrived."""
+        body = self._spooled(number, attempt)
+        if body is None:
+            return
+        if not self.vault.acknowledged(number, attempt):
+            if not self.masked.survives(number, attempt, body):
+                return
+            self.vault.remember_acknowledged(number, attempt)  # it arrived, and we died before we heard
+        if phase is Phase.AGREEING:
+            self.masked.agree(number, attempt, body)
+        else:
+            self.masked.reveal(number, attempt, body)
 
     def _prepare_upload(self, number: int, attempt: int, epoch: int) -> SignedUpload | None:
         """The upload of this attempt, of an earlier run or new; None if we have declined, or the attempt goes on
@@ -341,13 +353,15 @@ class Agent:
             raise TranscriptInvalid("no masks before the members' cards are checked")
         return self._masked
 
+    def _spooled(self, number: int, attempt: int) -> str | None:
+        """SHA-256 of the body this hospital made for an attempt, if it has."""
+        data = self.vault.upload_header(number)
+        header = None if data is None else json.loads(data)
+        return str(header["body_sha256"]) if header and header["attempt"] == attempt else None
+
     def _sent(self, number: int, attempt: int) -> str | None:
-        """SHA-256 of the body the coordinator has confirmed in this attempt, if it has."""
-        spooled = self.vault.upload_header(number)
-        if spooled is None or not self.vault.acknowledged(number, attempt):
-            return None
-        header = json.loads(spooled)
-        return str(header["body_sha256"]) if header["attempt"] == attempt else None
+        """SHA-256 of the body that the coordinator has confirmed in this attempt, if it has."""
+        return self._spooled(number, attempt) if self.vault.acknowledged(number, attempt) else None
 
     def _require_complete(self) -> None:
         if self._rounds != self.plan.study.rounds:

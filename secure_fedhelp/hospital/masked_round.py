@@ -42,11 +42,7 @@ class MaskedRounds:
         """Sign and post this attempt's round key. RetryRefused: see member.py."""
         member = self._of(number)
         signed = self._kept(number, member, lambda: member.key(attempt))
-        try:
-            self.coordinator.post_round_key(number, attempt, signed)
-        except WrongRound:
-            return False
-        return True
+        return self._in_time(lambda: self.coordinator.post_round_key(number, attempt, signed))
 
     def share(self, number: int, attempt: int) -> frozenset[str] | None:
         """Deal shares of this attempt's secrets among its members, and name those."""
@@ -57,11 +53,8 @@ class MaskedRounds:
         if self.hospital not in keys:
             return None
         dealing = self._kept(number, member, lambda: member.share(attempt, keys))
-        try:
-            self.coordinator.post_shares(number, attempt, dealing)
-        except WrongRound:
-            return None
-        return frozenset(keys)
+        posted = self._in_time(lambda: self.coordinator.post_shares(number, attempt, dealing))
+        return frozenset(keys) if posted else None
 
     def mask(self, number: int, attempt: int) -> Masking | None:
         """The masks of this hospital's upload."""
@@ -73,6 +66,11 @@ class MaskedRounds:
             return None
         return Masking(attempt, self._kept(number, member, lambda: member.mask(attempt, delivered)))
 
+    def survives(self, number: int, attempt: int, body_sha256: str) -> bool:
+        """Whether the list of survivors holds this very upload of ours: then it arrived, whatever we heard of it."""
+        survivors, _ = self.coordinator.survivors(number, attempt)
+        return survivors.get(self.hospital) == body_sha256
+
     def agree(self, number: int, attempt: int, body_sha256: str) -> bool:
         """Sign the list of survivors, which must hold this hospital's upload."""
         member = self._of(number)
@@ -80,11 +78,7 @@ class MaskedRounds:
             return False
         survivors, _ = self.coordinator.survivors(number, attempt)
         signature = self._kept(number, member, lambda: member.agree(attempt, survivors, body_sha256))
-        try:
-            self.coordinator.agree(number, attempt, signature)
-        except WrongRound:
-            return False
-        return True
+        return self._in_time(lambda: self.coordinator.agree(number, attempt, signature))
 
     def reveal(self, number: int, attempt: int, body_sha256: str) -> bool:
         """Reveal this hospital's shares for the list that enough have signed, and that it signs itself now if it was
@@ -95,11 +89,7 @@ class MaskedRounds:
         survivors, signatures = self.coordinator.survivors(number, attempt)
         self._kept(number, member, lambda: member.agree(attempt, survivors, body_sha256))
         data = self._kept(number, member, lambda: member.reveal(attempt, signatures))
-        try:
-            self.coordinator.reveal(number, attempt, data)
-        except WrongRound:
-            return False
-        return True
+        return self._in_time(lambda: self.coordinator.reveal(number, attempt, data))
 
     def forget(self, number: int) -> None:
         """The round's sum is open: nothing needs its secrets any more."""
@@ -114,6 +104,14 @@ class MaskedRounds:
             member = Member(setting, number, self.hospital, self.signer, self.publics, stored=stored)
             self._member = number, member
         return self._member[1]
+
+    def _in_time(self, call: Callable[[], None]) -> bool:
+        """Whether the coordinator took it; False if the study had gone on without us."""
+        try:
+            call()
+        except WrongRound:
+            return False
+        return True
 
     def _kept(self, number: int, member: Member, step: Callable[[], Result]) -> Result:
         """What ``step`` gives, once what it decided is on the disk."""

@@ -40,6 +40,14 @@ def dies(call, in_round_one):
         return call(*args, **named)
     return instead
 
+def died(call):
+    def instead(client, number, *args):
+        answer = call(client, number, *args)
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+    return instead
+
 folder, plan, address, moment = sys.argv[1:]
 if moment == "spooled-not-spent":
     Ledger.append = dies(Ledger.append, lambda ledger, event, **named: named["round"] == 1)
@@ -47,6 +55,9 @@ if moment == "spent-not-encrypted":
     agent.make_upload = dies(agent.make_upload, lambda plan, hospital, number, *rest: number == 1)
 if moment == "encrypted-not-uploaded":
     CoordinatorClient.upload = dies(CoordinatorClient.upload, lambda client, number, *rest: number == 1)
+for name in ("post_round_key", "post_shares", "upload", "agree"):
+    if moment == "after " + name:
+        setattr(CoordinatorClient, name, died(getattr(CoordinatorClient, name)))
 taking_part.take_part(Path(folder), Path(plan), address, print)
 """
 
@@ -71,8 +82,7 @@ def test_coordinator_killed_while_uploads_arrive(tmp_path: Path) -> None:
         for name in running.names:
             running.start_thread(name)
         # The first accepted upload: others of the same round are still on their way or not yet trained.
-        uploaded = running.run.hospital(running.names[0]).state / "round-00000-acknowledged"
-        wait_until(lambda: any((running.run.hospital(n).state / uploaded.name).exists() for n in running.names))
+        wait_until(lambda: any(any(running.run.hospital(n).state.glob("*-acknowledged-0")) for n in running.names))
         running.kill("coordinator")
         running.start_coordinator()
         running.join_threads()
@@ -85,6 +95,11 @@ def test_coordinator_killed_while_uploads_arrive(tmp_path: Path) -> None:
         ("spooled-not-spent", [0], "training round=2"),  # nothing left and nothing was paid: train again
         ("spent-not-encrypted", [0, 1], "recovered a paid release round=2"),
         ("encrypted-not-uploaded", [0, 1], "uploading round=2"),
+        # And after each step of the masks: what it said is on its disk, and it goes on from there.
+        ("after post_round_key", [0, 1], "uploading round=2"),
+        ("after post_shares", [0, 1], "uploading round=2"),
+        ("after upload", [0, 1], "absorbed round=2"),
+        ("after agree", [0, 1], "absorbed round=2"),
     ],
 )
 def test_hospital_killed_after_it_spent_and_before_it_uploaded(
@@ -107,6 +122,49 @@ def test_hospital_killed_after_it_spent_and_before_it_uploaded(
         assert any(line.startswith(said) for line in running.said[victim]), running.said[victim]
         assert_the_study_ended_right(running)
         assert running.ledger(victim)[: len(paid)] == paid
+
+
+@pytest.mark.parametrize("moment", ["after post_shares", "after upload", "after agree"])
+def test_hospital_lost_in_the_middle_of_a_masked_round_is_repaired(tmp_path: Path, moment: str) -> None:
+    """Its masks are in the others' uploads, or its own self-mask is in the sum: both are taken off without it."""
+    seconds = {"aggregation__round_deadline_seconds": 12.0, "aggregation__answer_deadline_seconds": 6.0}
+    with study(tmp_path / "run", rounds=2, **seconds) as running:
+        running.start_coordinator()
+        *others, victim = running.names
+        folder = running.run.hospital(victim).root
+        for name in others:
+            running.start_thread(name)
+        arguments = [sys.executable, "-c", DYING_HOSPITAL, str(folder), str(running.run.plan), running.address, moment]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        running.join_threads()
+        cohorts = read_cohorts(running.run.coordinator / "transcript.jsonl")
+        left = others if moment == "after post_shares" else running.names
+        assert cohorts == [tuple(sorted(running.names)), tuple(sorted(left))]
+        second = running.entries()[1]
+        assert second["members"] == sorted(running.names)
+        bound = plan_profile(running.plan).error_bound(len(running.names))
+        assert measured_error(running.run, running.plan, cohorts) <= bound
+
+
+def test_strict_masks_try_again_without_whom_they_lost(tmp_path: Path) -> None:
+    seconds = {"aggregation__round_deadline_seconds": 12.0, "aggregation__answer_deadline_seconds": 6.0}
+    with study(tmp_path / "run", rounds=2, aggregation__masks="strict", **seconds) as running:
+        running.start_coordinator()
+        *others, victim = running.names
+        arguments = [str(running.run.hospital(victim).root), str(running.run.plan), running.address]
+        for name in others:
+            running.start_thread(name)
+        dying = [sys.executable, "-c", DYING_HOSPITAL, *arguments, "after upload"]
+        done = subprocess.run(dying, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        running.join_threads()
+        cohorts = read_cohorts(running.run.coordinator / "transcript.jsonl")
+        assert cohorts == [tuple(sorted(running.names)), tuple(sorted(others))]
+        assert [entry["attempt"] for entry in running.entries()] == [0, 1]
+        assert measured_error(running.run, running.plan, cohorts) <= plan_profile(running.plan).error_bound(6)
+        for name in others:  # the second attempt was the same contribution, paid for once
+            assert [entry["round"] for entry in running.ledger(name)] == [0, 1]
 
 
 def test_hospital_that_never_comes_back_costs_one_deadline(tmp_path: Path) -> None:
