@@ -91,3 +91,60 @@ def test_a_roster_without_end(answering: Callable[..., CoordinatorClient]) -> No
     client = answering(largest_roster=3, GetRoster=lambda *_: repeat(pb.Card(name="alpha"), 4))
     with pytest.raises(MessageTooLarge, match="more than 3 member cards"):
         client.roster()
+
+
+# -- what it sends in masked steps ------------------------------------------------------------------------------------
+
+
+def key_of(name: str, statement: bytes = b"{}", signature: bytes = b"") -> pb.MaskStatement:
+    return pb.MaskStatement(name=name, statement=statement, signature=signature)
+
+
+@pytest.mark.parametrize("key", [key_of("a", b"x" * 3000), key_of("a", signature=b"x" * 5000)])
+def test_a_round_key_that_is_too_large(answering: Callable[..., CoordinatorClient], key: pb.MaskStatement) -> None:
+    client = answering(GetRoundKeys=lambda *_: iter([key]))
+    with pytest.raises(MessageTooLarge, match="a statement of"):
+        client.round_keys(0, 0)
+
+
+def test_round_keys_without_end_or_twice(answering: Callable[..., CoordinatorClient]) -> None:
+    client = answering(
+        largest_roster=3,
+        GetRoundKeys=lambda *_: (key_of(str(i)) for i in range(4)),
+        GetShares=lambda *_: repeat(pb.DeliveredShares(dealer=key_of("a")), 4),
+    )
+    with pytest.raises(MessageTooLarge, match="a round key of more than 3 hospitals"):
+        client.round_keys(0, 0)
+    with pytest.raises(ProtocolError, match="shares of 'a' came twice"):
+        client.shares(0, 0)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        pb.DeliveredShares(dealer=key_of("a"), record=b"x" * 3000),
+        pb.DeliveredShares(dealer=key_of("a", b"x" * 2000)),  # of a roster of three
+    ],
+)
+def test_shares_that_are_too_large(answering: Callable[..., CoordinatorClient], shares: pb.DeliveredShares) -> None:
+    client = answering(largest_roster=3, GetShares=lambda *_: iter([shares]))
+    with pytest.raises(MessageTooLarge):
+        client.shares(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("survivors", "error"),
+    [
+        (pb.Survivors(bodies={str(i): "0" * 64 for i in range(4)}), MessageTooLarge),
+        (pb.Survivors(signatures={str(i): b"x" for i in range(4)}), MessageTooLarge),
+        (pb.Survivors(signatures={"a": b"x" * 5000}), MessageTooLarge),
+        (pb.Survivors(bodies={"a": "0" * 63}), ProtocolError),
+    ],
+)
+def test_a_list_of_survivors_that_is_none(
+    answering: Callable[..., CoordinatorClient], survivors: pb.Survivors, error: type[ProtocolError]
+) -> None:
+    client = answering(largest_roster=3, GetSurvivors=lambda *_: survivors)
+    with pytest.raises(error) as caught:
+        client.survivors(0, 0)
+    assert type(caught.value) is error

@@ -231,8 +231,8 @@ def test_without_memory_files_the_key_is_not_written_elsewhere(
 
 def test_a_hospitals_keys_do_not_start_a_coordinator(consortium: Consortium, tmp_path: Path) -> None:
     folder = tmp_path / "hospital"
-    consortium.member("delta", now=NOW).rename(folder)
-    with pytest.raises(IdentityError, match="hospital delta"):
+    consortium.member("epsilon", now=NOW).rename(folder)
+    with pytest.raises(IdentityError, match="hospital epsilon"):
         Server(folder, PLAN).start()
 
 

@@ -15,7 +15,7 @@ from secure_fedhelp.coordinator.rounds import Rounds
 from secure_fedhelp.coordinator.sharing import check_reveal, deliveries
 from secure_fedhelp.coordinator.state import State
 from secure_fedhelp.errors import FedHelpError
-from secure_fedhelp.secagg.masked.member import Member, Setting
+from secure_fedhelp.secagg.masked.member import MaskKeys, Member, Setting
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import sha256_hex
@@ -80,6 +80,7 @@ class MaskedStudy(PureStudy):
         super().__init__(plan, *joining)
         self._masking: dict[tuple[str, int], Member] = {}
         self.records: dict[tuple[int, int], dict[str, Mapping[str, bytes]]] = {}
+        self.bodies: dict[tuple[int, int], dict[str, bytes]] = {}
         self.reveals: dict[tuple[int, int], dict[str, bytes]] = {}
 
     def member(self, name: str) -> Member:
@@ -113,18 +114,22 @@ class MaskedStudy(PureStudy):
 
     def upload_event(self, name: str, **changes: object) -> events.Uploaded:
         masks = self.member(name).mask(self.state.attempt.number, deliveries(self.state, self.held_by(name)))
+        body = self.bodies.setdefault(self.state.place, {})[name] = self.masked(name, masks)
         values = {**self.place, "attempt": self.state.attempt.number, "view": masks.view} | changes
-        return self.hospitals[name].uploaded(self.body(name), **values)
+        return self.hospitals[name].uploaded(body, **values)
 
-    def body(self, name: str) -> bytes:
-        """Right in length; the rules never look inside."""
+    def masked(self, name: str, masks: MaskKeys) -> bytes:
+        """The body to upload: right in length; the rules never look inside."""
         size = plan_profile(self.plan).body_bytes(self.plan.total_length)
         return f"{name} {self.state.place} ".encode().ljust(size, b".")
 
     def agreed_event(self, name: str) -> events.Agreed:
         survivors = survivors_of(self.plan, self.state).survivors
-        signature = self.member(name).agree(self.state.attempt.number, survivors, sha256_hex(self.body(name)))
+        signature = self.member(name).agree(self.state.attempt.number, survivors, self.body_sha256(name))
         return events.Agreed(name=name, **self.at, signature=signature)
+
+    def body_sha256(self, name: str) -> str:
+        return sha256_hex(self.bodies[self.state.place][name])
 
     def revealed_event(self, name: str) -> events.Revealed:
         self.agreed_event(name)  # a hospital that was away signs now

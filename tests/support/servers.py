@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 import grpc
 from consortia import Consortium
-from members import FINGERPRINT, Hospital, some_body
+from members import FINGERPRINT, Hospital, masked_body, some_body
 from plans import example_plan
 from unlocking import UNLOCK, add_lock
 
@@ -19,6 +20,7 @@ from secure_fedhelp.coordinator.server import serve
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
+from secure_fedhelp.secagg.masked.member import Member, Setting
 from secure_fedhelp.secagg.packing import SumAccumulator
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.canonical import sha256_hex
@@ -188,6 +190,83 @@ class Cast:
             client.close()
 
 
+class MaskedCast(Cast):
+    """Hospitals of a plan with masks, each step as the members' own code takes it; bodies are really masked."""
+
+    def __init__(self, consortium: Consortium, server: Server, plan: StudyPlan) -> None:
+        super().__init__(consortium, server, plan)
+        self._masking: dict[tuple[str, int], Member] = {}
+        self.sent: dict[tuple[str, int], bytes] = {}
+
+    def member(self, name: str, round_number: int) -> Member:
+        if (name, round_number) not in self._masking:
+            section = self.plan.aggregation
+            setting = Setting(self.plan.hash, section.masks, section.minimum_cohort)
+            publics = {n: site.key.public_hex for n, site in self.sites.items()}
+            self._masking[name, round_number] = Member(setting, round_number, name, self.sites[name].key, publics)
+        return self._masking[name, round_number]
+
+    def act(self, *names: str) -> StudyState:
+        """The running phase's step by each of these, if it has one."""
+        steps = {
+            Phase.ADVERTISING: self.advertise,
+            Phase.SHARING: self.share,
+            Phase.COLLECTING: self.send,
+            Phase.AGREEING: self.agree,
+            Phase.REVEALING: self.reveal,
+        }
+        at = attrgetter("phase", "round", "attempt")
+        begun = self.state()
+        for name in names or self.names:
+            if begun.phase in steps and at(self.state()) == at(begun):
+                steps[begun.phase](name)
+        return self.state()
+
+    def late(self) -> StudyState:
+        """The running deadline passes."""
+        before = self.state()
+        self.server.clock.ahead += self.plan.aggregation.round_deadline_seconds
+        return self.clients[self.names[0]].watch(before.version, 10.0)
+
+    def advertise(self, name: str) -> None:
+        number, attempt = self._at()
+        self.clients[name].post_round_key(number, attempt, self.member(name, number).key(attempt))
+
+    def share(self, name: str) -> None:
+        number, attempt = self._at()
+        keys = self.clients[name].round_keys(number, attempt)
+        self.clients[name].post_shares(number, attempt, self.member(name, number).share(attempt, keys))
+
+    def send(self, name: str) -> int:
+        number, attempt = self._at()
+        masks = self.member(name, number).mask(attempt, self.clients[name].shares(number, attempt))
+        body = self.sent[name, attempt] = masked_body(self.plan, self.body(name, number), masks)
+        changes: dict[str, object] = {"attempt": attempt, "view": masks.view}
+        return self.sites[name].upload(self.clients[name], body, number, **changes)
+
+    def agree(self, name: str) -> None:
+        number, attempt = self._at()
+        self.clients[name].agree(number, attempt, self.agreement(name))
+
+    def agreement(self, name: str) -> bytes:
+        number, attempt = self._at()
+        survivors, _ = self.clients[name].survivors(number, attempt)
+        return self.member(name, number).agree(attempt, survivors, sha256_hex(self.sent[name, attempt]))
+
+    def reveal(self, name: str) -> None:
+        number, attempt = self._at()
+        self.clients[name].reveal(number, attempt, self.revealed(name))
+
+    def revealed(self, name: str) -> bytes:
+        number, attempt = self._at()
+        self.agreement(name)  # of one that was away when the others agreed
+        return self.member(name, number).reveal(attempt, self.clients[name].survivors(number, attempt)[1])
+
+    def _at(self) -> tuple[int, int]:
+        state = self.state()
+        return state.round, state.attempt
+
+
 class Raw:
     """A hospital that speaks the protocol as it likes, without our client's care."""
 
@@ -216,9 +295,9 @@ class Raw:
         return self.stub.UploadStatus(self.head(body), timeout=30).offset
 
 
-def sum_of(bodies: dict[str, bytes]) -> bytes:
-    """The sum that a coordinator of PLAN must publish for these bodies."""
-    accumulator = SumAccumulator(plan_profile(PLAN), PLAN.total_length)
+def sum_of(bodies: dict[str, bytes], plan: StudyPlan = PLAN) -> bytes:
+    """The sum that a coordinator of the plan must publish for these bodies."""
+    accumulator = SumAccumulator(plan_profile(plan), plan.total_length)
     for name, body in bodies.items():
         accumulator.add(name, body)
     return accumulator.finish()
