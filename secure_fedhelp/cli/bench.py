@@ -64,13 +64,13 @@ def aggregation(
     from rich.console import Console
 
     from secure_fedhelp.research.bench.plots import write_bars
-    from secure_fedhelp.research.bench.results import require_place, write_results
-    from secure_fedhelp.research.bench.suite import run_suite
+    from secure_fedhelp.research.bench.results import write_results
     from secure_fedhelp.research.bench.table import print_results
 
     plan = _plan(values, hospitals, profile, no_masks, transport, peer_python, repeat, memory_hospitals)
-    for path in filter(None, (json_out, plot)):
-        require_place(path)
+    _require_places(json_out, plot)
+    from secure_fedhelp.research.bench.suite import run_suite  # which loads for seconds: what is wrong is said before
+
     with _Shown() as shown:
         results = run_suite(plan, shown.step)
     write_results(json_out, results)
@@ -108,19 +108,19 @@ def sweep(
     from rich.console import Console
 
     from secure_fedhelp.research.bench.plots import write_curves
-    from secure_fedhelp.research.bench.results import require_place, write_results
-    from secure_fedhelp.research.bench.sweep import HOSPITALS, VALUES, SweepPlan, run_sweep
+    from secure_fedhelp.research.bench.results import write_results
     from secure_fedhelp.research.bench.table import print_results
 
     base = _plan(values, hospitals, profile, no_masks, transport, peer_python, repeat, None)
+    _require_places(json_out, html)
+    from secure_fedhelp.research.bench.sweep import HOSPITALS, VALUES, SweepPlan, run_sweep
+
     plan = SweepPlan(
         base,
         tuple(n for n in HOSPITALS if n <= largest_hospitals),
         tuple(n for n in VALUES if n <= largest_values),
         longest_seconds,
     )
-    for path in (json_out, html):
-        require_place(path)
     with _Shown() as shown:
         results = run_sweep(plan, shown.step)
     write_results(json_out, results)
@@ -161,6 +161,14 @@ def _plan(
         repeats=repeats,
         memory_hospitals=tuple(sorted(set(memory_hospitals or ()))),
     )
+
+
+def _require_places(*paths: Path | None) -> None:
+    from secure_fedhelp.research.bench.results import require_place
+
+    for path in paths:
+        if path is not None:
+            require_place(path)
 
 
 class _Shown:

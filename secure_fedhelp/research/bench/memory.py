@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secure_fedhelp.errors import StorageError
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.packing import SumAccumulator, check_body
 from secure_fedhelp.secagg.profiles import Profile, profile
 from secure_fedhelp.study.canonical import sha256_hex
@@ -62,7 +62,7 @@ def serve(folder: Path) -> float:
         check_body(chosen, task["values"], body)
         accumulator.add(path.name, body)
         del body  # which unmaps it
-    add_masks(accumulator.total, chosen, (), [bytes.fromhex(key) for key in task["masks"]])
+    add_expanded(accumulator.total, chosen, (), [bytes.fromhex(key) for key in task["masks"]])
     data = accumulator.finish()
     sha256_hex(data)
     write_atomic(folder / "sum", data, 0o600)

@@ -20,7 +20,7 @@ from secure_fedhelp.research.bench.material import Material, Vector
 from secure_fedhelp.research.bench.results import OURS
 from secure_fedhelp.research.bench.settings import Setting
 from secure_fedhelp.research.bench.stopwatch import Round, Stopwatch
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.packing import SumAccumulator, check_body, pack_body, split_sum, unpack_residues
 from secure_fedhelp.secagg.profiles import SEED_BYTES
 from secure_fedhelp.secagg.sanitise import sanitise
@@ -84,7 +84,7 @@ class SealedRounds:
         if self._cohort is not None:
             keys = self._cohort.agree_on_masks(watch)
             with watch.stage("upload.mask"):
-                add_masks(residues, material.profile, keys.plus, keys.minus)
+                add_expanded(residues, material.profile, keys.plus, keys.minus)
         with watch.stage("upload.pack"):
             body = pack_body(material.profile, seed, residues)
         with watch.stage("upload.sign"):
@@ -133,7 +133,7 @@ class SealedRounds:
             bodies = {name: upload.body_sha256 for name, upload in zip(material.names, uploads, strict=True)}
             plus, minus = self._cohort.reveal(watch, bodies)
             with watch.stage("coordinator.unmask"):
-                add_masks(accumulator.total, material.profile, plus, minus)
+                add_expanded(accumulator.total, material.profile, plus, minus)
         with watch.stage("coordinator.publish"):
             data = accumulator.finish()
             headers = [upload.header.decode() for upload in uploads]
@@ -171,7 +171,7 @@ def masked_body(material: Material, body: bytes, keys: Keys) -> bytes:
     chosen = material.profile
     residues = unpack_residues(chosen, memoryview(body)[SEED_BYTES:])
     residues = residues.reshape(-1, len(chosen.moduli), chosen.ring_degree)
-    add_masks(residues, chosen, *keys)
+    add_expanded(residues, chosen, *keys)
     return pack_body(chosen, body[:SEED_BYTES], residues)
 
 

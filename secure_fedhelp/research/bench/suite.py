@@ -20,8 +20,6 @@ from secure_fedhelp.research.bench.results import OURS, Result
 from secure_fedhelp.research.bench.sealed import SealedRounds
 from secure_fedhelp.research.bench.settings import Plan, Setting, require_room
 from secure_fedhelp.research.bench.stopwatch import Round, Subject
-from secure_fedhelp.research.bench.study import borrowed_identity
-from secure_fedhelp.research.bench.wired import WiredRounds
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.threshold import Masks
 
@@ -123,12 +121,16 @@ class _Builder:
         material, masks = self._material(str(setting.profile)), setting.masks or "none"
         if setting.transport == "none":
             return SealedRounds(material, None if masks == "none" else self._cohort(masks))
+        from secure_fedhelp.research.bench.wired import WiredRounds  # consortium and client: only where asked for
+
         folder = self._folder / f"{setting.profile}-{masks}"
         return self._stack.enter_context(WiredRounds(material, masks, folder, self._plan.repeats))
 
     def _plaintext(self, setting: Setting) -> Subject:
         if setting.transport == "none":
             return PlaintextRounds(setting.values, setting.hospitals)
+        from secure_fedhelp.research.bench.study import borrowed_identity
+
         server, key_file, client = borrowed_identity(self._folder / "plaintext")
         wire = PlaintextWire(setting.values, setting.hospitals, server, key_file, client)
         return self._stack.enter_context(wire)

@@ -28,7 +28,7 @@ from secure_fedhelp.research.bench.settings import Setting
 from secure_fedhelp.research.bench.stopwatch import Round, Stopwatch
 from secure_fedhelp.research.bench.study import Site, bench_plan
 from secure_fedhelp.research.demo_setup import RunFolder, create_consortium, write_plan
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.packing import pack_body
 from secure_fedhelp.secagg.profiles import SEED_BYTES
 from secure_fedhelp.study.canonical import sha256_hex
@@ -149,7 +149,7 @@ class WiredRounds:
             seed, residues = material.cipher.encrypt_residues(material.contributions[0])
         if masking.keys is not None:
             with watch.stage("upload.mask"):
-                add_masks(residues, material.profile, masking.keys.plus, masking.keys.minus)
+                add_expanded(residues, material.profile, masking.keys.plus, masking.keys.minus)
         with watch.stage("upload.pack"):
             return pack_body(material.profile, seed, residues)
 
