@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.state import State
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.packing import SumAccumulator
 from secure_fedhelp.secagg.profiles import Profile
 
@@ -45,5 +45,5 @@ class RunningSum:
             pass
         total, self._place = self._sum or SumAccumulator(self._profile, self._length), None
         if plus or minus:
-            add_masks(total.total, self._profile, plus, minus)
+            add_expanded(total.total, self._profile, plus, minus)
         return self._spool.store_sum(state.round, total.finish())

@@ -16,10 +16,10 @@ from secure_fedhelp.hospital.ports import Coordinator
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import MemberCard
 from secure_fedhelp.identity.signing import SigningKey, verify
-from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sealing import SealingKey, key_context, seal
+from secure_fedhelp.secagg.workers import CipherPool
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import KEY_CONTEXT, key_statement
 
@@ -92,7 +92,8 @@ class KeyCeremony:
         key = self.receive(epoch)
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
-        cipher = Cipher(plan_profile(self.plan), key)
+        cipher = CipherPool(plan_profile(self.plan), key)
+        cipher.start(self.plan.total_length)  # while this hospital trains; small vectors start nothing
         return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher, key.flooding_key)
 
     def require_agreed(self, key: EpochKey, members: frozenset[str] = frozenset()) -> None:

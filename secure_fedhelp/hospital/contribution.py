@@ -16,7 +16,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import Released, require_released
 from secure_fedhelp.secagg.ckks import Cipher
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.masked.member import MaskKeys
 from secure_fedhelp.secagg.packing import pack_body, split_sum
 from secure_fedhelp.secagg.picker import plan_profile
@@ -89,7 +89,7 @@ def make_upload(
     chosen = keys.cipher.profile
     seed, residues = keys.cipher.encrypt_residues(pack_channels(plan, dict(released.channels), weight))
     if masking.keys is not None:
-        add_masks(residues, chosen, masking.keys.plus, masking.keys.minus)
+        add_expanded(residues, chosen, masking.keys.plus, masking.keys.minus)
     body = pack_body(chosen, seed, residues)
     header = canonical_bytes(
         {

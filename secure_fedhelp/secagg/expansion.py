@@ -1,8 +1,12 @@
-"""From a 32-byte key to residues that are uniform modulo each prime: the public half of a ciphertext from its seed.
+"""From a 32-byte key to residues that are uniform modulo each prime: masks, and the public half of a ciphertext.
 
-The c1 of a symmetric ciphertext is uniform and public, so a seed stands for it, as one does for the public matrices
-of Kyber and FrodoKEM. As in Kyber's variant 90s (specification 3.02, 2021) the generator is AES-256 in counter mode
-with the public seed as its key: processors have instructions for it, and a sum has a seed of every hospital.
+* A *mask* is as long as an upload's c0 and is added to it modulo q. c0 = m + e - a s is linear in the plaintext m, so
+  a mask added to c0 is a mask in the plaintext, and NTT form does not matter: a uniform vector has a uniform transform.
+  Its key is derived for one pair or one hospital, one round and one attempt (masked/roundkeys.py).
+* The *c1* of a symmetric ciphertext is uniform and public, so a seed stands for it, as one does for the public
+  matrices of Kyber and FrodoKEM. As in Kyber's variant 90s (specification 3.02, 2021) the generator is AES-256 in
+  counter mode with the public seed as its key: processors have instructions for it, and a sum has a seed of every
+  hospital.
 
 Ciphertexts, primes and coefficients are counted through, and the i-th residue is made from the i-th 64-bit
 little-endian word of the key stream of AES-256 in counter mode from zero: its lowest bits, as many as q has, if they
@@ -35,8 +39,12 @@ def add_expanded(
     """Add what the keys ``plus`` expand to, subtract what the keys ``minus`` do, modulo each prime and in place.
 
     ``residues`` [k, primes, N] is below the primes, before and after; it is the part of an upload that begins with
-    ciphertext number ``first``, so that parts may be made apart.
+    ciphertext number ``first``, so that parts may be made apart. ValueError for an array of another shape or one that
+    is not C-contiguous: masks would go into a copy, and the upload would leave without them.
     """
+    shape = len(profile.moduli), profile.ring_degree
+    if not residues.flags.c_contiguous or residues.dtype != np.uint64 or residues.shape[1:] != shape:
+        raise ValueError(f"C-contiguous uint64 residues [count, {shape[0]}, {shape[1]}] are needed")
     moduli = profile.moduli_column()
     size = len(profile.moduli) * profile.ring_degree
     step = max(1, _PIECE // size)

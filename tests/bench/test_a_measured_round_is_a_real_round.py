@@ -61,7 +61,7 @@ def test_every_round_gives_the_cohorts_sum(material: Material, masks: str) -> No
 def test_the_sum_is_garbage_while_a_mask_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """So the masks of the measured rounds are really there."""
     with Material(PROFILES["standard"], 3000, 4) as material:
-        monkeypatch.setattr("secure_fedhelp.research.bench.sealed.add_masks", _but_not_off_the_sum)
+        monkeypatch.setattr("secure_fedhelp.research.bench.sealed.add_expanded", _but_not_off_the_sum)
         rounds = SealedRounds(material, MaskedCohort(material.names, "repairing"))
         with pytest.raises(NotReleasable, match=r"the sanitised sum reaches \d\.\d+e\+05"):
             rounds.measure()

@@ -21,9 +21,9 @@ from masked import PROFILE, STEPS, Attempt, Cohort, names
 
 from secure_fedhelp.errors import RetryRefused, SplitView, WrongRound
 from secure_fedhelp.secagg.ckks import Cipher
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.masked.graph import graph
-from secure_fedhelp.secagg.masked.keystream import add_masks
 from secure_fedhelp.secagg.packing import Residues, SumAccumulator, pack_body
 from secure_fedhelp.secagg.profiles import PROFILES
 from secure_fedhelp.study.threshold import Masks, active_coalition, passive_coalition, threshold
@@ -370,7 +370,7 @@ def test_whoever_holds_the_study_key_decrypts_a_masked_upload_to_garbage_and_the
     for name in left:
         everybody.add(name, pack_body(profile, encrypted[name][0], attempt.uploads[name]))
     before = cipher.decrypt_sum(everybody.finish(), left, length)
-    add_masks(everybody.total, profile, *attempt.unmasking.masks(attempt.reveals))
+    add_expanded(everybody.total, profile, *attempt.unmasking.masks(attempt.reveals))
     found = cipher.decrypt_sum(everybody.finish(), left, length)
     right = sum(values[name] for name in left)
     assert np.abs(before).max() > 1e4  # the self-masks are still on

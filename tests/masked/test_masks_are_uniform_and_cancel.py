@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from secure_fedhelp.secagg.masked import keystream
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg import expansion
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.packing import Residues
 from secure_fedhelp.secagg.profiles import PROFILES, Profile
 
@@ -38,29 +38,25 @@ def zeros(profile: Profile, ciphertexts: int = 1) -> Residues:
 
 def mask(profile: Profile, mask_key: bytes, ciphertexts: int = 1) -> Residues:
     residues = zeros(profile, ciphertexts)
-    add_masks(residues, profile, [mask_key], [])
+    add_expanded(residues, profile, [mask_key], [])
     return residues
 
 
-def words(mask_key: bytes, first: int) -> list[int]:
-    """Counter mode by hand: the first 64-bit words of AES-256 over consecutive counters, as far as a test needs."""
-    counters = b"".join((first + i).to_bytes(16, "big") for i in range(4096))
+def words(mask_key: bytes, attempt: int) -> list[int]:
+    """Counter mode by hand: 64-bit words of AES-256 over consecutive counters, as far as a test needs."""
+    counters = b"".join(((attempt << 64) + i).to_bytes(16, "big") for i in range(4096))
     stream = Cipher(algorithms.AES(mask_key), modes.ECB()).encryptor().update(counters)
     return [int.from_bytes(stream[i : i + 8], "little") for i in range(0, len(stream), 8)]
 
 
 def reference(profile: Profile, mask_key: bytes, ciphertexts: int) -> list[int]:
-    """What keystream.py promises, one residue at a time in plain Python."""
-    first, second = iter(words(mask_key, 0)), iter(words(mask_key, 2**127))
+    """What expansion.py promises, one residue at a time in plain Python."""
+    streams = [words(mask_key, attempt) for attempt in range(24)]
+    places = [(c, q) for c in range(ciphertexts) for q in profile.moduli for _ in range(profile.ring_degree)]
     residues = []
-    for _ in range(ciphertexts):
-        for modulus in profile.moduli:
-            low = (1 << modulus.bit_length()) - 1
-            for _ in range(profile.ring_degree):
-                residue = next(first) & low
-                while residue >= modulus:
-                    residue = next(second) & low
-                residues.append(residue)
+    for place, (_, modulus) in enumerate(places):
+        low = (1 << modulus.bit_length()) - 1
+        residues.append(next(s[place] & low for s in streams if s[place] & low < modulus))
     return residues
 
 
@@ -86,8 +82,8 @@ def test_golden_masks() -> None:
 
 GOLDEN = [("rejecting", REJECTING), ("one rejecting", ONE_REJECTING), *PROFILES.items()]
 EXPECTED = {
-    "rejecting": "502eaa4db4ccaf92f03c1d35588d214c7f7be41bf278cf46c3a77bd1b4907ae4",
-    "one rejecting": "ee3f0d840ad44b6a23ca0b8e6f14dc2be636b4d553f6e777054afe3b48788a65",
+    "rejecting": "9d2112d3e766af670fd6f8af3fdf983e30c62fcc90ced10628eef627d593a8bd",
+    "one rejecting": "008906969eccc73be8eecadd695bd8cd6206477a57618ba817ed991f78112abc",
     "compact": "979913ea109450e3bcda16d1a6a6739cd2166830967dbaafa640bbc786f19804",
     "standard": "186f022a92b7facfa6bf1eae4abc0b448892eb7a74399a4cd8024b03782a24d5",
     "fine": "186f022a92b7facfa6bf1eae4abc0b448892eb7a74399a4cd8024b03782a24d5",
@@ -103,7 +99,7 @@ def test_a_mask_does_not_depend_on_the_size_of_blocks(
     block: int, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = mask(profile, key(2), 2)
-    monkeypatch.setattr(keystream, "_BLOCK", block)
+    monkeypatch.setattr(expansion, "_PIECE", block)
     assert (mask(profile, key(2), 2) == whole).all()
 
 
@@ -170,11 +166,11 @@ def test_plus_and_minus_cancel_exactly_however_many(count: int, profile: Profile
     total = sum(mask(small, k).astype(object) for k in keys) % small.moduli_column().astype(object)
     start = (zeros(small) + np.uint64(3)) % small.moduli_column()
     residues = start.copy()
-    add_masks(residues, small, keys, [])
+    add_expanded(residues, small, keys, [])
     assert (residues == (start + total) % small.moduli_column().astype(object)).all()
-    add_masks(residues, small, [], keys[::-1])
+    add_expanded(residues, small, [], keys[::-1])
     assert (residues == start).all()
-    add_masks(residues, small, keys, keys)
+    add_expanded(residues, small, keys, keys)
     assert (residues == start).all()
 
 
@@ -191,7 +187,7 @@ def test_any_number_on_either_side_is_the_sum_modulo_each_prime(plus: int, minus
         expected = expected + mask(small, k).astype(object)
     for k in taken:
         expected = expected - mask(small, k).astype(object)
-    add_masks(residues, small, added, taken)
+    add_expanded(residues, small, added, taken)
     assert (residues == expected % column).all()
     assert (residues < small.moduli_column()).all()
 
@@ -199,8 +195,8 @@ def test_any_number_on_either_side_is_the_sum_modulo_each_prime(plus: int, minus
 def test_both_ends_of_a_pair_make_the_same_mask_and_cancel_in_the_sum() -> None:
     profile = PROFILES["deep"]
     one, other = zeros(profile, 2), zeros(profile, 2)
-    add_masks(one, profile, [key(7)], [])
-    add_masks(other, profile, [], [key(7)])
+    add_expanded(one, profile, [key(7)], [])
+    add_expanded(other, profile, [], [key(7)])
     assert not ((one + other) % profile.moduli_column()).any()
     assert one.any()
 
@@ -224,5 +220,5 @@ def test_an_array_that_masks_would_not_reach_is_refused() -> None:
         zeros(profile).reshape(-1),
     ):
         with pytest.raises(ValueError, match="C-contiguous"):
-            add_masks(residues, profile, [key(0)], [])
+            add_expanded(residues, profile, [key(0)], [])
     assert not wide.any()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,12 +133,17 @@ def test_workers_have_one_thread_each(pool: CipherPool) -> None:
         assert "\nThreads:\t1\n" in Path(f"/proc/{worker.process.pid}/status").read_text()
 
 
-def test_killed_worker_costs_time_and_nothing_else(keys: dict[str, StudyKey]) -> None:
+@pytest.mark.parametrize("when", ["before a job", "in a job"])
+def test_killed_worker_costs_time_and_nothing_else(keys: dict[str, StudyKey], when: str) -> None:
     values = np.linspace(-1, 1, 5000)
     with CipherPool(COMPACT, keys["compact"]) as wounded:
         body = wounded.encrypt(values)
         pids = [worker.process.pid for worker in wounded._workers]
-        os.kill(pids[1], signal.SIGKILL)
+        if when == "in a job":
+            os.kill(pids[1], signal.SIGSTOP)
+            threading.Timer(0.2, os.kill, (pids[1], signal.SIGKILL)).start()
+        else:
+            os.kill(pids[1], signal.SIGKILL)
         data, cohort = summed(COMPACT, [body, wounded.encrypt(values)], 5000)
         assert np.abs(wounded.decrypt_sum(data, cohort, 5000) - 2 * values).max() <= COMPACT.error_bound(2)
         assert wounded._workers == []

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from secure_fedhelp.errors import SplitView
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.masked.roundkeys import RoundSecrets, pair_key, self_key
 from secure_fedhelp.secagg.masked.shares import MASK, SELF, open_record, rebuild
 from secure_fedhelp.secagg.masked.statements import (
@@ -145,7 +145,7 @@ class Coalition:
             else:
                 (minus if me == low else plus).append(key)
         residues = seen.residues.copy()
-        add_masks(residues, self.cohort.profile, plus, minus)
+        add_expanded(residues, self.cohort.profile, plus, minus)
         return residues, left
 
     def remainder(self, hospital: str, attempt: int = 0) -> Residues:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.masked.member import Dealing, Delivery, Member, Setting
 from secure_fedhelp.secagg.masked.statements import Place, Reveal, Signed
 from secure_fedhelp.secagg.masked.unmasking import Unmasking
@@ -79,7 +79,7 @@ class Cohort:
 
     def upload(self, name: str, plus: Collection[bytes], minus: Collection[bytes]) -> Residues:
         masked = self.plain[name].copy()
-        add_masks(masked, self.profile, tuple(plus), tuple(minus))
+        add_expanded(masked, self.profile, tuple(plus), tuple(minus))
         return masked
 
     def total(self, cohort: Collection[str]) -> Residues:
@@ -167,7 +167,7 @@ class Attempt:
         for body in self.uploads.values():
             add_modulo(total, body, self.cohort.profile.moduli_column())
         plus, minus = self.unmasking.masks(self.reveals)
-        add_masks(total, self.cohort.profile, plus, minus)
+        add_expanded(total, self.cohort.profile, plus, minus)
         return total
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from secure_fedhelp.coordinator import events
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.secagg.masked.keystream import add_masks
+from secure_fedhelp.secagg.expansion import add_expanded
 from secure_fedhelp.secagg.masked.member import MaskKeys
 from secure_fedhelp.secagg.packing import pack_body, pack_residues, unpack_residues
 from secure_fedhelp.secagg.picker import plan_profile
@@ -36,7 +36,7 @@ def masked_body(plan: StudyPlan, body: bytes, masks: MaskKeys) -> bytes:
     chosen = plan_profile(plan)
     shape = chosen.ciphertexts(plan.total_length), len(chosen.moduli), chosen.ring_degree
     residues = unpack_residues(chosen, body[SEED_BYTES:]).reshape(shape)
-    add_masks(residues, chosen, masks.plus, masks.minus)
+    add_expanded(residues, chosen, masks.plus, masks.minus)
     return body[:SEED_BYTES] + pack_residues(chosen, residues)
 
 

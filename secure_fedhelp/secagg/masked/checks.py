@@ -35,7 +35,7 @@ def check_key(signed: Signed, place: Place, name: str, public: str) -> RoundKeyS
     Points of small order are refused here, at the door, and not first when a mask is made of one: by then the others
     would be in an attempt that they cannot leave.
     """
-    statement = parse(RoundKeyStatement, signed.statement)
+    statement = parse(RoundKeyStatement, signed.statement, RECORD_BYTES)
     _require_place(statement.place, place, f"the round key of {name}")
     if statement.hospital != name:
         raise ProtocolError(f"the round key given for {name} is of {statement.hospital}")

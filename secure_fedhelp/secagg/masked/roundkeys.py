@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secure_fedhelp.errors import ProtocolError
-from secure_fedhelp.secagg.masked.keystream import KEY_BYTES
+from secure_fedhelp.secagg.expansion import KEY_BYTES
 from secure_fedhelp.secagg.masked.statements import Place, RoundKeyStatement
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 

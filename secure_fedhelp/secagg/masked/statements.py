@@ -29,6 +29,9 @@ STATEMENT_BYTES: Final = 256 * 1024
 #: Largest record of one share.
 RECORD_BYTES: Final = 2048
 
+#: More faults than this in one statement are counted and not named.
+_NAMED_FAULTS: Final = 16
+
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 _Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Share = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -139,7 +142,9 @@ def parse(model: type[StatementType], data: bytes, limit: int = STATEMENT_BYTES)
     try:
         value = model.model_validate_json(data, strict=True)
     except ValidationError as error:
-        raise ProtocolError(f"{name}: {explain(error)}") from error
+        # A hostile statement can be wrong in a hundred thousand places; naming each would cost more than its size.
+        wrong = error.error_count()
+        raise ProtocolError(f"{name}: {explain(error) if wrong <= _NAMED_FAULTS else f'{wrong} faults'}") from None
     if value.to_bytes() != data:
         raise ProtocolError(f"the {name} is not in canonical form")
     return value
