@@ -167,8 +167,8 @@ class Keeper:
     def wait(self, seconds: float) -> None:
         """Return when something happened, after ``seconds`` at the latest."""
         with self._changed:
-            version = self._state.version
-            self._changed.wait_for(lambda: self._state.version != version or self._stopping, timeout=seconds)
+            before = self._state
+            self._changed.wait_for(lambda: self._state is not before or self._stopping, timeout=seconds)
 
     def stop_waiting(self) -> None:
         """Let every watch and wait return now: the server is about to stop."""

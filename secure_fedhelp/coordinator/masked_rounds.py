@@ -48,6 +48,8 @@ _ORDER: Final = (
     Phase.REVEALING,
     Phase.SUMMING,
 )
+#: Attempts at a round that a hospital may leave unfinished.
+MISSES: Final = 2
 _STANDS: Final = "The first one stands. Start the hospital from the folder that sent it."
 
 
@@ -68,6 +70,10 @@ def post_round_key(plan: StudyPlan, state: State, event: events.RoundKeyPosted) 
         raise BudgetExhausted(f"{event.name} has declined for the rest of the study")
     if event.name in state.declines:
         raise ReplayedUpload(f"{event.name} has declined round {state.round}", "Take part again in the next round.")
+    if event.name in state.attempt.barred:
+        raise WrongRound(
+            f"{event.name} has left {MISSES} attempts at this round unfinished", "Wait for the next round."
+        )
     if event.name not in state.confirmed:
         raise KeyCeremonyFailed(
             f"{event.name} has not confirmed the key of epoch {state.key_epoch}", "Confirm the key's fingerprint first."
@@ -243,13 +249,16 @@ def _next(plan: StudyPlan, state: State, now: float) -> State:
 
 def _try_again(plan: StudyPlan, state: State, now: float) -> State:
     """Rule 26. Nothing of the attempt before can be opened any more: see ``late``, and member.py on retries."""
-    following = state.attempt.number + 1
+    following, minimum = state.attempt.number + 1, plan.aggregation.minimum_cohort
     if following >= LARGEST_ATTEMPTS:
         return state.end(UnderQuorum(f"{following} attempts at round {state.round + 1} have failed"))
     here = state.active - state.declines.keys()
-    if len(here) < plan.aggregation.minimum_cohort:
+    if len(here) < minimum:
         return state.end(under_quorum(plan, state, here))
-    return enter(plan, replace(state, attempt=Attempt(following), uploads={}), Phase.ADVERTISING, now)
+    missed = {n: state.attempt.missed.get(n, 0) + (n in state.expected - state.done) for n in sorted(state.members)}
+    barred = frozenset(name for name, times in missed.items() if times >= MISSES)
+    attempt = Attempt(following, missed, barred if len(here - barred) >= minimum else frozenset())
+    return enter(plan, replace(state, attempt=attempt, uploads={}), Phase.ADVERTISING, now)
 
 
 def _not_unmasked(state: State) -> UnmaskingFailed:

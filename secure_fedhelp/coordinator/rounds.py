@@ -87,6 +87,8 @@ An attempt at a round with masks (masked_rounds.py; the protocol is in secagg/ma
     (UnmaskingFailed): shares are out, and never again is there another attempt at this round.
 26. *A fresh attempt* begins with advertising and with nothing of the one before: its uploads are erased, and who was
     silent in it is absent. After LARGEST_ATTEMPTS, or with fewer than m active hospitals, the study ends (UnderQuorum).
+    Who has left MISSES attempts at a round unfinished has no part in its later ones (WrongRound) if m remain without
+    it, so that one hospital cannot hold up all others for ever.
 27. If the shares rebuild something else than their dealer committed to, its masks stay in the sum: the study ends
     (UnmaskingFailed, naming the dealer).
 """
@@ -97,7 +99,15 @@ from dataclasses import dataclass, replace
 
 from secure_fedhelp.coordinator import events, keying, masked_rounds
 from secure_fedhelp.coordinator.admission import Constants, admit
-from secure_fedhelp.coordinator.state import NO_DEADLINE, Attempt, Member, SignedDecline, SignedHeader, State
+from secure_fedhelp.coordinator.state import (
+    NO_DEADLINE,
+    Attempt,
+    Member,
+    SignedDecline,
+    SignedHeader,
+    State,
+    seen_by_members,
+)
 from secure_fedhelp.coordinator.transitions import deadline, enter, require_text, start_round, under_quorum
 from secure_fedhelp.errors import (
     DuplicateHospital,
@@ -135,7 +145,9 @@ class Rounds:
         changed = self._dispatch(state, event, now)
         if changed is state:
             return state
-        return replace(self._advance(changed, now), version=state.version + 1)
+        after = self._advance(changed, now)
+        seen = seen_by_members(self.plan, after) != seen_by_members(self.plan, state)
+        return replace(after, version=state.version + seen)
 
     def record(self, before: State, event: events.Event, after: State) -> events.Event:
         """What to keep of an event that led from ``before`` to ``after``: enough to get there again."""

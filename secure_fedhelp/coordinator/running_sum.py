@@ -28,8 +28,10 @@ class RunningSum:
 
         An attempt's uploads only become more; with another attempt or round the sum begins anew.
         """
-        if state.place != self._place:
+        if state.over or state.place != self._place:
             self._place, self._added, self._sum = state.place, set(), None
+        if state.over:
+            return False
         waiting = sorted(state.uploads.keys() - self._added)
         if not waiting:
             return False
@@ -43,7 +45,8 @@ class RunningSum:
         length. The running sum is used up by it."""
         while self.add_next(state):
             pass
-        total, self._place = self._sum or SumAccumulator(self._profile, self._length), None
+        total = self._sum or SumAccumulator(self._profile, self._length)
+        self._place, self._sum = None, None
         if plus or minus:
             add_expanded(total.total, self._profile, plus, minus)
         return self._spool.store_sum(state.round, total.finish())

@@ -208,7 +208,17 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
                 spool.discard(header)
                 raise CiphertextWrongLength("the upload ended before its last byte")
             spool.check(header)
+            self._submit_upload(name, head, header)
+
+    def _submit_upload(self, name: str, head: pb.UploadHead, header: UploadHeader) -> None:
+        """A body that comes too late to count is erased: nobody needs it."""
+        try:
             self._keeper.submit(Uploaded(name=name, header=head.header, signature=head.signature))
+        except StorageError:
+            raise
+        except FedHelpError:
+            self._keeper.spool.discard(header)
+            raise
 
     def _require_still_open(self, name: str, head: pb.UploadHead, header: UploadHeader) -> None:
         """The round may have closed since the upload began: then what has arrived can never count, and is erased."""

@@ -76,6 +76,8 @@ class Attempt:
     """
 
     number: int = 0
+    missed: Mapping[str, int] = field(default_factory=dict)
+    barred: frozenset[str] = frozenset()
     keys: Mapping[str, Signed] = field(default_factory=dict)
     listed: str = ""
     shape: Graph | None = None
@@ -96,6 +98,7 @@ class Attempt:
 class State:
     """Everything the rules of a round depend on.
 
+    ``version`` grows with each change that members can see, so that an upload does not wake all that watch.
     ``active`` hospitals are those somebody waits for: present, and not out for good. ``published`` maps the cohort of
     the round before to its bodies' hashes, so that an upload whose confirmation got lost is recognised.
     """
@@ -144,7 +147,7 @@ class State:
     @property
     def possible(self) -> frozenset[str]:
         """Members that may still take part in the round, here or not."""
-        return frozenset(self.members) - self.out - self.declines.keys()
+        return frozenset(self.members) - self.out - self.declines.keys() - self.attempt.barred
 
     @property
     def expected(self) -> frozenset[str]:
@@ -211,6 +214,11 @@ class State:
 def absent_names(plan: StudyPlan, state: State) -> tuple[str, ...]:
     """Plan hospitals nobody waits for, except those out for good: never joined, silent too long, or gone."""
     return tuple(sorted({h.name for h in plan.hospitals} - state.present - state.out))
+
+
+def seen_by_members(plan: StudyPlan, state: State) -> tuple[StudyState, str]:
+    """What a member may be waiting for: the public state, version apart, and whether there is a key to be fetched."""
+    return replace(public_state(plan, state), version=0), state.fingerprint
 
 
 def public_state(plan: StudyPlan, state: State) -> StudyState:

@@ -611,13 +611,49 @@ def test_26_with_too_few_active_hospitals_the_study_ends() -> None:
 
 def test_26_after_the_last_attempt_the_study_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masked_rounds, "LARGEST_ATTEMPTS", 3)
-    study = advertising(STRICT)
-    for _ in range(3):
+    monkeypatch.setattr(masked_rounds, "MISSES", 3)
+    ended(delta_fails(advertising(STRICT), 3).state, UnderQuorum, "3 attempts at round 1 have failed")
+
+
+def delta_fails(study: MaskedStudy, times: int) -> MaskedStudy:
+    """delta takes part in the next attempts up to its upload, which never comes."""
+    for _ in range(times):
         study.until(Phase.COLLECTING)
         study.step(*A_B_C)
         study.late()
         study.do(study.hospitals["delta"].joined())
-    ended(study.state, UnderQuorum, "3 attempts at round 1 have failed")
+    return study
+
+
+def test_26_who_leaves_attempts_unfinished_again_and_again_has_no_part_in_the_next() -> None:
+    study = delta_fails(advertising(STRICT), 2)
+    study.refuses(study.key_event("delta"), WrongRound, "left 2 attempts at this round unfinished")
+    assert study.state.awaited == set(A_B_C)
+    study.until(Phase.SUMMING)
+    assert study.state.place == (0, 2)
+    assert study.publish().awaited == set(NAMES), "in the next round it has a part again"
+
+
+def test_26_a_goodbye_just_before_the_deadline_counts_as_silence() -> None:
+    study = advertising(STRICT)
+    for _ in range(2):
+        study.until(Phase.COLLECTING)
+        study.step(*A_B_C)
+        study.do(events.Left(name="delta"))
+        study.late()
+        study.do(study.hospitals["delta"].joined())
+    study.refuses(study.key_event("delta"), WrongRound, "unfinished")
+
+
+def test_26_nobody_is_left_out_without_whom_there_are_too_few() -> None:
+    section = STRICT.aggregation.model_copy(update={"minimum_cohort": 3})
+    study = delta_fails(advertising(STRICT.model_copy(update={"aggregation": section})), 2)
+    study.until(Phase.COLLECTING, *A_B_C)
+    study.step("beta", "gamma")
+    study.late()
+    assert study.state.place == (0, 3)
+    study.until(Phase.SUMMING)
+    assert sorted(study.state.uploads) == ["beta", "delta", "gamma"]
 
 
 def test_26_what_was_witnessed_in_a_failed_attempt_stays_witnessed() -> None:

@@ -500,6 +500,21 @@ def test_11_only_the_closed_round_is_published_once() -> None:
     study.refuses(events.Published(round=0, line=b""), WrongRound)
 
 
+def test_what_no_member_can_see_wakes_nobody_that_watches() -> None:
+    """Else every upload would make every hospital ask again."""
+    study = collecting()
+    before = study.state
+    study.upload("alpha")
+    assert study.state is not before
+    assert study.state.version == before.version
+    study.do(events.Left(name="beta"))
+    assert study.state.version == before.version + 1
+    keying = Study(*NAMES)
+    before = keying.state
+    keying.do(keying.hospitals["alpha"].posted())
+    assert keying.state.version == before.version + 1, "there is a key to be fetched"
+
+
 # -- rules 12 to 18: an upload's header ---------------------------------------
 
 

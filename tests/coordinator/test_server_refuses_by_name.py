@@ -15,6 +15,7 @@ from members import some_body
 from servers import NOW, PLAN, Cast, Raw, Server, Site
 from unlocking import UNLOCK
 
+from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.errors import (
     BadSignature,
     CertificateRevoked,
@@ -38,7 +39,7 @@ from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.wire.failures import named_error
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
-from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase
+from secure_fedhelp.wire.messages import CHUNK_BYTES, Phase, UploadHeader
 
 BODY = some_body(PLAN, 7)
 
@@ -207,6 +208,22 @@ def test_a_round_that_closes_ends_the_uploads_in_it(raw: Raw, cast: Cast, server
     go_on.set()
     error = named_error(call.exception())
     assert type(error) is WrongRound
+    assert not any(p.name.startswith("00000-00-alpha") for p in (server.folder / "uploads").iterdir())
+
+
+def test_a_body_that_comes_too_late_by_a_moment_is_erased(
+    raw: Raw, cast: Cast, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("beta", "gamma"):
+        cast.upload(name)
+    check = Spool.check
+
+    def slowly(spool: Spool, header: UploadHeader) -> None:
+        check(spool, header)
+        server.clock.ahead += PLAN.aggregation.round_deadline_seconds
+
+    monkeypatch.setattr(Spool, "check", slowly)
+    assert type(refused(raw, raw.head(BODY), *chunks_of(BODY))) is WrongRound
     assert not any(p.name.startswith("00000-00-alpha") for p in (server.folder / "uploads").iterdir())
 
 
