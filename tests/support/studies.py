@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secure_fedhelp.hospital.taking_part import take_part
+from secure_fedhelp.learning.models import parameter_count
 from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.demo_setup import (
     RunFolder,
@@ -39,6 +40,8 @@ def quick_plan(data: StudyData, rounds: int = 2, **changes: Any) -> StudyPlan:
     for path, value in changes.items():
         section, key = path.split("__")
         values[section][key] = value
+    shape, classes = values["data"]["input_shape"], len(values["data"]["classes"])
+    values["channels"][0]["length"] = parameter_count(values["model"]["small"], shape, classes)
     return parse_plan(values)
 
 
