@@ -7,6 +7,8 @@ threshold. The common beginning of many stories is run once and forked, through 
 
 from __future__ import annotations
 
+import json
+import traceback
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cache
@@ -268,6 +270,25 @@ def test_what_a_restart_finds_damaged_is_named() -> None:
     for damaged in (stored[:-1], b"{}", b"\xff", b"[]", stored.replace(b'"attempt":0', b'"attempt":"0x"')):
         with pytest.raises(ProtocolError, match="damaged"):
             attempt.cohort.member(names(3)[0], damaged)
+
+
+def test_secrets_are_neither_printed_nor_in_a_traceback() -> None:
+    attempt, me = until(3, "repairing", "agree").fork({}), names(3)[0]
+    member = attempt.cohort.members[me]
+    stored = json.loads(member.to_bytes())
+    secrets = [stored[what] for what in ("self_secret", "mask_secret", "share_private")]
+    secrets += [share for pair in stored["held"].values() for share in pair]
+    masks = member.mask(0, attempt.deliveries(me))
+    secrets += [key.hex() for key in (*masks.plus, *masks.minus)]
+    damaged = (
+        member.to_bytes().replace(b'"attempt":0', b'"attempt":[]').replace(b'"self_secret":"', b'"self_secret":["')
+    )
+    try:
+        attempt.cohort.member(me, damaged)
+    except ProtocolError as error:
+        told = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+    shown = [told, *(f"{it!r} {it}" for it in (member, member._memory, member._secrets(), masks))]
+    assert not any(secret in text or bytes.fromhex(secret).hex(" ") in text for secret in secrets for text in shown)
 
 
 def test_thresholds_of_this_file() -> None:

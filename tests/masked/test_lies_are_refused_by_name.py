@@ -114,7 +114,8 @@ def key_of(name: str) -> str:
 
 @ELSEWHERE
 def test_a_round_key_of_elsewhere_is_refused(where: str) -> None:
-    share_refused(WrongRound, f"the round key of {B} is for", **{key_of(B): elsewhere(where).keys[B]})
+    what = "for another study, 6666" if where == "study" else "for round"
+    share_refused(WrongRound, f"the round key of {B} is {what}", **{key_of(B): elsewhere(where).keys[B]})
 
 
 def test_a_round_key_under_another_name_is_refused() -> None:

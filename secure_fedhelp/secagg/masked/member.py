@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from random import Random, SystemRandom
 from typing import Any, Final, Protocol
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from secure_fedhelp.errors import ForgedShare, NotOnRoster, ProtocolError, RetryRefused, SplitView, WrongRound
 from secure_fedhelp.secagg.masked.checks import check_agreement, check_dealer, check_key, check_record, shape_of
@@ -112,6 +112,8 @@ class Setting:
 class _Memory(Strict):
     """Everything a member must find again after a crash; bytes as hexadecimal, steps not yet taken as None."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)  # nor in a traceback
+
     attempt: int
     self_secret: str
     mask_secret: str
@@ -123,6 +125,11 @@ class _Memory(Strict):
     survivors: dict[str, str] | None = None
     signature: str | None = None
     revealed: str | None = None
+
+    def __repr__(self) -> str:
+        return f"_Memory(attempt={self.attempt})"
+
+    __str__ = __repr__
 
 
 class Member:
@@ -386,7 +393,8 @@ def paired(statements: Mapping[str, SharesStatement], one: str, other: str) -> b
 def _read(stored: bytes) -> _Memory | None:
     try:
         return _Memory.model_validate_json(stored) if stored else None
-    except ValidationError as error:
-        raise ProtocolError("the stored secrets of this round are damaged", "Restore the folder from a backup.") from (
-            error
-        )
+    except ValidationError:
+        # Not chained: what is wrong with it is told in pieces of it.
+        raise ProtocolError(
+            "the stored secrets of this round are damaged", "Restore the folder from a backup."
+        ) from None
