@@ -25,7 +25,7 @@ from secure_fedhelp.coordinator.sharing import mask_keys
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.state import State, public_state
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
-from secure_fedhelp.errors import FedHelpError, StorageError, UnmaskingFailed
+from secure_fedhelp.errors import FedHelpError, StorageError
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
@@ -232,7 +232,10 @@ class Keeper:
         next start adds again and signs the same line."""
         try:
             plus, minus = self._mask_keys(state)
-        except UnmaskingFailed as error:
+        except StorageError:
+            raise
+        except FedHelpError as error:
+            # Whatever is wrong with the shares stays wrong: the next start must not stumble over it again.
             self.submit(SumLost(round=state.round, message=error.message))
             return
         digest, size = self._sum.finish(state, plus, minus)

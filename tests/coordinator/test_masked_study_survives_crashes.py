@@ -294,6 +294,29 @@ def test_a_dealer_whose_shares_do_not_fit_together_ends_the_study_by_name(
     assert study.state.phase is Phase.ENDED
 
 
+def test_shares_that_cannot_be_used_at_all_do_not_stop_the_coordinator_at_every_start(
+    study: KeptStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ProtocolError("no usable key")
+
+    study.until(Phase.SUMMING)
+    monkeypatch.setattr("secure_fedhelp.coordinator.keeper.mask_keys", broken)
+    study.work()
+    assert type(study.keeper.watch("alpha", 0, 0.0).ended_error()) is UnmaskingFailed
+
+
+def test_a_disk_that_cannot_be_read_is_no_fault_of_the_shares(study: KeptStudy) -> None:
+    study.until(Phase.SUMMING)
+    study.keeper._journal._database.execute("ALTER TABLE reveals RENAME TO elsewhere")
+    with pytest.raises(StorageError):
+        study.keeper.work()
+    study.keeper._journal._database.execute("ALTER TABLE elsewhere RENAME TO reveals")
+    study.crash()
+    study.work()
+    assert study.state.round == 1
+
+
 def test_what_is_revealed_is_checked_before_it_counts(study: KeptStudy) -> None:
     study.until(Phase.REVEALING)
     study.revealed_event("alpha")
