@@ -53,7 +53,7 @@ def aggregation(
     peer_python: Peers = None,
     repeat: Repeats = 3,
     memory_hospitals: Annotated[
-        list[int] | None, typer.Option(min=2, help="Also measure the coordinator's memory at this many hospitals.")
+        list[int] | None, typer.Option(min=2, help="Also measure the coordinator's memory at so many (default: 100).")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write charts to this HTML file.")] = None,
 ) -> None:
@@ -67,7 +67,7 @@ def aggregation(
     from secure_fedhelp.research.bench.results import write_results
     from secure_fedhelp.research.bench.table import print_results
 
-    plan = _plan(values, hospitals, profile, no_masks, transport, peer_python, repeat, memory_hospitals)
+    plan = _plan(values, hospitals, profile, no_masks, transport, peer_python, repeat, memory_hospitals or [100])
     _require_places(json_out, plot)
     from secure_fedhelp.research.bench.suite import run_suite  # which loads for seconds: what is wrong is said before
 
@@ -99,7 +99,7 @@ def sweep(
     repeat: Repeats = 1,
     longest_seconds: Annotated[
         float, typer.Option(min=0, help="A size that would take longer, or more memory than there is, is extrapolated.")
-    ] = 600.0,
+    ] = 1800.0,
 ) -> None:
     """Measure how costs grow with hospitals (2 to 100) and with values (10^4 to 10^8), and draw it.
 
@@ -111,7 +111,7 @@ def sweep(
     from secure_fedhelp.research.bench.results import write_results
     from secure_fedhelp.research.bench.table import print_results
 
-    base = _plan(values, hospitals, profile, no_masks, transport, peer_python, repeat, None)
+    base = _plan(values, hospitals, profile, no_masks, transport, peer_python, repeat, [])
     _require_places(json_out, html)
     from secure_fedhelp.research.bench.sweep import HOSPITALS, VALUES, SweepPlan, run_sweep
 
@@ -138,7 +138,7 @@ def _plan(
     transport: TransportKind,
     peers: list[str] | None,
     repeats: int,
-    memory_hospitals: list[int] | None,
+    memory_hospitals: list[int],
 ) -> Plan:
     from secure_fedhelp.research.bench.peers import parse_peers
     from secure_fedhelp.research.bench.results import Transport
@@ -159,7 +159,7 @@ def _plan(
         transports=transports[transport],
         peers=parse_peers(peers or []),
         repeats=repeats,
-        memory_hospitals=tuple(sorted(set(memory_hospitals or ()))),
+        memory_hospitals=tuple(sorted(set(memory_hospitals))),
     )
 
 

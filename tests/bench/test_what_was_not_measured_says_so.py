@@ -141,6 +141,17 @@ def test_without_extrapolation_nothing_says_so(tmp_path: Path) -> None:
     assert "1,000 values, 10 hospitals" in bars
 
 
+def test_a_setting_has_one_colour_in_all_charts(tmp_path: Path) -> None:
+    """Also where an axis begins without it, as masks do not exist for two hospitals."""
+    start = a_result(values=1000, hospitals=2, system=PLAINTEXT, profile=None, masks=None)
+    write_curves(tmp_path / "sweep.html", [start, *some_results()], 1000, 10)
+    page = (tmp_path / "sweep.html").read_text(encoding="utf-8")
+    used = re.findall(r'"line":\{"color":"(#\w+)".*?"name":"(.*?)"', page)
+    assert {name for _, name in used} == {"plaintext float32", "secure-fedhelp standard, masks (repairing)"}
+    assert len(set(used)) == 2
+    assert len(used) >= 8
+
+
 def test_results_off_both_axes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfiguration, match="no result has 7 values"):
         write_curves(tmp_path / "sweep.html", some_results(), 7, 7)

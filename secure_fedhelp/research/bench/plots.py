@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,9 +49,12 @@ def write_curves(path: Path, results: Sequence[Result], values: int, hospitals: 
     path_title, bytes_title = "critical path, seconds", "bytes of one hospital in a round"
     titles = (path_title, path_title, bytes_title, bytes_title)
     figure = make_subplots(rows=2, cols=2, subplot_titles=titles, vertical_spacing=0.12)
+    # One colour a setting in every chart; the largest cohort has all settings.
+    labels = dict.fromkeys(_label(r) for r in sorted(results, key=lambda r: -r.hospitals))
+    colours = {label: _COLOURS[place % len(_COLOURS)] for place, label in enumerate(labels)}
     for column, (found, axis) in enumerate(((by_hospitals, _hospitals), (by_values, _values)), start=1):
         for row, height in ((1, _seconds), (2, _bytes)):
-            _curves(figure, row, column, found, axis, height)
+            _curves(figure, (row, column), found, axis, height, colours)
     figure.update_xaxes(type="log", title_text=f"hospitals, {values:,} values each", col=1)
     figure.update_xaxes(type="log", title_text=f"values, {hospitals} hospitals", col=2)
     figure.update_yaxes(type="log")
@@ -60,19 +63,22 @@ def write_curves(path: Path, results: Sequence[Result], values: int, hospitals: 
 
 
 def _curves(
-    figure: Any, row: int, column: int, results: Sequence[Result], x: Callable[[Result], float],
+    figure: Any,
+    place: tuple[int, int],
+    results: Sequence[Result],
+    x: Callable[[Result], float],
     y: Callable[[Result], float],
-) -> None:  # fmt: skip
+    colours: Mapping[str, str],
+) -> None:
     """One line a setting: solid through what was measured, dashed from there on."""
     import plotly.graph_objects as go
 
-    for place, label in enumerate(dict.fromkeys(_label(r) for r in results)):
+    row, column = place
+    for label in (label for label in colours if any(_label(r) == label for r in results)):
         points = sorted((r for r in results if _label(r) == label), key=x)
         measured = [r for r in points if r.figures == "measured"]
         beyond = [r for r in points if r.figures == "extrapolated"]
-        colour = _COLOURS[place % len(_COLOURS)]
-        first = (row, column) == (1, 1)
-        drawn = [(measured, "solid", "circle", first)]
+        drawn = [(measured, "solid", "circle", place == (1, 1))]
         if beyond:
             drawn.append(([*measured[-1:], *beyond], "dash", "circle-open", False))
         for series, dash, symbol, legend in drawn:
@@ -85,7 +91,7 @@ def _curves(
                     legendgroup=label,
                     showlegend=legend,
                     mode="lines+markers",
-                    line={"color": colour, "dash": dash},
+                    line={"color": colours[label], "dash": dash},
                     marker={"symbol": symbols, "size": 8},
                     customdata=[r.figures for r in series],
                     hovertemplate="%{x:,} : %{y:.4g} (%{customdata})",

@@ -31,7 +31,7 @@ class SweepPlan:
     base: Plan
     hospitals: tuple[int, ...] = HOSPITALS
     values: tuple[int, ...] = VALUES
-    longest_seconds: float = 600.0
+    longest_seconds: float = 1800.0
 
 
 def run_sweep(
@@ -65,7 +65,8 @@ def run_sweep(
 def extrapolate(measured: list[Result], axis: Axis, size: int) -> list[Result]:
     """Every setting at ``size``, on the line through its two largest measured sizes; those with fewer are left out."""
     made = []
-    for key in dict.fromkeys(_key(r) for r in measured):
+    # In the order of the largest size, which has every setting.
+    for key in dict.fromkeys(_key(r) for r in sorted(measured, key=lambda r: -_size(r, axis))):
         points = sorted((r for r in measured if _key(r) == key), key=lambda r: _size(r, axis))
         if len(points) >= 2:
             made.append(_on_line(points[-2], points[-1], axis, size))

@@ -21,8 +21,8 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         console.print(_costs(here, *size))
         if (ratios := _ratios(here)).row_count:
             console.print(ratios)
-    console.print(Text("Medians. Total: one hospital's upload work, all of the coordinator's, one hospital's"))
-    console.print(Text("download work. What is not comparable, and more: docs/benchmarks.md"))
+    console.print(Text("Medians. Total: one hospital's upload work, all of the coordinator's, and one"))
+    console.print(Text("hospital's download work. What is not comparable: docs/benchmarks.md"))
 
 
 def _costs(results: Sequence[Result], values: int, hospitals: int) -> Table:
@@ -34,8 +34,10 @@ def _costs(results: Sequence[Result], values: int, hospitals: int) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for r in results:
         mark = "*" if r.figures == "extrapolated" else ""
-        cells = [_setting(r), *(f"{r.of(side):.3f}" for side in ("upload", "coordinator", "download"))]
-        cells += [f"{r.critical_path_s:.3f}{mark}", f"{r.up_bytes_per_value:.2f}", f"{r.down_bytes_per_value:.2f}"]
+        seconds = [r.of(side) for side in ("upload", "coordinator", "download")] + [r.critical_path_s]
+        cells = [_setting(r), *map(_seconds, seconds)]
+        cells[-1] += mark
+        cells += [f"{r.up_bytes_per_value:.2f}", f"{r.down_bytes_per_value:.2f}"]
         cells += [NOTHING if r.max_error is None else f"{r.max_error:.0e}"]
         cells += [NOTHING if r.coordinator_peak_mib is None else f"{r.coordinator_peak_mib:.0f}"]
         table.add_row(*map(Text, cells))
@@ -64,6 +66,11 @@ def _ratios(results: Sequence[Result]) -> Table:
             cells.append(_ratio(ours, rivals.get(system), lambda r: r.up_bytes_per_value))
         table.add_row(*map(Text, cells))
     return table
+
+
+def _seconds(seconds: float) -> str:
+    """Milliseconds where they matter, and never more than six characters."""
+    return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"
 
 
 def _ratio(ours: Result, other: Result | None, of: Callable[[Result], float]) -> str:
