@@ -70,6 +70,7 @@ class Journal:
         self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("PRAGMA secure_delete=ON")  # shares that are forgotten are overwritten
         with self._transaction():
             for table in _TABLES.split(";"):
                 self._database.execute(table)

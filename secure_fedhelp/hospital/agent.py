@@ -129,7 +129,12 @@ class Agent:
             self.progress("key confirmed", {"epoch": state.key_epoch})
         step = state.phase, state.round, state.attempt
         if step != self._taken:
-            self._take(state)
+            try:
+                self._take(state)
+            except WrongRound:
+                # The others went on without us, or the deadline passed while we trained. What was spent stays spent;
+                # the next round or attempt is ours again.
+                self.progress("too late", {"round": state.round})
             self._taken = step
 
     def _take(self, state: StudyState) -> None:
@@ -213,8 +218,7 @@ class Agent:
         if self._prepared(number, epoch) is None:
             return
         try:
-            if not self.masked.advertise(number, attempt):
-                self.progress("too late", {"round": number})
+            self.masked.advertise(number, attempt)
         except RetryRefused as error:
             # What we uploaded might be opened twice. The others may go on without us.
             self.progress("another attempt refused", {"round": number, "message": error.message})
@@ -226,12 +230,7 @@ class Agent:
         if upload is None:
             return
         self.progress("uploading", {"round": number, "bytes": len(upload.body)})
-        try:
-            self.coordinator.upload(number, upload.header, upload.signature, upload.body)
-        except WrongRound:
-            # The deadline passed while we trained. What was spent stays spent; the next round is ours again.
-            self.progress("too late", {"round": number})
-            return
+        self.coordinator.upload(number, upload.header, upload.signature, upload.body)
         self.vault.remember_acknowledged(number, attempt)
         self.progress("uploaded", {"round": number, "epsilon": self.gate.epsilon_spent()})
 

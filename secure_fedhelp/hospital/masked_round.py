@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from secure_fedhelp.errors import WrongRound
 from secure_fedhelp.hospital.contribution import Masking
 from secure_fedhelp.hospital.ports import Coordinator
 from secure_fedhelp.hospital.vault import Vault
@@ -25,8 +24,9 @@ Result = TypeVar("Result")
 class MaskedRounds:
     """This hospital's part in the masks of one study; ``publics`` are the members' signing keys from checked cards.
 
-    Each method takes one step of an attempt. It returns None (or False) if the attempt goes on without this hospital:
-    it came too late for an earlier step, and waits for the next round or attempt.
+    Each method takes one step of an attempt. It returns None if the attempt goes on without this hospital:
+    it came too late for an earlier step, and waits for the next round or attempt. WrongRound if the study has gone on
+    while it asked: then the next state says what to do.
     """
 
     plan: StudyPlan
@@ -38,11 +38,11 @@ class MaskedRounds:
     coordinator: Coordinator
     _member: tuple[int, Member] | None = field(default=None, init=False)
 
-    def advertise(self, number: int, attempt: int) -> bool:
+    def advertise(self, number: int, attempt: int) -> None:
         """Sign and post this attempt's round key. RetryRefused: see member.py."""
         member = self._of(number)
         signed = self._kept(number, member, lambda: member.key(attempt))
-        return self._in_time(lambda: self.coordinator.post_round_key(number, attempt, signed))
+        self.coordinator.post_round_key(number, attempt, signed)
 
     def share(self, number: int, attempt: int) -> frozenset[str] | None:
         """Deal shares of this attempt's secrets among its members, and name those."""
@@ -53,8 +53,8 @@ class MaskedRounds:
         if self.hospital not in keys:
             return None
         dealing = self._kept(number, member, lambda: member.share(attempt, keys))
-        posted = self._in_time(lambda: self.coordinator.post_shares(number, attempt, dealing))
-        return frozenset(keys) if posted else None
+        self.coordinator.post_shares(number, attempt, dealing)
+        return frozenset(keys)
 
     def mask(self, number: int, attempt: int) -> Masking | None:
         """The masks of this hospital's upload."""
@@ -71,25 +71,21 @@ class MaskedRounds:
         survivors, _ = self.coordinator.survivors(number, attempt)
         return survivors.get(self.hospital) == body_sha256
 
-    def agree(self, number: int, attempt: int, body_sha256: str) -> bool:
+    def agree(self, number: int, attempt: int, body_sha256: str) -> None:
         """Sign the list of survivors, which must hold this hospital's upload."""
         member = self._of(number)
-        if member.attempt != attempt:
-            return False
         survivors, _ = self.coordinator.survivors(number, attempt)
         signature = self._kept(number, member, lambda: member.agree(attempt, survivors, body_sha256))
-        return self._in_time(lambda: self.coordinator.agree(number, attempt, signature))
+        self.coordinator.agree(number, attempt, signature)
 
-    def reveal(self, number: int, attempt: int, body_sha256: str) -> bool:
+    def reveal(self, number: int, attempt: int, body_sha256: str) -> None:
         """Reveal this hospital's shares for the list that enough have signed, and that it signs itself now if it was
         away when the others did."""
         member = self._of(number)
-        if member.attempt != attempt:
-            return False
         survivors, signatures = self.coordinator.survivors(number, attempt)
         self._kept(number, member, lambda: member.agree(attempt, survivors, body_sha256))
         data = self._kept(number, member, lambda: member.reveal(attempt, signatures))
-        return self._in_time(lambda: self.coordinator.reveal(number, attempt, data))
+        self.coordinator.reveal(number, attempt, data)
 
     def forget(self, number: int) -> None:
         """The round's sum is open: nothing needs its secrets any more."""
@@ -104,14 +100,6 @@ class MaskedRounds:
             member = Member(setting, number, self.hospital, self.signer, self.publics, stored=stored)
             self._member = number, member
         return self._member[1]
-
-    def _in_time(self, call: Callable[[], None]) -> bool:
-        """Whether the coordinator took it; False if the study had gone on without us."""
-        try:
-            call()
-        except WrongRound:
-            return False
-        return True
 
     def _kept(self, number: int, member: Member, step: Callable[[], Result]) -> Result:
         """What ``step`` gives, once what it decided is on the disk."""

@@ -44,12 +44,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from scipy.special import ndtri
 
 from secure_fedhelp.errors import NotReleasable
 from secure_fedhelp.secagg.profiles import Profile
@@ -70,7 +70,7 @@ _TAIL = 64 * math.log(2.0)
 #: Unit roundoff of float64.
 _ROUNDOFF = 2.0**-53
 #: In standard deviations: P(|z| > 9.16) = 2^-64.
-_LARGEST_DRAW = -float(ndtri(2.0**-65))
+_LARGEST_DRAW = -NormalDist().inv_cdf(2.0**-65)
 #: Noise may reach this part of the largest sum. Beyond it a release would say little of most values, and the range
 #: check of :func:`sanitise` could not hold a sum to twice ``largest_sum``, which :func:`error_norm` relies on.
 _LARGEST_FRACTION = 0.5
@@ -223,6 +223,8 @@ def _gaussians(key: bytes, count: int) -> Vector:
     probability to 13 figures, out to 13 deviations. The 53 bits of a plain float64 are not enough: the tail would end
     at 8.3 deviations, which a sum of 10^7 values reaches about once in 10^9 epochs, and then shows what was added.
     """
+    from scipy.special import ndtri  # here: whoever only reads a plan, the coordinator too, needs no scipy
+
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor().update(bytes(16 * count))
     high, low = np.frombuffer(stream, dtype="<u8").reshape(-1, 2).T
     tail = (high & np.uint64(2**63 - 1)).astype(np.float64)

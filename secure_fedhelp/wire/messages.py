@@ -56,7 +56,8 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class StudyState:
-    """What every member may know of the study at one moment; ``version`` grows with each change.
+    """What every member may know of the study at one moment; ``version`` grows with each change that members can
+    see.
 
     ``round`` is the round being collected, which is also the number of rounds published. ``absent`` names plan
     hospitals nobody waits for, ``declined`` those out for good, ``unconfirmed`` members whose confirmation of this

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from studies import Study, study
 
-from secure_fedhelp.errors import BadSignature, FedHelpError, KeyCeremonyFailed, NotReleasable, TranscriptInvalid
+from secure_fedhelp.errors import (
+    BadSignature,
+    FedHelpError,
+    KeyCeremonyFailed,
+    NotReleasable,
+    TranscriptInvalid,
+    WrongRound,
+)
 from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.contribution import EpochKey, OpenedSum, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.preparation import Membership, prepare_membership
@@ -348,6 +355,22 @@ def test_the_round_after_the_last_published_one_is_trained_for(running: Study) -
     assert mine._is_next(StudyState(version=9, phase=Phase.COLLECTING, round=0, key_epoch=0))
     mine._rounds = 1
     assert not mine._is_next(StudyState(version=9, phase=Phase.COLLECTING, round=0, key_epoch=0))
+
+
+def test_a_hospital_that_is_too_slow_for_a_step_waits_for_the_next_round(running: Study) -> None:
+    """The study goes on while it asks: no reason to leave it."""
+
+    class GoneOn:
+        def share(self, number: int, attempt: int) -> None:
+            raise WrongRound("the study has gone on")
+
+    mine, told = agent(running, relay(running, answer(running))), []
+    mine._masked = GoneOn()  # type: ignore[assignment]  # only the step that is asked for
+    mine.progress = lambda what, details: told.append(what)
+    state = StudyState(version=9, phase=Phase.SHARING, round=0, key_epoch=0)
+    mine._step(state)
+    mine._step(state)  # and the same phase is not asked about again
+    assert told == ["too late"]
 
 
 def test_a_study_called_finished_too_early_is_not_believed(running: Study) -> None:
