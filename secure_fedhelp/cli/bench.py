@@ -154,7 +154,7 @@ def _plan(
     return Plan(
         values=values,
         hospitals=hospitals,
-        profiles=tuple(dict.fromkeys(profiles or ("standard", "compact"))),
+        profiles=tuple(dict.fromkeys(profiles or Plan.profiles)),
         masks=masks,
         transports=transports[transport],
         peers=parse_peers(peers or []),

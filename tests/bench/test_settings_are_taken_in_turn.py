@@ -150,7 +150,7 @@ def test_a_plan_that_cannot_be_measured_is_refused(changes: dict[str, object], e
 def test_settings_have_names_to_tell_them_apart() -> None:
     plan = Plan(values=1000, hospitals=3)
     labels = [s.label for s in plan.settings()]
-    assert len(labels) == len(set(labels)) == 10
+    assert len(labels) == len(set(labels)) == 14
     assert "secure-fedhelp standard with masks over gRPC" in labels
 
 

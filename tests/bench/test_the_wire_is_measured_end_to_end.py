@@ -35,8 +35,8 @@ def test_a_round_through_a_real_coordinator(tmp_path: Path, masks: str) -> None:
             assert found.sanitised_error is not None
             assert found.coordinator_peak_mib is not None
             assert 20 < found.coordinator_peak_mib < 500
-            assert found.up_bytes == material.profile.body_bytes(3000)
-            assert found.down_bytes == material.profile.sum_bytes(3000, 3)
+            assert 0 < found.up_bytes - material.profile.body_bytes(3000) < 10_000  # headers, keys, shares
+            assert 0 < found.down_bytes - material.profile.sum_bytes(3000, 3) < 20_000
             assert {"coordinator.receive", "download.receive", "download.open"} < set(found.seconds)
             assert ("coordinator.mask_messages" in found.seconds) == (masks != "none")
             assert found.critical_path > 0

@@ -162,7 +162,8 @@ def test_the_table_shows_costs_ratios_and_what_was_not_measured() -> None:
     rival = rival.model_copy(update={"critical_path_s": 8.0})
     console = Console(width=80, record=True, file=io.StringIO())
     guessed = extrapolate([a_result(values=10), a_result(values=100)], "values", 1000)
-    print_results([a_result(), rival, *guessed], console)
+    wide = a_result(transport="grpc", seconds={"coordinator.add": 1234.5}, values=10**8, up_bytes_per_value=137.25)
+    print_results([a_result(), rival, *guessed, wide], console)
     text = console.export_text()
     assert "standard masked" in text
     assert "1,000,000 values, 10 hospitals" in text
@@ -170,4 +171,5 @@ def test_the_table_shows_costs_ratios_and_what_was_not_measured() -> None:
     assert ratios.split()[-2:] == ["0.125", "0.1"]
     assert "1.000*" in text
     assert "* extrapolated, not measured" in text
+    assert "…" not in text
     assert all(len(line) <= 80 for line in text.splitlines())

@@ -28,6 +28,9 @@ from secure_fedhelp.study.threshold import Masks
 _STUDY = digest("benchmark")
 _PLACE = Place(_STUDY, 0, 0)
 
+#: An Ed25519 signature, and a body's hash.
+SIGNATURE_BYTES, SHA256_BYTES = 64, 32
+
 Keys = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 
 
@@ -65,6 +68,23 @@ class MaskedCohort:
                 plus.update(keys.plus)
                 plus.subtract(keys.minus)
         return tuple(+plus), tuple(-plus)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of the measured member's own messages: its key, its shares, its agreement, its reveal."""
+        dealing, key = self._dealings[self._measured], self._keys[self._measured]
+        signed = sum(len(s.statement) + len(s.signature) for s in (key, dealing.signed))
+        records = sum(len(record) for record in dealing.records.values())
+        return signed + records + SIGNATURE_BYTES + len(self._reveals[self._measured])
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of what it is given: every key, every dealing with its own record, the survivors and who agreed."""
+        delivered = self._delivered(self._measured).values()
+        signed = [*self._keys.values(), *(d.signed for d in delivered)]
+        records = sum(len(d.record or b"") for d in delivered)
+        survivors = sum(len(name) + SHA256_BYTES + SIGNATURE_BYTES for name in self._names)
+        return sum(len(s.statement) + len(s.signature) for s in signed) + records + survivors
 
     # -- a round ------------------------------------------------------------------------------------------------------
 

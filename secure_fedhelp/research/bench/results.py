@@ -47,7 +47,7 @@ class Result(Strict):
     critical_path_s: Seconds
     critical_path_min_s: Seconds
     critical_path_max_s: Seconds
-    #: Of one hospital: the upload's body, and the sum it fetches.
+    #: Of one hospital: everything it sends in a round, and everything it fetches (without TLS and HTTP/2).
     up_bytes_per_value: Annotated[float, Field(gt=0)]
     down_bytes_per_value: Annotated[float, Field(gt=0)]
     #: Peak resident memory of a process that does the coordinator's part alone, at this number of hospitals ...

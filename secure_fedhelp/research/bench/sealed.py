@@ -15,7 +15,7 @@ import numpy as np
 
 from secure_fedhelp import __version__
 from secure_fedhelp.identity.signing import ED25519, SigningKey, verify
-from secure_fedhelp.research.bench.cohort import Keys, MaskedCohort
+from secure_fedhelp.research.bench.cohort import SIGNATURE_BYTES, Keys, MaskedCohort
 from secure_fedhelp.research.bench.material import Material, Vector
 from secure_fedhelp.research.bench.results import OURS
 from secure_fedhelp.research.bench.settings import Setting
@@ -60,15 +60,15 @@ class SealedRounds:
         )
 
     def measure(self) -> Round:
-        watch, material = Stopwatch(), self._material
+        watch, material, cohort = Stopwatch(), self._material, self._cohort
         mine = self._upload(watch)
         uploads = [mine, *self._others]
         data, entry = self._sum(watch, uploads)
         total, released = self._open(watch, uploads, data, entry)
         return Round(
             seconds=watch.seconds,
-            up_bytes=len(mine.body),
-            down_bytes=len(data),
+            up_bytes=len(mine.header) + len(mine.signature) + len(mine.body) + (cohort.bytes_up if cohort else 0),
+            down_bytes=len(entry) + SIGNATURE_BYTES + len(data) + (cohort.bytes_down if cohort else 0),
             max_error=float(np.abs(total - material.truth).max()),
             sanitised_error=None if released is None else float(np.abs(released - material.truth).max()),
             contributions=len(material.bodies),
@@ -137,7 +137,9 @@ class SealedRounds:
         with watch.stage("coordinator.publish"):
             data = accumulator.finish()
             headers = [upload.header.decode() for upload in uploads]
-            entry = canonical_bytes({"cohort": headers, "sum_bytes": len(data), "sum_sha256": sha256_hex(data)})
+            signatures = [upload.signature.hex() for upload in uploads]
+            sha256 = sha256_hex(data)
+            entry = canonical_bytes({"cohort": headers, "signatures": signatures, "sum_sha256": sha256})
             self._coordinator.sign(TRANSCRIPT_CONTEXT, entry)
         return data, entry
 

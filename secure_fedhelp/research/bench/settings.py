@@ -56,7 +56,7 @@ class Plan:
 
     values: int
     hospitals: int
-    profiles: tuple[str, ...] = ("standard", "compact")
+    profiles: tuple[str, ...] = ("standard", "fine", "compact")
     masks: tuple[Masks, ...] = ("repairing", "none")
     transports: tuple[Transport, ...] = ("none", "grpc")
     peers: Mapping[str, Path] = field(default_factory=dict)

@@ -81,7 +81,7 @@ def _ratio(ours: Result, other: Result | None, of: Callable[[Result], float]) ->
 
 def _setting(result: Result) -> str:
     """As few words as tell the settings of a table apart."""
-    words = [result.system]
+    words = [result.system.removesuffix(" float32")]
     if result.profile is not None:
         words = [result.profile, "" if result.masks == "none" else "masked"]
     words.append("gRPC" if result.transport == "grpc" else "")
@@ -90,4 +90,4 @@ def _setting(result: Result) -> str:
 
 def _table(title: str) -> Table:
     return Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-                 padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+                 padding=0, caption_justify="left")  # fmt: skip

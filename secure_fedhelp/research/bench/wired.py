@@ -71,9 +71,10 @@ class WiredRounds:
         return self._sites[0]
 
     def measure(self) -> Round:
-        watch, number = Stopwatch(), self._number
+        watch, number, client = Stopwatch(), self._number, self.first.client
+        up, down = client.bytes_up, client.bytes_down
         maskings = self._agree_on_masks(watch, number)
-        sent, size = self._upload_all(watch, number, maskings)
+        sent = self._upload_all(watch, number, maskings)
         if self._masks != "none":
             self._reveal(watch, number, sent)
         with watch.stage("coordinator.add" if self._masks == "none" else "coordinator.unmask"):
@@ -82,7 +83,8 @@ class WiredRounds:
         self._number += 1
         return Round(
             seconds=watch.seconds,
-            up_bytes=size,
+            up_bytes=client.bytes_up - up,
+            down_bytes=client.bytes_down - down,
             coordinator_peak_mib=self._coordinator.peak_mib,
             contributions=len(self._material.bodies),
             versions={**our_versions(), "grpcio": version("grpcio")},
@@ -127,9 +129,9 @@ class WiredRounds:
         self._all(watch, "upload.agree_on_masks", mask)
         return found
 
-    def _upload_all(self, watch: Stopwatch, number: int, maskings: list[Masking]) -> tuple[list[str], int]:
-        """SHA-256 of each hospital's body in the order of names, and the size of one."""
-        sent, size = [], 0
+    def _upload_all(self, watch: Stopwatch, number: int, maskings: list[Masking]) -> list[str]:
+        """SHA-256 of each hospital's body in the order of names."""
+        sent = []
         for place, (site, masking) in enumerate(zip(self._sites, maskings, strict=True)):
             body = self._first_body(watch, masking) if place == 0 else self._other_body(place, masking)
             with self._mine(place, watch, "upload.sign"):
@@ -140,8 +142,7 @@ class WiredRounds:
             with watch.stage("coordinator.receive"):
                 site.client.upload(number, header, signature, body)
             sent.append(sha256_hex(body))
-            size = len(body)
-        return sent, size
+        return sent
 
     def _first_body(self, watch: Stopwatch, masking: Masking) -> bytes:
         material = self._material
@@ -179,7 +180,6 @@ class WiredRounds:
         mean = opened.means["model-update"]
         released = float(np.abs(mean * material.hospitals - material.truth).max())
         return {
-            "down_bytes": len(data),
             "max_error": float(np.abs(opened.exact - material.truth).max()),
             "sanitised_error": released if material.flooding is not None else None,
         }
