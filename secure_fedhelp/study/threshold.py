@@ -12,6 +12,11 @@ Coalitions, counted in hospitals beside the coordinator:
   one, and an honest hospital signs one list only (section 6.2 there).
 * No masking protects against n - 1: what is left of the sum without their own parts is one hospital's contribution.
 
+What these coalitions learn is the sum of the honest hospitals that stayed to the end, and nothing more. If n - t of the
+honest drop out beside t - 1 colluders, a single one has stayed, and that sum is its contribution; with t - 2 there are
+two, whoever leaves. The lying coordinator's figure, which policies go by, has that room already: at least two honest
+hospitals are among any t, however it chooses them.
+
 Above FULL_GRAPH members a hospital shares its secrets among randomly chosen neighbours only (secagg/masked/graph.py);
 then the figure of the lying coordinator is claimed for both cases.
 """
