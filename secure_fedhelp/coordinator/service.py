@@ -8,6 +8,7 @@ older one's place.
 # ruff: noqa: N802  the handlers' names are those of the proto file
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import grpc
@@ -76,6 +77,8 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
     def Watch(self, request: pb.WatchRequest, context: Context) -> pb.StudyState:
         with answering(context):
             name = self._door.caller(context)
+            if not math.isfinite(request.wait_seconds):  # not a number would never come to its end
+                raise ProtocolError("a watch needs a finite number of seconds")
             state = self._keeper.watch(name, request.known_version, request.wait_seconds)
             return pb.StudyState(
                 version=state.version,

@@ -45,10 +45,9 @@ from secure_fedhelp.wire.transcript import TranscriptChecker, TranscriptEntry
 Progress = Callable[[str, dict[str, object]], None]
 
 _POLL_SECONDS = 10.0
-#: Phases in which a member is waited for.
-_RUNNING = frozenset(
-    {Phase.KEYING, Phase.ADVERTISING, Phase.SHARING, Phase.COLLECTING, Phase.AGREEING, Phase.REVEALING}
-)
+#: Phases that only plans with masks have, and all those in which a member is waited for.
+_MASKED = frozenset({Phase.ADVERTISING, Phase.SHARING, Phase.AGREEING, Phase.REVEALING})
+_RUNNING = _MASKED | {Phase.KEYING, Phase.COLLECTING}
 
 
 @dataclass
@@ -72,7 +71,8 @@ class Agent:
     _cards: dict[str, MemberCard] = field(default_factory=dict, init=False)
     _checker: TranscriptChecker | None = field(default=None, init=False)
     _lines: list[bytes] = field(default_factory=list, init=False)
-    _waiting: list[TranscriptEntry] = field(default_factory=list, init=False)
+    #: Published rounds that are not absorbed yet, and who had left before each.
+    _waiting: list[tuple[TranscriptEntry, frozenset[str]]] = field(default_factory=list, init=False)
     _masked: MaskedRounds | None = field(default=None, init=False)
     _key: EpochKey | None = field(default=None, init=False)
     _ready: tuple[int, Released] | None = field(default=None, init=False)
@@ -144,10 +144,7 @@ class Agent:
             case Phase.ADVERTISING:
                 self._advertise(number, attempt, state.key_epoch)
             case Phase.SHARING:
-                members = self.masked.share(number, attempt)
-                if members is not None:
-                    # Masks among hospitals with different study keys would cancel and leave noise.
-                    self.ceremony.require_agreed(self._epoch_key(state.key_epoch), members)
+                self.masked.share(number, attempt, self._require_one_key(state.key_epoch))
             case Phase.COLLECTING:
                 self._contribute(number, attempt, state.key_epoch)
             case Phase.AGREEING | Phase.REVEALING:
@@ -165,6 +162,7 @@ class Agent:
         if checkpoint is not None:
             self.method.load(checkpoint.method)
             self._rounds = checkpoint.rounds
+            self.vault.forget_rounds_before(self._rounds)  # of a crash between absorbing and forgetting
             self.progress("resumed", {"rounds": self._rounds})
 
     def _learn_roster(self) -> None:
@@ -202,6 +200,8 @@ class Agent:
         What the coordinator announces is believed only as far as it published the rounds before: otherwise it could
         have us spend the whole budget on rounds that never were.
         """
+        if self.plan.aggregation.masks == "none" and (state.attempt or state.phase in _MASKED):
+            raise TranscriptInvalid(f"{state.phase} of attempt {state.attempt + 1}, and the plan has no masks")
         if state.round < self._rounds:
             return False  # while we caught up the study went on: the next state will say so
         if state.round > self._rounds or state.round >= self.plan.study.rounds:
@@ -272,9 +272,11 @@ class Agent:
 
     def _prepared(self, number: int, epoch: int) -> tuple[Released, EpochKey] | None:
         """What this round uploads, paid for, and the key for it; None if the budget does not reach (we decline)."""
-        key = self._epoch_key(epoch)  # before anything is spent: without a key it would be spent for nothing
+        key = self._epoch_key(
+            epoch, self._known.out
+        )  # before anything is spent: without a key it would be spent for nothing
         if self._ready is None or self._ready[0] != number:
-            self.ceremony.require_agreed(key)
+            self.ceremony.require_agreed(key, out=self._known.out)
             try:
                 self._ready = number, self._released(number)
             except BudgetExhausted as error:
@@ -282,10 +284,16 @@ class Agent:
                 return None
         return self._ready[1], key
 
-    def _epoch_key(self, epoch: int) -> EpochKey:
+    def _epoch_key(self, epoch: int, out: frozenset[str]) -> EpochKey:
         if self._key is None or self._key.epoch != epoch:
-            self._key = self.ceremony.epoch_key(epoch)
+            self._key = self.ceremony.epoch_key(epoch, out)
         return self._key
+
+    def _require_one_key(self, epoch: int) -> Callable[[frozenset[str]], None]:
+        """Asks whether all members of an attempt have signed for the study key that this hospital holds: masks among
+        hospitals with different keys would cancel and leave noise."""
+        out = self._known.out
+        return lambda members: self.ceremony.require_agreed(self._epoch_key(epoch, out), members, out)
 
     def _released(self, number: int) -> Released:
         """This round's released values: those an earlier run paid for, or new ones."""
@@ -322,11 +330,12 @@ class Agent:
                 f"{state.round} rounds are announced as published, the transcript has {self._known.round}"
             )
         while self._waiting:
-            self._open(self._waiting.pop(0))
+            self._open(*self._waiting.pop(0))
 
     def _read_lines(self, lines: list[bytes]) -> None:
         """Check the next lines of the transcript; those of rounds not absorbed yet wait to be opened."""
         for line in lines:
+            out = self._known.out
             entry = self._known.check(line)
             if entry.round >= self.plan.study.rounds:
                 raise TranscriptInvalid(f"round {entry.round + 1} is not in the plan")
@@ -336,7 +345,7 @@ class Agent:
                     self.ledger.require_witnessed(upload.header.ledger_entries, upload.header.ledger_head)
             self._lines.append(line)
             if entry.round >= self._rounds:
-                self._waiting.append(entry)
+                self._waiting.append((entry, out))
 
     @property
     def _known(self) -> TranscriptChecker:
@@ -368,11 +377,12 @@ class Agent:
                 f"the study is called finished after {self._rounds} of {self.plan.study.rounds} rounds"
             )
 
-    def _open(self, entry: TranscriptEntry) -> None:
+    def _open(self, entry: TranscriptEntry, out: frozenset[str]) -> None:
+        """Open a published round; ``out`` had left for good before it."""
         number = entry.round
         cohort = check_round(self.plan, self.policy, entry, self.hospital, self._sent(number, entry.attempt))
         data = self.coordinator.download(number, entry.sum_bytes)
-        opened = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch))
+        opened = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch, out))
         if self.plan.study.mode == "research":
             self.vault.remember_sum(number, opened.exact)
         self.method.absorb(number, opened.means)
@@ -380,7 +390,7 @@ class Agent:
         self.vault.remember_checkpoint(Checkpoint(self._rounds, self.method.save()))
         self.vault.forget_body(number)
         self.masked.forget(number)
-        if (self._waiting[0].key_epoch if self._waiting else self._known.key_epoch) != entry.key_epoch:
+        if (self._waiting[0][0].key_epoch if self._waiting else self._known.key_epoch) != entry.key_epoch:
             self._key = None
             self.vault.forget_study_key(entry.key_epoch)  # its last sum is open
         if self.plan.study.mode != "research":

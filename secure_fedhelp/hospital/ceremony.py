@@ -42,7 +42,7 @@ class KeyCeremony:
         ``out`` are members that left the study by their own signed word: they get no key of a later epoch.
         Raises KeyCeremonyFailed, or BadSignature, for a key that is not an honest maker's.
         """
-        key = self.make(epoch, out) if maker == self.hospital else self.receive(epoch)
+        key = self.make(epoch, out) if maker == self.hospital else self.receive(epoch, out)
         if key is None:
             return False
         fingerprint = key.fingerprint(self.plan.hash, epoch)
@@ -66,8 +66,12 @@ class KeyCeremony:
         self.coordinator.post_key(epoch, sealed, key.fingerprint(self.plan.hash, epoch))
         return key
 
-    def receive(self, epoch: int) -> StudyKey | None:
-        """The key this hospital has confirmed, or the one its maker sealed to it; None if there is none yet."""
+    def receive(self, epoch: int, out: frozenset[str] = frozenset()) -> StudyKey | None:
+        """The key this hospital has confirmed, or the one its maker sealed to it; None if there is none yet.
+
+        ``out`` are those who had left before the epoch: KeyCeremonyFailed for a key that one of them made, which would
+        open every sum of it.
+        """
         if self.vault.confirmed_key(epoch):
             return self._stored(epoch)
         answer = self.coordinator.get_key(epoch)
@@ -76,6 +80,8 @@ class KeyCeremony:
             return None
         if answer.maker not in self.cards:
             raise KeyCeremonyFailed(f"{answer.maker or 'nobody'} is no member of this study and cannot make its key")
+        if answer.maker in out:
+            raise KeyCeremonyFailed(f"{answer.maker} has left this study for good and cannot make its key")
         # Sealing needs only public keys, so a sealed key proves nothing of its sender: without the maker's signature
         # over the fingerprint the coordinator could hand everybody a key of its own and read every upload.
         statement = key_statement(self.plan.hash, epoch, answer.fingerprint)
@@ -87,22 +93,24 @@ class KeyCeremony:
         self.vault.remember_study_key(epoch, data)
         return key
 
-    def epoch_key(self, epoch: int) -> EpochKey:
+    def epoch_key(self, epoch: int, out: frozenset[str] = frozenset()) -> EpochKey:
         """The epoch's key ready to use; a hospital that was away during the ceremony finds its sealed key waiting."""
-        key = self.receive(epoch)
+        key = self.receive(epoch, out)
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
         cipher = CipherPool(plan_profile(self.plan), key)
         cipher.start(self.plan.total_length)  # while this hospital trains; small vectors start nothing
         return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher, key.flooding_key)
 
-    def require_agreed(self, key: EpochKey, members: frozenset[str] = frozenset()) -> None:
+    def require_agreed(
+        self, key: EpochKey, members: frozenset[str] = frozenset(), out: frozenset[str] = frozenset()
+    ) -> None:
         """KeyCeremonyFailed unless a smallest cohort of members, this one and all of ``members`` included, has signed
-        for this very key."""
+        for this very key. Who has left (``out``) does not count."""
         statement = key_statement(self.plan.hash, key.epoch, key.fingerprint)
         agreed = {self.hospital}
         for name, signature in self.coordinator.get_key(key.epoch).confirmations.items():
-            if name in self.cards and _confirms(self.cards[name].signing_key, statement, signature):
+            if name in self.cards and name not in out and _confirms(self.cards[name].signing_key, statement, signature):
                 agreed.add(name)
         if len(agreed) < self.plan.aggregation.minimum_cohort:
             names = ", ".join(sorted(agreed))

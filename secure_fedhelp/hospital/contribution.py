@@ -173,7 +173,10 @@ def open_sum(plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], d
     total, error = exact, chosen.error_bound(len(cohort))
     if plan.aggregation.decrypted == "sanitised":
         noise = plan_flooding(plan, chosen)
-        context = {"round": entry.round, "study": entry.study, "sum_sha256": entry.sum_sha256}
+        # What the cohort signed, and not the sum's hash: a coordinator that gives each hospital the sum with another
+        # constant added would else get as many independent noises of one sum, and average them away.
+        signed = {upload.hospital: upload.header.body_sha256 for upload in entry.cohort}
+        context = {"cohort": signed, "round": entry.round, "study": entry.study}
         try:
             total = sanitise(exact, noise, key.flooding_key, canonical_bytes(context))
         except NotReleasable as impossible:

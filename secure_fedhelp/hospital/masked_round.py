@@ -44,17 +44,17 @@ class MaskedRounds:
         signed = self._kept(number, member, lambda: member.key(attempt))
         self.coordinator.post_round_key(number, attempt, signed)
 
-    def share(self, number: int, attempt: int) -> frozenset[str] | None:
-        """Deal shares of this attempt's secrets among its members, and name those."""
+    def share(self, number: int, attempt: int, require: Callable[[frozenset[str]], None]) -> None:
+        """Deal shares of this attempt's secrets among its members, if ``require`` has nothing against those."""
         member = self._of(number)
         if member.attempt != attempt:
-            return None
+            return
         keys = self.coordinator.round_keys(number, attempt)
         if self.hospital not in keys:
-            return None
+            return
+        require(frozenset(keys))
         dealing = self._kept(number, member, lambda: member.share(attempt, keys))
         self.coordinator.post_shares(number, attempt, dealing)
-        return frozenset(keys)
 
     def mask(self, number: int, attempt: int) -> Masking | None:
         """The masks of this hospital's upload."""

@@ -203,12 +203,14 @@ class _Journal:
 
 
 def _release_record(plan: StudyPlan) -> bytes:
-    """What lies beside the models: whether they may leave, and with which noise their sums were sanitised."""
+    """What lies beside the models: whether each may leave, and the noise that the shared one carries."""
     if plan.aggregation.decrypted == "closed":
-        record: dict[str, object] = {"may_leave": False, "why": "the plan's sums are not sanitised: decrypted = closed"}
+        shared: dict[str, object] = {"may_leave": False, "why": "the plan's sums are not sanitised: decrypted = closed"}
     else:
-        record = {"may_leave": True, **plan_flooding(plan, plan_profile(plan)).as_dict()}
-    return json.dumps({"study": plan.hash, **record}, sort_keys=True, indent=1).encode()
+        shared = {"may_leave": True, **plan_flooding(plan, plan_profile(plan)).as_dict()}
+    personal = {"may_leave": False, "why": "trained on this hospital's records without noise"}
+    record = {"study": plan.hash, "shared.pt": shared, "personal.pt": personal}
+    return json.dumps(record, sort_keys=True, indent=1).encode()
 
 
 def _short(value: object) -> str:

@@ -200,6 +200,13 @@ class Vault:
         """
         self._forget(f"round-{round_number:05d}-secrets")
 
+    def forget_rounds_before(self, round_number: int) -> None:
+        """Forget bodies and secrets of all rounds before this one."""
+        for path in self._folder.glob("round-*-*"):
+            _, number, what = path.name.split("-", 2)
+            if what in ("body", "secrets") and int(number) < round_number:
+                self._forget(path.name)
+
     # -- transcript ----------------------------------------
 
     def transcript(self) -> list[bytes]:

@@ -90,7 +90,7 @@ def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]
         profile=chosen.name,
         up_bytes_per_value=round(up / plan.total_length, 3),
         down_bytes_per_value=round(down / plan.total_length, 3),
-        max_error=error,
+        max_error=float(f"{error:.1e}"),  # two digits: an exact decryption's error is no figure to publish in full
         masks=plan.aggregation.masks,
         coalition=plan.coalition[1],
         flooding_sigma=plan_flooding(plan, chosen).sigma if plan.aggregation.decrypted == "sanitised" else None,

@@ -188,9 +188,11 @@ def error_norm(profile: Profile, length: int, cohort_size: int, decryptions: int
 def sanitise(total: Vector, flooding: Flooding, key: bytes, context: bytes) -> Vector:
     """A decrypted sum [length] with noise, each value rounded to the grid: what may be used and released.
 
-    The same for everybody who holds the epoch's flooding ``key`` (32 bytes). ``context`` names what is sanitised, in
-    full: the study's hash, the round, SHA-256 of the published sum. Another context gives independent noise; another
-    sum under one context would give away the difference of the two.
+    The same for everybody who holds the epoch's flooding ``key`` (32 bytes). ``context`` names what was summed: study,
+    round, and the hash that each hospital of the cohort signed of its ciphertexts. It must not depend on what
+    the coordinator may choose after that, such as a constant added to the published sum: then all versions of a sum
+    carry one noise, and differ by what the coordinator knows already. Another context gives independent noise; another
+    sum of other ciphertexts under one context would give away the difference of the two.
 
     Raises NotReleasable if a value is then larger than the plan allows. The check comes after the noise, so that
     passing or failing it says no more than the release; nothing else may look at ``total``.

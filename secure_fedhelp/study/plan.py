@@ -19,6 +19,8 @@ from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.threshold import Masks, active_coalition, passive_coalition
 
+#: Hospitals whose hybrid signatures, 3373 bytes each, travel in one message of a mebibyte with room to spare.
+_LARGEST_HYBRID = 256
 Signatures = Literal["ed25519", "ed25519+ml-dsa-65"]
 Tier = Literal["large", "small"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
@@ -197,6 +199,8 @@ class StudyPlan(Strict):
             raise ValueError("minimum_cohort is larger than the number of hospitals")
         if self.study.mode == "research" and self.aggregation.decrypted == "closed":
             raise ValueError("research mode publishes metrics, so its sums must be sanitised")
+        if self.study.signatures != "ed25519" and len(self.hospitals) > _LARGEST_HYBRID:
+            raise ValueError(f"with ML-DSA-65 at most {_LARGEST_HYBRID} hospitals: their signatures fill a message")
         if len(self.data.input_shape) != (1 if self.data.kind == "table" else 3):
             raise ValueError("input_shape is (features,) for a table, (channels, height, width) for an image")
         if self.data.kind == "table" and not self.data.columns:
@@ -277,8 +281,17 @@ def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any]) -> dict[st
         raise error_class(f"{path}: {error}") from error
 
 
+#: More faults than this in one file or message are counted and not named.
+_NAMED_FAULTS = 64
+
+
 def explain(error: ValidationError) -> str:
-    """All of pydantic's complaints on one line, each with its dotted place."""
+    """Pydantic's complaints on one line, each with its dotted place; only their number if there are too many.
+
+    A hostile message can be wrong in a hundred thousand places, and naming each would cost far more than its size.
+    """
+    if error.error_count() > _NAMED_FAULTS:
+        return f"{error.error_count()} faults"
     parts = []
     for item in error.errors(include_url=False, include_context=False):
         place = ".".join(str(p) for p in item["loc"])

@@ -27,8 +27,9 @@ class SitePolicy(Strict):
     unit: Literal["patient"] = "patient"
     #: Fewest hospitals in a sum.
     smallest_cohort: int = Field(default=3, ge=2)
-    #: Largest share of the sum's weight that one hospital may have. Weights are public, and the nearer the largest is
-    #: to 1, the more the sum is that hospital's own contribution: a large hospital may want to say less than 1 here.
+    #: Largest share of a sum's weight that one hospital may have, in any cohort of the plan. Weights are public, and
+    #: the nearer the largest is to 1, the more the sum is that hospital's own contribution: a large hospital may want
+    #: to say less than 1 here.
     largest_weight_share: float = Field(default=1.0, gt=0, le=1)
     #: Hospitals that, beside the coordinator (lying, if they must), must not be able to open an upload. 0 allows a plan
     #: without masks, where the coordinator and any one hospital together read everybody's contribution.
@@ -86,10 +87,12 @@ def broken_clauses(
         what = f"masks = {masks} and cohorts from {cohort}, which stand a coalition of {plan.coalition[1]} hospitals"
         limit = f"at least {policy.smallest_coalition} beside the coordinator"
         broken.append(BrokenClause("smallest_coalition", what, limit))
-    share = max(plan.weights.values()) / sum(plan.weights.values())
+    share = _largest_share(plan)
     if share > policy.largest_weight_share:
         limit = f"at most {policy.largest_weight_share:g}"
-        broken.append(BrokenClause("largest_weight_share", f"{share:.2f} for one hospital", limit))
+        broken.append(
+            BrokenClause("largest_weight_share", f"{share:.2f} for one hospital in the smallest cohort", limit)
+        )
     refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
     if refused:
         broken.append(
@@ -101,6 +104,12 @@ def broken_clauses(
     if plan.study.mode == "research" and policy.metrics != "research":
         broken.append(BrokenClause("metrics", "research metrics", policy.metrics))
     return broken
+
+
+def _largest_share(plan: StudyPlan) -> float:
+    """The largest share of a sum that one hospital may have: in the smallest cohort, beside the lightest others."""
+    weights = sorted(plan.weights.values())
+    return weights[-1] / (weights[-1] + sum(weights[: plan.aggregation.minimum_cohort - 1]))
 
 
 def _covers(endpoint: str, url: str) -> bool:

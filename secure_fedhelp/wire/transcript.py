@@ -171,17 +171,19 @@ class TranscriptChecker:
     def _signed_entry(self, line: bytes) -> TranscriptEntry:
         try:
             values = json.loads(line)
-            entry = TranscriptEntry.model_validate(values["entry"])
             signature = bytes.fromhex(values["signature"])
+            # The signature first: only the coordinator's own words are worth looking at.
+            given = canonical_bytes(values["entry"])
+            _require_signature(self._coordinator, TRANSCRIPT_CONTEXT, given, signature.hex(), "the coordinator")
+            entry = TranscriptEntry.model_validate(values["entry"])
             signed = canonical_bytes(entry.model_dump(mode="json"))
         except ValidationError as error:
             raise TranscriptInvalid(f"malformed: {explain(error)}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise TranscriptInvalid("not a signed entry in JSON") from error
         # The hash of a line is what the next one names, so a line must have one spelling only.
-        if canonical_bytes({"entry": json.loads(signed), "signature": signature.hex()}) != line:
+        if signed != given or canonical_bytes({"entry": json.loads(signed), "signature": signature.hex()}) != line:
             raise TranscriptInvalid("not in canonical form")
-        _require_signature(self._coordinator, TRANSCRIPT_CONTEXT, signed, signature.hex(), "the coordinator")
         return entry
 
     def _check_place(self, entry: TranscriptEntry) -> None:

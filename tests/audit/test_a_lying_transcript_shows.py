@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from runs import Scribe
 from secure_fedhelp.audit.transcript import read_transcript
 from secure_fedhelp.errors import KeyEpochRolledBack, StorageError, TranscriptInvalid
 from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.wire.transcript import (
     TranscriptChecker,
     TranscriptEntry,
@@ -278,3 +280,18 @@ def test_a_torn_or_missing_file_is_named(tmp_path: Path, honest: Scribe) -> None
         read_transcript(tmp_path / "absent.jsonl", *arguments)
     path.write_bytes(b"")
     assert read_transcript(path, *arguments) == []
+
+
+def test_what_the_coordinator_did_not_sign_is_not_even_read(scribe: Scribe) -> None:
+    """A line that is wrong in a hundred thousand places would cost hundreds of times its size to explain."""
+    scribe.round()
+    line = json.loads(scribe.lines[0])
+    line["entry"]["cohort"] = [{}] * 100_000
+    forged = canonical_bytes(line)
+    tracemalloc.start()
+    with pytest.raises(TranscriptInvalid, match="signature of the coordinator") as caught:
+        verify(scribe, [forged])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60 * len(forged)
+    assert len(caught.value.message) < 200

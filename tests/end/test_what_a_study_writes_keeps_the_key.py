@@ -108,7 +108,9 @@ def test_nothing_else_that_is_written_in_clear_is_long_enough(finished: tuple[St
         figures = sum(part.count(".") for part in text.split(","))
         assert figures < degree, path
     record = json.loads((folder.models / "release.json").read_text())
-    assert record["may_leave"]
-    assert (record["security_bits"], record["profile"]) == (30, plan_profile(running.plan).name)
+    shared = record["shared.pt"]
+    assert shared["may_leave"]
+    assert (shared["security_bits"], shared["profile"]) == (30, plan_profile(running.plan).name)
+    assert record["personal.pt"]["may_leave"] is False  # it has seen records without noise
     personal = torch.load(io.BytesIO((folder.models / "personal.pt").read_bytes()), weights_only=True)
     assert personal  # trained on from the shared model by this hospital's own steps

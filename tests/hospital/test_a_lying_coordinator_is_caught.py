@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plans import example_plan
 from studies import Study, study
 
 from secure_fedhelp.errors import (
@@ -28,9 +29,10 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
-from secure_fedhelp.secagg.packing import SumAccumulator
+from secure_fedhelp.secagg.packing import SumAccumulator, add_modulo, pack_residues, split_sum
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.profiles import SEED_BYTES
+from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.secagg.sealing import key_context, seal
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.policy import SitePolicy
@@ -169,6 +171,21 @@ def test_a_sum_other_than_the_transcripts_is_never_decrypted(running: Study) -> 
             open_sum(sums.plan, about, sums.cohort, other, sums.key)
 
 
+def test_versions_of_one_sum_carry_one_noise(running: Study) -> None:
+    """Else a coordinator would give each hospital another version of the last sum, and average their noises away."""
+    sums = Sums(running)
+    data = sums.add([sums.bodies[n] for n in sums.cohort])
+    residues, _ = split_sum(sums.profile, sums.plan.total_length, sums.cohort, data)
+    add_modulo(residues, np.ones_like(residues), sums.profile.moduli_column())  # a constant too small to matter
+    shifted = pack_residues(sums.profile, residues) + data[sums.profile.residues_bytes(sums.plan.total_length) :]
+    assert shifted != data
+    noise = plan_flooding(sums.plan, sums.profile)
+    for name, mean in sums.open(running, data).means.items():
+        other = sums.open(running, shifted).means[name]
+        weights = sum(sums.plan.weights[n] for n in sums.cohort)
+        assert np.abs(mean - other).max() * weights <= noise.grid * 1.001
+
+
 def test_one_hospitals_upload_in_place_of_the_cohorts_is_not_opened(running: Study) -> None:
     sums = Sums(running)
     with pytest.raises(TranscriptInvalid, match="other ciphertexts"):
@@ -304,6 +321,12 @@ def test_a_key_sealed_for_somebody_else_is_refused(running: Study) -> None:
         agent(running, relay(running, answer(running, context="small-2"))).ceremony.receive(0)
 
 
+def test_who_has_left_for_good_cannot_make_the_next_key(running: Study) -> None:
+    mine = agent(running, relay(running, answer(running)))
+    with pytest.raises(KeyCeremonyFailed, match=f"{MAKER} has left this study for good"):
+        mine.ceremony.receive(0, frozenset({MAKER}))
+
+
 def test_a_key_that_was_confirmed_is_never_replaced(running: Study) -> None:
     mine = agent(running, relay(running, answer(running)))
     first = mine.ceremony.receive(0)
@@ -350,6 +373,15 @@ def test_rounds_that_were_never_published_are_not_trained_for(running: Study, an
         mine._is_next(state)
 
 
+@pytest.mark.parametrize(("phase", "attempt"), [(Phase.COLLECTING, 1), (Phase.ADVERTISING, 0), (Phase.REVEALING, 0)])
+def test_attempts_are_not_for_plans_without_masks(running: Study, phase: Phase, attempt: int) -> None:
+    """With another attempt's number a confirmed upload could be left out unnoticed."""
+    mine = agent(running, relay(running, answer(running)))
+    mine.plan = example_plan(aggregation__masks="none")
+    with pytest.raises(TranscriptInvalid, match="no masks"):
+        mine._is_next(StudyState(version=9, phase=phase, round=0, key_epoch=0, attempt=attempt))
+
+
 def test_the_round_after_the_last_published_one_is_trained_for(running: Study) -> None:
     mine = agent(running, relay(running, answer(running)))
     assert mine._is_next(StudyState(version=9, phase=Phase.COLLECTING, round=0, key_epoch=0))
@@ -361,7 +393,7 @@ def test_a_hospital_that_is_too_slow_for_a_step_waits_for_the_next_round(running
     """The study goes on while it asks: no reason to leave it."""
 
     class GoneOn:
-        def share(self, number: int, attempt: int) -> None:
+        def share(self, number: int, attempt: int, require: object) -> None:
             raise WrongRound("the study has gone on")
 
     mine, told = agent(running, relay(running, answer(running))), []

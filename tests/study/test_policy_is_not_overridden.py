@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plans import example_plan
+from plans import VALUES, example_plan
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
 from secure_fedhelp.study.policy import SitePolicy, broken_clauses, load_policy, require_allowed
@@ -94,3 +94,13 @@ def test_a_plan_below_the_coalition_the_policy_must_stand_is_refused() -> None:
     assert [b.clause for b in broken_clauses(SitePolicy(), unmasked, "beta", None)] == ["smallest_coalition"]
     assert not broken_clauses(SitePolicy(smallest_coalition=0), unmasked, "beta", None)
     assert broken_clauses(SitePolicy(smallest_coalition=2), PLAN, "beta", None)
+
+
+def test_the_share_of_the_sum_is_judged_in_the_smallest_cohort() -> None:
+    """Beside many light hospitals a heavy one looks light; in a small round it is most of the sum."""
+    many = [{"name": f"h{i:02d}", "tier": "small", "nominal_patients": 80} for i in range(30)]
+    plan = example_plan(aggregation__masks="repairing", hospitals=[{**VALUES["hospitals"][0]}, *many])
+    assert max(plan.weights.values()) / sum(plan.weights.values()) < 0.5
+    (broken,) = broken_clauses(SitePolicy(largest_weight_share=0.5), plan, "h00", None)
+    assert broken.clause == "largest_weight_share"
+    assert "0.89 for one hospital in the smallest cohort" in broken.plan

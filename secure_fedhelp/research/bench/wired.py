@@ -116,7 +116,7 @@ class WiredRounds:
         self._wait(Phase.ADVERTISING, number)
         self._all(watch, "upload.agree_on_masks", lambda site: site.masked.advertise(number, 0))
         self._wait(Phase.SHARING, number)
-        self._all(watch, "upload.agree_on_masks", lambda site: site.masked.share(number, 0))
+        self._all(watch, "upload.agree_on_masks", lambda site: site.masked.share(number, 0, lambda _: None))
         self._wait(Phase.COLLECTING, number)
         found: list[Masking] = []
 

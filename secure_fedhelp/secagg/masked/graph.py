@@ -14,7 +14,8 @@ k is the smallest number for which, of n members with c colluding and up to d = 
   P = (C(n-1-r, k) / C(n-1, k))^s (C(n-1-s, k) / C(n-1, k))^r for one choice; summed over all choices of S and of the
   dropped, s up to half of the survivors.
 
-Privacy and connection fail with probability at most 2^-FAILURE_BITS a round, repair with at most 2^-REPAIR_BITS.
+Privacy and connection fail with probability at most 2^-FAILURE_BITS an attempt, which is 2^-40 a round: a coordinator
+sees each attempt's graph and may let it fail, up to 64 times (member.py). Repair fails with at most 2^-REPAIR_BITS.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Final
 
 from secure_fedhelp.study.threshold import Masks, active_coalition, sparse, threshold
 
-FAILURE_BITS: Final = 40
+FAILURE_BITS: Final = 46
 REPAIR_BITS: Final = 30
 
 
