@@ -29,7 +29,7 @@ def server_options() -> Options:
     return [
         *_BOTH,
         ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
         ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the hospitals
     ]
 
