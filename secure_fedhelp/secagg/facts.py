@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secure_fedhelp.secagg.masked.graph import Graph, graph
-from secure_fedhelp.secagg.picker import check_sums, largest_sum, plan_profile
+from secure_fedhelp.secagg.picker import check_sums, plan_profile
 from secure_fedhelp.secagg.profiles import Profile
 from secure_fedhelp.secagg.sanitise import Flooding, plan_flooding
 from secure_fedhelp.study.plan import StudyPlan
@@ -55,6 +55,6 @@ def sum_facts(plan: StudyPlan) -> SumFacts:
     check_sums(plan)
     chosen, cohort, length = plan_profile(plan), len(plan.hospitals), plan.total_length
     noise = plan_flooding(plan, chosen) if plan.aggregation.decrypted == "sanitised" else None
-    error = chosen.error_bound(cohort, largest_sum(plan)) + (noise.error_bound() if noise else 0.0)
+    error = chosen.error_bound(cohort, plan.largest_sum) + (noise.error_bound() if noise else 0.0)
     up, down = chosen.body_bytes(length) / length, chosen.sum_bytes(length, cohort) / length
-    return SumFacts(chosen, largest_sum(plan), error, noise, up, down)
+    return SumFacts(chosen, plan.largest_sum, error, noise, up, down)

@@ -71,14 +71,9 @@ def check_sums(plan: StudyPlan) -> None:
     """Refuse a plan whose sums could wrap around in its profile (CapacityExceeded), or whose profile leaves no room for
     the noise that sanitised sums need (NotReleasable)."""
     chosen = plan_profile(plan)
-    chosen.check_capacity(largest_sum(plan))
+    chosen.check_capacity(plan.largest_sum)
     if plan.aggregation.decrypted == "sanitised":
         plan_flooding(plan, chosen)
-
-
-def largest_sum(plan: StudyPlan) -> float:
-    """The largest value that a sum of this plan's hospitals can have."""
-    return max(channel.bound for channel in plan.channels) * sum(plan.weights.values())
 
 
 def _chosen(plan: StudyPlan) -> Profile:
@@ -96,7 +91,7 @@ def _chosen(plan: StudyPlan) -> Profile:
 
     return pick_profile(
         plan.aggregation.required_error,
-        largest_sum(plan),
+        plan.largest_sum,
         len(plan.hospitals),
         length=plan.total_length,
         extra_error=flooded,

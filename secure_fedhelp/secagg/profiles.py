@@ -21,11 +21,11 @@ SEED_BYTES = 32
 FLOODING_KEY_BYTES = 32
 
 #: Variance of one coefficient of SEAL's noise: 21 random bits less 21 random bits (sigma 3.24; the standard asks 3.2).
-_NOISE_VARIANCE = 10.5
+NOISE_VARIANCE = 10.5
 #: An error bound is exceeded with probability at most 2^-64 a value.
 _FAILURE_BITS = 64
 #: Unit roundoff of float64.
-_ROUNDOFF = 2.0**-53
+ROUNDOFF = 2.0**-53
 
 _STANDARD = "HomomorphicEncryption.org Security Standard (2018), ternary secret, sigma 3.2"
 
@@ -116,9 +116,9 @@ class Profile:
           at most sqrt(N) times the largest slot. Once for all encodings together, once for the decoding.
         """
         degree, largest = self.ring_degree, self.largest_sum if largest_sum is None else largest_sum
-        noise = math.sqrt(cohort_size * _NOISE_VARIANCE * degree * math.log(2.0) * (_FAILURE_BITS + 1))
+        noise = math.sqrt(cohort_size * NOISE_VARIANCE * degree * math.log(2.0) * (_FAILURE_BITS + 1))
         rounding = self._worst_case(cohort_size / 2 + (2.0**12 if self._coefficient_bits > 53 else 0.0))
-        transform = 7 * _ROUNDOFF * math.log2(degree) * math.sqrt(degree) * math.sqrt(2) * largest
+        transform = 7 * ROUNDOFF * math.log2(degree) * math.sqrt(degree) * math.sqrt(2) * largest
         return (noise + rounding) / 2.0**self.scale_bits + 2 * transform
 
     def product_error_bound(self, cohort_size: int, largest_factor: float) -> float:

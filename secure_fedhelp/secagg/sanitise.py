@@ -52,7 +52,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secure_fedhelp.errors import NotReleasable
-from secure_fedhelp.secagg.profiles import Profile
+from secure_fedhelp.secagg.profiles import NOISE_VARIANCE, ROUNDOFF, Profile
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
@@ -63,12 +63,8 @@ SOURCE = (
     "KL divergence 2^-security_bits / 24 over all decryptions of one key epoch"
 )
 
-#: Variance of one coefficient of SEAL's fresh noise: 21 random bits less 21 random bits (see ``profiles``).
-_NOISE_VARIANCE = 10.5
 #: Natural logarithm of 2^64: bounds that hold with high probability fail with probability at most 2^-64.
 _TAIL = 64 * math.log(2.0)
-#: Unit roundoff of float64.
-_ROUNDOFF = 2.0**-53
 #: In standard deviations: P(|z| > 9.16) = 2^-64.
 _LARGEST_DRAW = -NormalDist().inv_cdf(2.0**-65)
 #: Noise may reach this part of the largest sum. Beyond it a release would say little of most values, and the range
@@ -151,7 +147,7 @@ def plan_flooding(plan: StudyPlan, profile: Profile) -> Flooding:
 
     Raises as :func:`flooding`.
     """
-    largest = sum(plan.weights.values()) * max(channel.bound for channel in plan.channels)
+    largest = plan.largest_sum
     decryptions = min(plan.study.rounds, plan.aggregation.key_epoch_rounds)
     bits = plan.aggregation.flooding_bits
     return flooding(profile, plan.total_length, len(plan.hospitals), decryptions, bits, largest)
@@ -178,10 +174,10 @@ def error_norm(profile: Profile, length: int, cohort_size: int, decryptions: int
     degree, scale = profile.ring_degree, 2.0**profile.scale_bits
     coefficients = decryptions * profile.ciphertexts(length) * degree
     squares = coefficients + 2 * math.sqrt(coefficients * _TAIL) + 2 * _TAIL
-    noise = math.sqrt(degree / 2 * cohort_size * _NOISE_VARIANCE * squares) / scale
+    noise = math.sqrt(degree / 2 * cohort_size * NOISE_VARIANCE * squares) / scale
     slots = math.sqrt(2 * coefficients) * 2 * largest_sum
-    transform = (7 * (degree.bit_length() - 1) + 2) * _ROUNDOFF * slots
-    composing = _ROUNDOFF * 2.0**64 * math.sqrt(degree / 2 * coefficients) / scale if profile.modulus_bits > 64 else 0.0
+    transform = (7 * (degree.bit_length() - 1) + 2) * ROUNDOFF * slots
+    composing = ROUNDOFF * 2.0**64 * math.sqrt(degree / 2 * coefficients) / scale if profile.modulus_bits > 64 else 0.0
     return noise + transform + composing
 
 

@@ -237,6 +237,11 @@ class StudyPlan(Strict):
         """Values in one contribution: all channels of a round, packed one after another in the plan's order."""
         return sum(c.length for c in self.channels)
 
+    @property
+    def largest_sum(self) -> float:
+        """The largest value that a sum of this plan's hospitals can have."""
+        return max(channel.bound for channel in self.channels) * sum(self.weights.values())
+
     @cached_property
     def weights(self) -> dict[str, float]:
         """Public weight of each hospital, the largest being 1 (so that a weighted value keeps its channel's bound).
