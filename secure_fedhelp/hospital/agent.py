@@ -111,6 +111,7 @@ class Agent:
                 self.coordinator.goodbye()
                 raise ended
             known = state.version
+        self._forget_key()
         self.coordinator.goodbye()
         self.progress("finished", {"rounds": self._rounds})
 
@@ -286,8 +287,15 @@ class Agent:
 
     def _epoch_key(self, epoch: int, out: frozenset[str]) -> EpochKey:
         if self._key is None or self._key.epoch != epoch:
+            self._forget_key()
             self._key = self.ceremony.epoch_key(epoch, out)
         return self._key
+
+    def _forget_key(self) -> None:
+        """Out of memory with the epoch's key, as far as Python can."""
+        if self._key is not None:
+            self._key.cipher.forget()
+            self._key = None
 
     def _require_one_key(self, epoch: int) -> Callable[[frozenset[str]], None]:
         """Asks whether all members of an attempt have signed for the study key that this hospital holds: masks among
@@ -391,7 +399,7 @@ class Agent:
         self.vault.forget_body(number)
         self.masked.forget(number)
         if (self._waiting[0][0].key_epoch if self._waiting else self._known.key_epoch) != entry.key_epoch:
-            self._key = None
+            self._forget_key()
             self.vault.forget_study_key(entry.key_epoch)  # its last sum is open
         if self.plan.study.mode != "research":
             self.vault.forget_values(number)

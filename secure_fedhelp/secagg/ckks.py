@@ -35,6 +35,7 @@ class Cipher:
         if key.profile != profile:
             raise ValueError(f"a key of profile {key.profile.name!r} for a cipher of profile {profile.name!r}")
         self.profile = profile
+        self._key = key
         self._context = seal_context(profile)
         secret = key.secret_key()
         self._encryptor = sealapi.Encryptor(self._context, secret)
@@ -44,6 +45,10 @@ class Cipher:
         self._memory = MemoryFile()
         form = len(profile.moduli), profile.ring_degree, self._context.first_parms_id(), 2.0**profile.scale_bits
         self._ciphertext, self._plaintext = ciphertext_form(*form), plaintext_form(*form)
+
+    def forget(self) -> None:
+        """Overwrite the study key: its epoch is over. SEAL clears its own copy with this object."""
+        self._key.wipe()
 
     def encrypt(self, values: Vector) -> bytes:
         """The body of an upload for ``values`` [L]; raises as :meth:`encrypt_residues`."""

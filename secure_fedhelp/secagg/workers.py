@@ -40,7 +40,7 @@ class CipherPool(Cipher):
 
     def __init__(self, profile: Profile, key: StudyKey, processes: int = 2) -> None:
         super().__init__(profile, key)
-        self._key, self._processes = key, processes
+        self._processes = processes
         self._workers: list[_Worker] = []
         self._ending = weakref.finalize(self, _end, self._workers)
 
@@ -61,6 +61,11 @@ class CipherPool(Cipher):
         """End the workers. The pool can still be used, in this process."""
         self._processes = 0
         _end(self._workers)
+
+    def forget(self) -> None:
+        """As :meth:`Cipher.forget`; the workers end."""
+        self.close()
+        super().forget()
 
     def __enter__(self) -> CipherPool:
         return self

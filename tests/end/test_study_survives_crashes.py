@@ -167,6 +167,21 @@ def test_strict_masks_try_again_without_whom_they_lost(tmp_path: Path) -> None:
             assert [entry["round"] for entry in running.ledger(name)] == [0, 1]
 
 
+def test_each_epoch_has_a_key_of_its_own_and_the_old_one_is_gone(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=2, aggregation__key_epoch_rounds=1) as running:
+        running.start_coordinator()
+        for name in running.names:
+            running.start_thread(name)
+        running.join_threads()
+        assert_the_study_ended_right(running)
+        assert [entry["key_epoch"] for entry in running.entries()] == [0, 1]
+        keys = [{u["header"]["key_fingerprint"] for u in entry["cohort"]} for entry in running.entries()]
+        assert [len(k) for k in keys] == [1, 1]
+        assert keys[0] != keys[1]
+        for name in running.names:
+            assert not (running.run.hospital(name).state / "study-key-0").exists()
+
+
 def test_hospital_that_never_comes_back_costs_one_deadline(tmp_path: Path) -> None:
     with study(tmp_path / "run", rounds=3, aggregation__round_deadline_seconds=15.0) as running:
         running.start_coordinator()

@@ -327,6 +327,13 @@ def test_who_has_left_for_good_cannot_make_the_next_key(running: Study) -> None:
         mine.ceremony.receive(0, frozenset({MAKER}))
 
 
+def test_a_key_whose_epoch_is_over_is_wiped(running: Study) -> None:
+    key = StudyKey.generate(plan_profile(running.plan))
+    Cipher(key.profile, key).forget()
+    with pytest.raises(KeyCeremonyFailed, match="wiped"):
+        key.to_bytes()
+
+
 def test_a_key_that_was_confirmed_is_never_replaced(running: Study) -> None:
     mine = agent(running, relay(running, answer(running)))
     first = mine.ceremony.receive(0)
