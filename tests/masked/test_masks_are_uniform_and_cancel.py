@@ -22,6 +22,8 @@ from secure_fedhelp.secagg.profiles import PROFILES, Profile
 #: lie just above a power of two, which is the worst case.
 REJECTING = Profile("rejecting", 64, (12289, 5, 3221225473, 17), 20, 0, "a test")
 ONE_REJECTING = Profile("one rejecting", 256, (12289,), 20, 0, "a test")
+#: 2^7 - 1 and 2^13 - 1: only the prime itself is rejected.
+MERSENNE = Profile("mersenne", 64, (127, 8191), 20, 0, "a test")
 TWO_PRIMES = replace(PROFILES["exact"], name="two primes", ring_degree=128)
 
 #: With fixed keys a test either always passes or never does.
@@ -60,7 +62,7 @@ def reference(profile: Profile, mask_key: bytes, ciphertexts: int) -> list[int]:
     return residues
 
 
-@pytest.mark.parametrize("profile", [REJECTING, ONE_REJECTING, TWO_PRIMES], ids=lambda p: p.name)
+@pytest.mark.parametrize("profile", [REJECTING, ONE_REJECTING, MERSENNE, TWO_PRIMES], ids=lambda p: p.name)
 @pytest.mark.parametrize("ciphertexts", [1, 3])
 def test_a_slow_reference_gives_the_same_mask(profile: Profile, ciphertexts: int) -> None:
     for number in range(4):
@@ -91,6 +93,16 @@ EXPECTED = {
     "exact": "6fd3540d6daf1c764e0eb06a76d4d6c04ea66be90dfabc7caea62f4effe42dc4",
     "deep": "6fd3540d6daf1c764e0eb06a76d4d6c04ea66be90dfabc7caea62f4effe42dc4",
 }
+
+
+def test_a_mask_made_in_parts_is_the_same() -> None:
+    for profile in (REJECTING, MERSENNE, TWO_PRIMES):
+        whole = mask(profile, key(2), 5)
+        for cut in range(6):
+            parts = zeros(profile, 5)
+            add_expanded(parts[:cut], profile, [key(2)])
+            add_expanded(parts[cut:], profile, [key(2)], first=cut)
+            assert (parts == whole).all()
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 100, 2**16])
