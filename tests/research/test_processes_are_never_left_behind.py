@@ -59,9 +59,10 @@ def test_a_child_that_ended_well_is_no_failure(monkeypatch: pytest.MonkeyPatch, 
 
 
 ORPHANS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from secure_fedhelp.research import processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
 processes.sys.executable = sys.argv[1]
 with processes.Parties() as parties:
     party = parties.start("child", [], Path(sys.argv[2]))
