@@ -104,6 +104,14 @@ def test_two_certificates_in_one_file_are_refused(north: Consortium, alpha: byte
         check_certificate(alpha + alpha, north.ca_pem, NOW)
 
 
+def test_a_version_that_does_not_exist_is_a_named_error(north: Consortium, alpha: bytes) -> None:
+    der = x509.load_pem_x509_certificate(alpha).public_bytes(serialization.Encoding.DER)
+    version = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    for number in (3, 4, 255):
+        with pytest.raises(FedHelpError):
+            check_certificate(_pem(der[:version] + bytes([number]) + der[version + 1 :]), north.ca_pem, NOW)
+
+
 @given(data=st.data())
 def test_a_changed_byte_is_a_named_error(north: Consortium, alpha: bytes, data: st.DataObject) -> None:
     der = x509.load_pem_x509_certificate(alpha).public_bytes(serialization.Encoding.DER)
