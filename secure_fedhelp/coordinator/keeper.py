@@ -141,10 +141,11 @@ class Keeper:
 
     # -- what the server's loop does ------------------------------------------------------------------------------
 
-    def work(self) -> None:
+    def work(self) -> State:
         """Let time pass, add accepted uploads to the sum, and publish the round if it is closed.
 
-        Raises StorageError when the keeper is broken.
+        Returns the state that was dealt with; a newer one may be there by then, with more to do. Raises StorageError
+        when the keeper is broken.
         """
         try:
             state = self.present()
@@ -154,6 +155,7 @@ class Keeper:
             if state.phase is Phase.SUMMING:
                 self._publish(state)
                 self._tidy()
+            return state
         except StorageError as error:
             self.broken(error)
             raise
@@ -164,11 +166,10 @@ class Keeper:
             news, self._news = self._news, []
         return news
 
-    def wait(self, seconds: float) -> None:
-        """Return when something happened, after ``seconds`` at the latest."""
+    def wait(self, known: State, seconds: float) -> None:
+        """Return as soon as the state is another than ``known``, after ``seconds`` at the latest."""
         with self._changed:
-            before = self._state
-            self._changed.wait_for(lambda: self._state is not before or self._stopping, timeout=seconds)
+            self._changed.wait_for(lambda: self._state is not known or self._stopping, timeout=seconds)
 
     def stop_waiting(self) -> None:
         """Let every watch and wait return now: the server is about to stop."""

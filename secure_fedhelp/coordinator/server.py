@@ -102,7 +102,7 @@ def _work_until_over(
     over_since: float | None = None
     while not stop.is_set():
         try:
-            keeper.work()
+            done = keeper.work()
         finally:
             for line in keeper.news():
                 on_event(line)
@@ -112,7 +112,7 @@ def _work_until_over(
             over_since = clock() if over_since is None else over_since
             if not state.present or clock() - over_since >= linger_seconds:
                 return
-        keeper.wait(_LOOK_SECONDS)
+        keeper.wait(done, _LOOK_SECONDS)
     on_event("stopped; start again with the same folder to go on")
 
 

@@ -106,6 +106,15 @@ def test_medians_extremes_and_largest_errors() -> None:
     assert (own.coordinator_peak_mib, own.coordinator_peaks_mib) == (60.0, {100: 61.0})
 
 
+def test_what_masks_cost_is_compared_within_a_repeat() -> None:
+    """The machine slows down threefold: medians of each setting alone would say that masks cost nothing."""
+    masked, plain = [a_round(s) for s in (2.0, 8.0, 2.0)], [a_round(s) for s in (1.0, 5.0, 4.0)]
+    result = summarise(replace(SETTING, masks="repairing"), masked, {}, plain)
+    assert result.over_no_masks == 1.5  # of 3 / 2, 9 / 6 and 3 / 5
+    assert summarise(replace(SETTING, masks="repairing"), masked, {}).over_no_masks is None
+    assert summarise(SETTING, plain, {}, plain).over_no_masks is None
+
+
 def test_too_little_memory_or_disk_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("something was started")

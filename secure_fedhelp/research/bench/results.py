@@ -47,6 +47,8 @@ class Result(Strict):
     critical_path_s: Seconds
     critical_path_min_s: Seconds
     critical_path_max_s: Seconds
+    #: With masks: critical path over that of the same setting without, pair by pair of one repeat: their median.
+    over_no_masks: Annotated[float, Field(gt=0)] | None = None
     #: Of one hospital: everything it sends in a round, and everything it fetches (without TLS and HTTP/2).
     up_bytes_per_value: Annotated[float, Field(gt=0)]
     down_bytes_per_value: Annotated[float, Field(gt=0)]

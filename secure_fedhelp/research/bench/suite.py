@@ -9,6 +9,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from secure_fedhelp.research.bench.cohort import MaskedCohort
@@ -49,14 +50,21 @@ def run_suite(plan: Plan, progress: Progress = lambda what, done, total: None) -
                 rounds[place].append(subject.measure())
         peaks = builder.peaks()
     progress("done", total, total)
+    taken = {subject.setting: measured for subject, measured in zip(subjects, rounds, strict=True)}
     return [
-        summarise(subject.setting, measured, peaks.get(subject.setting, {}))
-        for subject, measured in zip(subjects, rounds, strict=True)
+        summarise(setting, measured, peaks.get(setting, {}), taken.get(replace(setting, masks="none")))
+        for setting, measured in taken.items()
     ]
 
 
-def summarise(setting: Setting, rounds: Sequence[Round], peaks: Mapping[int, float]) -> Result:
-    """One result from a setting's rounds: medians of the seconds, the largest of errors and peaks."""
+def summarise(
+    setting: Setting, rounds: Sequence[Round], peaks: Mapping[int, float], unmasked: Sequence[Round] | None = None
+) -> Result:
+    """One result from a setting's rounds: medians of the seconds, the largest of errors and peaks.
+
+    ``unmasked`` are the rounds of the same setting without masks, one beside each: what masks cost is compared within
+    a repeat, because a machine's speed drifts over minutes by more than that.
+    """
     paths = [found.critical_path for found in rounds]
     own = [r.coordinator_peak_mib for r in rounds if r.coordinator_peak_mib is not None]
     peak = peaks.get(setting.hospitals, max(own, default=None))
@@ -73,6 +81,7 @@ def summarise(setting: Setting, rounds: Sequence[Round], peaks: Mapping[int, flo
         critical_path_s=statistics.median(paths),
         critical_path_min_s=min(paths),
         critical_path_max_s=max(paths),
+        over_no_masks=_over(rounds, unmasked) if setting.masks not in (None, "none") else None,
         up_bytes_per_value=statistics.median(r.up_bytes for r in rounds) / setting.values,
         down_bytes_per_value=statistics.median(r.down_bytes for r in rounds) / setting.values,
         coordinator_peak_mib=peak,
@@ -84,6 +93,12 @@ def summarise(setting: Setting, rounds: Sequence[Round], peaks: Mapping[int, flo
         cores=len(os.sched_getaffinity(0)),
         versions={"python": platform.python_version(), **rounds[0].versions},
     )
+
+
+def _over(rounds: Sequence[Round], unmasked: Sequence[Round] | None) -> float | None:
+    if not unmasked:
+        return None
+    return statistics.median(a.critical_path / b.critical_path for a, b in zip(rounds, unmasked, strict=True))
 
 
 class _Builder:

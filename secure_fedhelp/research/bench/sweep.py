@@ -95,6 +95,7 @@ def _on_line(first: Result, second: Result, axis: Axis, size: int) -> Result:
             "critical_path_s": total,
             "critical_path_min_s": total,
             "critical_path_max_s": total,
+            "over_no_masks": None,
             "up_bytes_per_value": up / values,
             "down_bytes_per_value": down / values,
             "coordinator_peak_mib": None if peaks[0] is None or peaks[1] is None else line(peaks[0], peaks[1]),

@@ -54,16 +54,21 @@ def _ratios(results: Sequence[Result]) -> Table:
     for system in yardsticks:
         table.add_column(f"{system.split()[0].split('-')[0]}\ntime", justify="right", no_wrap=True)
         table.add_column("\nbytes", justify="right", no_wrap=True)
+    paired = any(r.over_no_masks for r in results)
+    if paired:
+        table.add_column("no masks\ntime", justify="right", no_wrap=True)
     for ours in results:
         if ours.system != OURS:
             continue
         rivals = {r.system: r for r in results if r.transport == ours.transport and r.system != OURS}
-        if not rivals:
+        if not rivals and ours.over_no_masks is None:
             continue
         cells = [_setting(ours)]
         for system in yardsticks:
             cells.append(_ratio(ours, rivals.get(system), lambda r: r.critical_path_s))
             cells.append(_ratio(ours, rivals.get(system), lambda r: r.up_bytes_per_value))
+        if paired:
+            cells.append(NOTHING if ours.over_no_masks is None else f"{ours.over_no_masks:.2f}")
         table.add_row(*map(Text, cells))
     return table
 
