@@ -6,15 +6,15 @@ escaped by Jinja2 or :mod:`markupsafe`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secure_fedhelp import __version__
-from secure_fedhelp.research import charts, wording
+from secure_fedhelp.pages import charts, numbers
+from secure_fedhelp.pages.html import environment
+from secure_fedhelp.research import wording
 from secure_fedhelp.research.summary import HospitalSummary, RoundSummary, Summary
 from secure_fedhelp.study.files import write_atomic
 
@@ -33,30 +33,21 @@ def write_report(summary: Summary, path: Path) -> None:
 
 def render(summary: Summary) -> str:
     """The report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("secure_fedhelp.research"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        environment("secure_fedhelp.research")
+        .get_template("report.html")
+        .render(
+            s=summary,
+            w=wording,
+            version=__version__,
+            figures=_figures(summary),
+            measured=any(wording.metrics(h, key) for h in summary.hospitals for key, _, _ in wording.MODELS),
+            largest_epsilon=max(h.epsilon_budget for h in summary.hospitals),
+            odds=numbers.odds(max(h.epsilon_budget for h in summary.hospitals)),
+            deltas=" and ".join(sorted({f"{h.delta:g}" for h in summary.hospitals})),
+            histories=[h for h in summary.hospitals if h.history],
+        )
     )
-    return environment.get_template("report.html").render(
-        s=summary,
-        w=wording,
-        version=__version__,
-        figures=_figures(summary),
-        measured=any(wording.metrics(h, key) for h in summary.hospitals for key, _, _ in wording.MODELS),
-        largest_epsilon=max(h.epsilon_budget for h in summary.hospitals),
-        odds=_odds(max(h.epsilon_budget for h in summary.hospitals)),
-        deltas=" and ".join(sorted({f"{h.delta:g}" for h in summary.hospitals})),
-        histories=[h for h in summary.hospitals if h.history],
-    )
-
-
-def _odds(epsilon: float) -> str:
-    """e to the epsilon, rounded up, for people: what the guarantee bounds."""
-    factor = math.exp(min(epsilon, 50.0))
-    return wording.count(math.ceil(factor)) if factor >= 10 else f"{math.ceil(factor * 10) / 10:.1f}"
 
 
 def _figures(summary: Summary) -> list[tuple[str, Markup]]:

@@ -7,14 +7,16 @@ none; so that comparison comes first, and a loss is named as plainly as a gain.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import ROUND_CEILING, Decimal
 from statistics import median
 
+from secure_fedhelp.pages.numbers import NOTHING as NOTHING
+from secure_fedhelp.pages.numbers import count as count
+from secure_fedhelp.pages.numbers import epsilon as epsilon
+from secure_fedhelp.pages.numbers import size as size
 from secure_fedhelp.research.summary import HospitalSummary, MetricsSummary, Summary
 
 #: Differences in AUROC up to this are called no difference; a single run with small test sets cannot tell them apart.
 TIE = 0.01
-NOTHING = "–"
 
 #: The four models of a result, in the order in which they are shown: key in the summary, heading, explanation.
 MODELS = (
@@ -30,23 +32,6 @@ def share(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.3f}"
 
 
-def epsilon(value: float) -> str:
-    """Epsilon rounded *up* in the second decimal, so that what is shown is never less than what was spent."""
-    return str(Decimal(str(value)).quantize(Decimal("0.01"), ROUND_CEILING))
-
-
-def size(count: int | None) -> str:
-    """A number of bytes in B, KiB, MiB or GiB."""
-    if count is None:
-        return NOTHING
-    amount, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
-        amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
-
-
 def signed(value: float) -> str:
     """A difference with its sign, and a true minus."""
     return f"{value:+.3f}".replace("-", "−")
@@ -54,11 +39,6 @@ def signed(value: float) -> str:
 
 def factor(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f}×"
-
-
-def count(value: int) -> str:
-    """An integer with commas between thousands."""
-    return f"{value:,}"
 
 
 def duration(seconds: float) -> str:

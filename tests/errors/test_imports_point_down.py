@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2] / "secure_fedhelp"
 FLOORS = [
     {"errors", "__init__"},
     {"study"},
+    {"pages"},
     {"identity"},
     {"secagg"},
     {"data"},

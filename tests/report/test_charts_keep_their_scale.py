@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_fedhelp.research import charts
+from secure_fedhelp.pages import charts
 
 
 @given(st.floats(0, 1000), st.floats(0, 1000), st.integers(3, 8))
