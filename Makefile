@@ -29,6 +29,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m secure_fedhelp.wire.generate --check
+	$(BIN)/python checks/valve.py
 
 bench: $(STAMP)
 	$(BIN)/secure-fedhelp bench aggregation --json runs/bench.json --plot runs/bench.html $(BENCH)
