@@ -1,0 +1,106 @@
+"""What a canary audit found: one strict model, one JSON form. Nothing here trains, and nothing here needs torch.
+
+The file is a list of results, one for each audit of a run: those of the real code (``planted`` is null) and, after a
+self-test, those of code with a mistake planted on purpose, each of which must be caught.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.privacy.mechanisms import DpSgd
+from secure_fedhelp.privacy.noise import NoiseName
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.plan import Sha256, Strict, Tier, explain
+
+#: ``white-box``: canaries of known gradients, the weights are read. ``black-box``: mislabelled records, only outputs of
+#: the released model are read. ``game``: one target, present or absent, in many runs.
+Kind = Literal["white-box", "black-box", "game"]
+#: Which theorem the bound comes from, see :mod:`secure_fedhelp.audit.canary.bounds`.
+Method = Literal["f-dp", "one-run", "clopper-pearson"]
+#: Mistakes that a self-test plants.
+Planted = Literal["noise-halved", "clip-skipped", "batch-size-from-private-count", "teacher-through-the-valve"]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Epsilon = Annotated[float, Field(ge=0)]
+
+
+class CanaryResult(Strict):
+    """One audit: epsilon as claimed, the bound that the canaries give, and what it took."""
+
+    format: Literal[1] = 1
+    kind: Kind
+    #: None: the real code. Otherwise the mistake that was planted in it, which must be caught.
+    planted: Planted | None
+    #: What the training code reports to have executed; ``claimed_epsilon`` is its epsilon by the accountant of record.
+    event: DpSgd
+    delta: Probability
+    claimed_epsilon: Epsilon
+    #: With probability ``confidence``, epsilon at ``delta`` is not below this.
+    lower_bound: Epsilon
+    method: Method
+    #: The same without assuming the shape of the privacy curve (Steinke, Nasr and Jagielski 2023); beside one-run bounds.
+    assumption_free_bound: Epsilon | None
+    #: Of this bound alone, and of all bounds on the real code in one run together (union bound).
+    confidence: Probability
+    joint_confidence: Probability
+    #: Whether the claim stands: ``lower_bound <= claimed_epsilon``. True says "not refuted", never "proven".
+    holds: bool
+    #: Independent trainings, canaries in all of them together, how many of those were guessed at, and guesses right.
+    trainings: Annotated[int, Field(ge=1)]
+    canaries: Annotated[int, Field(ge=1)]
+    guesses: Annotated[int, Field(ge=1)]
+    correct: Annotated[int, Field(ge=0)]
+    #: Where the coins that include canaries, and the noise, came from.
+    coins: NoiseName
+    #: The plan and tier whose figures were audited; None if they were chosen for the audit.
+    plan: Sha256 | None
+    tier: Tier | None
+    seconds: Annotated[float, Field(ge=0)]
+    versions: dict[str, str]
+    #: In plain words: what this covers and what it does not.
+    statement: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> CanaryResult:
+        if not self.correct <= self.guesses <= self.canaries:
+            raise ValueError("more guesses than canaries, or more right than guessed")
+        if self.holds != (self.lower_bound <= self.claimed_epsilon):
+            raise ValueError("'holds' is not what the two epsilons say")
+        if self.confidence < self.joint_confidence:
+            raise ValueError("one bound cannot be less certain than all of them together")
+        return self
+
+    @property
+    def as_expected(self) -> bool:
+        """The real code's claim stands, or the planted mistake was caught."""
+        return self.holds if self.planted is None else not self.holds
+
+
+_RESULTS: Final = TypeAdapter(list[CanaryResult])
+
+
+def results_json(results: Sequence[CanaryResult]) -> bytes:
+    """The file's bytes: indented, keys in the model's order."""
+    return (json.dumps(_RESULTS.dump_python(list(results), mode="json"), indent=1) + "\n").encode()
+
+
+def write_results(path: Path, results: Sequence[CanaryResult]) -> None:
+    """Write the JSON file; StorageError if that fails."""
+    write_atomic(path, results_json(results))
+
+
+def read_results(path: Path) -> list[CanaryResult]:
+    """The results of a file; InvalidConfiguration if it cannot be read or is not such a file."""
+    hint = "Write it again: secure-fedhelp audit canary --json FILE"
+    try:
+        return _RESULTS.validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"cannot read {path}: {error.strerror or error}", hint) from error
+    except ValidationError as error:
+        raise InvalidConfiguration(f"{path}: {explain(error)}", hint) from error
