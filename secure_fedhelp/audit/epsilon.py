@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secure_fedhelp.identity.signing import ledger_key
 from secure_fedhelp.privacy.accountant import cross_check
+from secure_fedhelp.privacy.entries import releases, spent
 from secure_fedhelp.privacy.ledger import read_ledger
 
 
@@ -37,7 +38,7 @@ def recompute(path: Path, public_hex: str | None = None, delta: float | None = N
     if not entries:
         return EpsilonReport("(no entries)", "patient", delta or 0.0, 0, 0.0, 0.0, "", ())
     used = min(e.delta for e in entries) if delta is None else delta
-    both = cross_check([e.event for e in entries], used, by="dp-accounting")
+    both = cross_check(spent(entries), used, by="dp-accounting")
     return EpsilonReport(
         hospital=entries[0].hospital,
         unit=entries[0].unit,
@@ -46,5 +47,5 @@ def recompute(path: Path, public_hex: str | None = None, delta: float | None = N
         pld=both.pld,
         rdp=both.rdp,
         public_key=entries[0].public_key,
-        noise_sources=tuple(sorted({e.noise_source for e in entries})),
+        noise_sources=tuple(sorted({e.noise_source for e in releases(entries)})),
     )

@@ -17,15 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec
 
-from secure_fedhelp.audit.epsilon import recompute
 from secure_fedhelp.audit.transcript import read_transcript
 from secure_fedhelp.errors import FedHelpError, LedgerInvalid, StorageError, TranscriptInvalid
 from secure_fedhelp.identity.cards import MemberCard, check_card
 from secure_fedhelp.identity.signing import ledger_key
-from secure_fedhelp.privacy.accountant import within_budget
-from secure_fedhelp.privacy.entries import LedgerEntry
+from secure_fedhelp.privacy.accountant import cross_check, within_budget
+from secure_fedhelp.privacy.entries import LedgerEntry, releases, spent
 from secure_fedhelp.privacy.ledger import read_ledger
-from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan, load_plan
@@ -185,11 +184,11 @@ def _check_upload(plan: StudyPlan, header: UploadHeader, entries: Sequence[Ledge
             f"round {header.round + 1} witnessed {before} entries with head {header.ledger_head[:16]}; "
             f"the ledger has {len(entries)} and does not go on from them"
         )
-    event = planned_event(plan.privacy_of(header.hospital))
+    events = planned_events(plan, header.hospital, header.round)
     channels = {c.name for c in plan.channels}
-    for entry in entries[:before]:
+    for entry in releases(entries[:before]):
         same_round = (entry.study, entry.round) == (plan.hash, header.round)
-        if same_round and entry.event == event and set(entry.values()) == channels:
+        if same_round and entry.events == events and set(entry.values()) == channels:
             return
     raise LedgerInvalid(
         f"no entry of the planned mechanism and channels paid for the upload of round {header.round + 1}"
@@ -200,12 +199,13 @@ def _check_budget(run: _Run, name: str) -> str:
     privacy = run.plan.privacy_of(name)
     if not run.ledgers.get(name):
         return f"0 of {privacy.epsilon:g}"
-    report = recompute(run.ledger_path(name), delta=privacy.delta)
-    figure = f"{report.pld:.4f} of {privacy.epsilon:g} at delta {privacy.delta:g}"
-    if not within_budget(report.pld, privacy.epsilon):
+    study = [e for e in run.ledgers[name] if e.study == run.plan.hash]
+    both = cross_check(spent(study), privacy.delta, by="dp-accounting")
+    figure = f"{both.pld:.4f} of {privacy.epsilon:g} at delta {privacy.delta:g}"
+    if not within_budget(both.pld, privacy.epsilon):
         raise LedgerInvalid(f"epsilon {figure}")
     seeded = "; seeded research noise: no protection from who knows the seed"
-    return figure + (seeded if "seeded-research" in report.noise_sources else "")
+    return figure + (seeded if "seeded-research" in {e.noise_source for e in releases(study)} else "")
 
 
 def _coordinator_key(run: _Run) -> str:

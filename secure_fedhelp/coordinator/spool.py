@@ -175,7 +175,7 @@ class Spool:
 
 
 def _mark(file: BinaryIO) -> _Mark:
-    """Which file this is, and when it was last changed: the kernel sets the last of these, and nobody can set it back."""
+    """Which file this is, and when it was last changed; the kernel sets the last of these."""
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

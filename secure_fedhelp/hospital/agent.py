@@ -312,7 +312,7 @@ class Agent:
                 self.progress("recovered a paid release", {"round": number})
                 return recovered
             self.vault.forget_values(number)  # never paid for, so never left: train again
-        self.gate.check_affordable(number)
+        self.gate.reserve(number)
         self.progress("training", {"round": number})
         output = self.method.contribute(number)
         return self.gate.release(number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v)))

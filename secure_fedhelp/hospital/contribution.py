@@ -193,7 +193,7 @@ def _require_possible(
     weights, start = sum(plan.weights[name] for name in cohort), 0
     for channel in plan.channels:
         largest = float(np.abs(total[start : start + channel.length]).max())
-        limit = channel.bound * weights + error
+        limit = channel.bound * (weights if channel.weighted else len(cohort)) + error
         if not largest <= limit:
             raise TranscriptInvalid(
                 f"round {entry.round}: channel {channel.name} of the sum reaches {largest:.3g}, "

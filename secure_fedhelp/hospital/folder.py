@@ -4,7 +4,7 @@ hospital.toml   configuration        policy.toml     the site policy
 unlock.json     the lock: what the private keys and the state are sealed under (identity/lock.py); the passphrase or key
                 file that opens it is not in this folder
 keys/           tls.key tls.csr tls.crt ca.crt signing.key sealing.key (private keys: sealed)
-ledger.jsonl    every release paid for
+ledger.jsonl    every release paid for; beside it, sealed, ledger.jsonl.patients: whose data each entry is about
 state/          checkpoint, spool, study keys (sealed)
 models/         what the hospital keeps: shared and personal model, in clear like the records, for its own programs
 status.json     what the process is doing, for whoever watches; metrics.jsonl and result.json stay here too
@@ -36,6 +36,8 @@ class HospitalConfig(Strict):
     ledger: str = "ledger.jsonl"
     #: Records set aside for evaluation; optional, read here and nowhere else.
     test: str | None = None
+    #: Private records that nobody trains on, for plans with ``[metrics]``: the study's model is measured on them.
+    held_out: str | None = None
     #: An Open Inference Protocol v2 server; asked once, with public inputs only. Absent: no teacher.
     foundation_url: str | None = None
     foundation_model: str = "teacher"

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import IdentityError, NotOnRoster, OneClassOnly, PlanChanged
+from secure_fedhelp.errors import (
+    IdentityError,
+    InvalidConfiguration,
+    InvalidData,
+    NotOnRoster,
+    OneClassOnly,
+    PlanChanged,
+)
 from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from secure_fedhelp.data.records import PublicSet, Records
+    from secure_fedhelp.privacy.release import Budget
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,25 @@ class Membership:
     vault: Vault
     card: bytes
 
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder.root / self.config.ledger
+
 
 @dataclass(frozen=True)
 class StudyRecords:
-    """What this hospital trains with: its private records, the public set, and an optional evaluation set."""
+    """What this hospital trains with: its private records, the public set, an optional evaluation set, and the private
+    records set aside for a plan that measures."""
 
     private: Records
     public: PublicSet
     test: Records | None
+    held_out: Records | None = None
+
+    @property
+    def patients(self) -> set[str]:
+        """Everybody whose records take part: whom the budget is about."""
+        return {*self.private.patients, *(self.held_out.patients if self.held_out else ())}
 
 
 def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSource = USUAL) -> Membership:
@@ -103,7 +122,31 @@ def prepare_records(member: Membership) -> StudyRecords:
     test = load(root / member.config.test, plan.data) if member.config.test else None
     if test is not None and len(set(test.labels.tolist())) < 2:
         raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
-    return StudyRecords(private, public, test)
+    held_out = None
+    if plan.metrics is not None:
+        if member.config.held_out is None:
+            raise InvalidConfiguration(
+                f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
+                'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
+            )
+        held_out = load(root / member.config.held_out, plan.data)
+        both = sorted(set(held_out.patients) & set(private.patients))
+        if both:
+            raise InvalidData(
+                f"{root / member.config.held_out}: {len(both)} patient(s) are in the training records too",
+                "Keep all records of a patient on one side: the model has seen the others.",
+            )
+    return StudyRecords(private, public, test, held_out)
+
+
+def know_patients(member: Membership, records: StudyRecords) -> Budget:
+    """Enter this study's patients into the book beside the ledger; the budget that is theirs (privacy/datasets.py)."""
+    from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
+    from secure_fedhelp.privacy.release import Budget
+
+    book = PatientBook(member.ledger_path, member.signing.derive(KEY_PURPOSE))
+    fingerprint = book.enter(records.patients)
+    return Budget(fingerprint, member.policy.lifetime, book.apart(fingerprint))
 
 
 def check_accounting(member: Membership) -> None:
@@ -112,10 +155,10 @@ def check_accounting(member: Membership) -> None:
     The figure of record is the PLD accountant's; Opacus' own must not be below it.
     """
     from secure_fedhelp.privacy.accountant import cross_check
-    from secure_fedhelp.privacy.mechanisms import planned_event
+    from secure_fedhelp.privacy.mechanisms import study_events
 
-    privacy = member.plan.privacy_of(member.config.name)
-    cross_check([planned_event(privacy)] * member.plan.study.rounds, privacy.delta)
+    name = member.config.name
+    cross_check(study_events(member.plan, name), member.plan.privacy_of(name).delta)
 
 
 def ask_teacher(

@@ -23,6 +23,7 @@ consortium = "{consortium}"
 records = "data/records.csv"
 public = "public/public.npz"
 # test = "data/test.npz"                    # records set aside for evaluation, read here only
+# held_out = "data/held-out.csv"            # records trained on by nobody, for plans that measure the model
 # foundation_url = "https://teacher.example"   # an Open Inference Protocol v2 server, asked once, public inputs only
 """
 
@@ -30,11 +31,12 @@ _POLICY = """\
 # The site policy: this hospital's own limits. The client refuses a plan that breaks one of them.
 largest_epsilon = 3.0
 largest_delta = 1e-3
+# lifetime_epsilon = 3.0                    # over all studies on the same patients; absent: largest_epsilon
 unit = "patient"
 smallest_cohort = 3
-channels_allowed = ["model-update", "public-logits"]
+channels_allowed = ["model-update", "public-logits", "metrics"]
 foundation_endpoints = []
-metrics = "local"
+metrics = "local"                           # or "noised", "pooled", "research": see docs/privacy.md
 """
 
 

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secure_fedhelp.errors import StudyEnded
 from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.preparation import (
     Membership,
     StudyRecords,
     ask_teacher,
     check_accounting,
+    know_patients,
     prepare_membership,
     prepare_records,
 )
@@ -69,7 +71,8 @@ def take_part(
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
     from secure_fedhelp.privacy.noise import SystemNoise
 
-    method = FedHelp(member.plan, member.config.name, records.private, records.public, teacher, SystemNoise())
+    name = member.config.name
+    method = FedHelp(member.plan, name, records.private, records.public, teacher, SystemNoise(), records.held_out)
     client = CoordinatorClient(
         address,
         member.credentials,
@@ -81,9 +84,9 @@ def take_part(
     )
     try:
         # The ledger outlives a study and its suite: it is always signed in Ed25519.
-        path, key = member.folder.root / member.config.ledger, member.signing.of(ED25519)
-        with Ledger.open(path, member.config.name, key, clock) as ledger:
-            gate = ReleaseGate(ledger, member.plan, member.config.name)
+        with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), clock) as ledger:
+            # Under the ledger's lock, which guards the book of patients beside it too.
+            gate = ReleaseGate(ledger, member.plan, name, know_patients(member, records))
             say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
             journal = _Journal(member, records, method, gate, say)
             agent = Agent(
@@ -102,7 +105,12 @@ def take_part(
                 clock=clock,
                 progress=journal.step,
             )
-            agent.run()
+            try:
+                agent.run()
+            except StudyEnded:
+                gate.give_back()  # nothing more will come of what was reserved
+                raise
+            gate.give_back()
             journal.finish(client.bytes_up, client.bytes_down)
     finally:
         client.close()
@@ -139,7 +147,7 @@ class _Journal:
         for name, data in method.export_models().items():
             write_atomic(member.folder.models / f"{name}.pt", data, 0o600)
         write_atomic(member.folder.models / "release.json", _release_record(member.plan), 0o600)
-        privacy = member.plan.privacy_of(member.config.name)
+        privacy, pooled = member.plan.privacy_of(member.config.name), method.pooled_metrics()
         result: dict[str, object] = {
             "name": member.config.name,
             "tier": member.plan.hospital(member.config.name).tier,
@@ -151,6 +159,7 @@ class _Journal:
             "bytes_down": self._before["bytes_down"] + bytes_down,
             "status": self._status,
             "history": self._history,
+            "pooled_metrics": None if pooled is None else pooled.as_dict(),
             **self._metrics(),
         }
         write_atomic(member.folder.result, json.dumps(result, sort_keys=True, indent=1).encode(), 0o600)

@@ -25,6 +25,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from secure_fedhelp.errors import BadSignature, IdentityError
 from secure_fedhelp.identity.sealed_files import read_key, write_key
@@ -112,6 +114,12 @@ class SigningKey:
     def to_private_bytes(self) -> bytes:
         """64 secret bytes for a sealed file: the Ed25519 key, then the ML-DSA-65 seed."""
         return self._ed25519.private_bytes_raw() + self._ml_dsa.private_bytes_raw()
+
+    def derive(self, purpose: str) -> bytes:
+        """32 secret bytes that follow from the Ed25519 key, for one purpose (HKDF, RFC 5869): for what must be the same
+        in every folder that holds this key. They tell nothing of the key, nor of other purposes' bytes."""
+        info = b"secure-fedhelp/v1/derived\0" + purpose.encode()
+        return HKDF(SHA256(), 32, salt=None, info=info).derive(self._ed25519.private_bytes_raw())
 
     def of(self, suite: Signatures) -> SigningKey:
         """The same keys, signing in ``suite``."""

@@ -1,57 +1,84 @@
-"""The entry of a privacy ledger: its fields, its line, and the check of a whole file of them. No files here.
+"""The entries of a privacy ledger: their fields, their lines, and the check of a whole file of them. No files here.
 
 A line is canonical JSON, ``{"entry": {...}, "signature": hex}``, and ends with one line feed. Exactly one spelling of
 an entry is accepted, so that its hash can be compared; unknown keys and kinds are refused, so that no accountant skips
-what it does not understand.
+what it does not understand. There are three kinds:
+
+``reservation``   what the next round of a study will ask of the records; made before training, so that no two studies
+                  on the same patients take the same last piece of a budget
+``release``       what was executed, what left because of it, and from what each channel follows; it is *spent*
+``void``          a reservation given back: its round never came
+
+Epsilon is of the releases alone, so it never falls. A budget is compared with releases and open reservations together.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from secure_fedhelp.errors import BadSignature, LedgerInvalid
 from secure_fedhelp.identity.signing import SigningKey, verify
-from secure_fedhelp.privacy.mechanisms import Mechanism
+from secure_fedhelp.privacy.mechanisms import Event, Mechanism, paid
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
 
 ENTRY_CONTEXT = "ledger-entry"
-#: What the first entry names as the line before it.
 #: An entry has some hundred bytes and a few for each channel; longer lines are not ours.
 LARGEST_LINE_BYTES = 65_536
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+#: Where a channel's values come from: the N-th event of this very entry; an earlier entry of this ledger, by the
+#: SHA-256 of its line; or something public.
+Source = Annotated[
+    str, Field(pattern=r"^(event:[0-9]{1,2}|entry:[0-9a-f]{64}|public:(plan|public-set|teacher|transcript))$")
+]
+#: How a channel's values came to be: a mechanism's own output, a function of outputs that were paid for and public
+#: things (post-processing), or of public things alone.
+How = Literal["dp-sgd", "gaussian", "pooled-exact", "post-processing", "public"]
 
-class ChannelRelease(Strict):
-    """One channel of a release.
 
-    ``mechanism`` is the entry's event for what the mechanism put out itself, or ``post-processing`` for what was
-    computed from that and public things; ``derived_from`` then names what it was computed from.
-    """
+class Proof(Strict):
+    """Why a channel's values may leave: how they were made, and from what. It is data, so that an audit can read it."""
+
+    mechanism: How
+    derived_from: tuple[Source, ...] = Field(min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> Proof:
+        if list(self.derived_from) != sorted(set(self.derived_from)):
+            raise ValueError("sources must be sorted, each once")
+        private = [s for s in self.derived_from if not s.startswith("public:")]
+        if self.mechanism == "public" and private:
+            raise ValueError(f"public values cannot come from {private[0]}")
+        if self.mechanism == "post-processing" and not private:
+            raise ValueError("post-processing is of something that was paid for")
+        if self.mechanism not in ("public", "post-processing") and [s[:6] for s in private] != ["event:"]:
+            raise ValueError(f"the output of {self.mechanism} comes from one event of its own entry")
+        return self
+
+    @classmethod
+    def of(cls, mechanism: How, *sources: str) -> Proof:
+        """A proof from its sources, in any order."""
+        return cls(mechanism=mechanism, derived_from=tuple(sorted(set(sources))))
+
+
+class ChannelRelease(Proof):
+    """One channel of a release, and its proof."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    mechanism: Literal["dp-sgd", "gaussian", "post-processing"]
-    derived_from: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     #: Of the released values as little-endian float64, clipped to the channel's bound.
     values_sha256: Sha256
 
-    @model_validator(mode="after")
-    def _derived_from_something(self) -> ChannelRelease:
-        if (self.mechanism == "post-processing") != (self.derived_from is not None):
-            raise ValueError(f"channel {self.name!r}: derived_from belongs to post-processing, and only to it")
-        return self
 
-
-class LedgerEntry(Strict):
-    """One release: which mechanism ran, for which study and round, and what left the hospital because of it."""
-
-    format: Literal[1] = 1
+class _Entry(Strict):
+    format: Literal[2] = 2
     #: Number of the entry in its file, from 0.
     index: _Count
     #: SHA-256 of the line before, without its line feed; 64 zeros at first.
@@ -66,22 +93,85 @@ class LedgerEntry(Strict):
     unit: Literal["patient"]
     #: The delta the study's budget is stated at; epsilon is always recomputed from the events.
     delta: Annotated[float, Field(gt=0, lt=1)]
-    event: Mechanism
-    channels: tuple[ChannelRelease, ...] = Field(min_length=1)
+    #: Which patients: a fingerprint under a secret of the hospital (privacy/datasets.py), so that it names nobody.
+    dataset: Sha256
+    events: tuple[Event, ...] = Field(max_length=100)
+
+
+class Reservation(_Entry):
+    """The events that a round of a study is going to execute."""
+
+    kind: Literal["reservation"] = "reservation"
+    events: tuple[Event, ...] = Field(min_length=1, max_length=100)
+
+
+class Void(_Entry):
+    """A reservation given back, with the same events: nothing of it was released."""
+
+    kind: Literal["void"] = "void"
+    reservation: _Count
+
+
+class Release(_Entry):
+    """One round's release: which mechanisms ran, and what left the hospital because of it."""
+
+    kind: Literal["release"] = "release"
+    #: Index of the reservation that this settles; None if there was none.
+    reservation: _Count | None = None
+    channels: tuple[ChannelRelease, ...] = Field(min_length=1, max_length=100)
     noise_source: NoiseName
 
     @model_validator(mode="after")
-    def _channels_fit_the_event(self) -> LedgerEntry:
+    def _channels_fit_the_events(self) -> Release:
         names = [c.name for c in self.channels]
         if names != sorted(set(names)):
             raise ValueError("channels must be sorted by name, each once")
-        if any(c.mechanism not in (self.event.kind, "post-processing") for c in self.channels):
-            raise ValueError(f"a channel names another mechanism than the entry's {self.event.kind}")
+        for channel in self.channels:
+            for number in (int(s[6:]) for s in channel.derived_from if s.startswith("event:")):
+                if number >= len(self.events):
+                    raise ValueError(f"channel {channel.name!r} names event {number}, there are {len(self.events)}")
+                if channel.mechanism not in (self.events[number].kind, "post-processing"):
+                    raise ValueError(f"channel {channel.name!r}: event {number} is no {channel.mechanism}")
         return self
 
     def values(self) -> dict[str, str]:
         """SHA-256 of the released values by channel."""
         return {c.name: c.values_sha256 for c in self.channels}
+
+
+LedgerEntry = Reservation | Void | Release
+_ENTRY: Final[TypeAdapter[LedgerEntry]] = TypeAdapter(Annotated[LedgerEntry, Field(discriminator="kind")])
+
+
+def parse_entry(values: object) -> LedgerEntry:
+    """An entry from plain values; pydantic's ValidationError."""
+    return _ENTRY.validate_python(values)
+
+
+def releases(entries: Iterable[LedgerEntry]) -> list[Release]:
+    return [entry for entry in entries if isinstance(entry, Release)]
+
+
+def spent(entries: Iterable[LedgerEntry]) -> list[Mechanism]:
+    """What the accountants compose: the mechanisms of all releases, in order."""
+    return paid(event for entry in releases(entries) for event in entry.events)
+
+
+def open_reservations(entries: Iterable[LedgerEntry]) -> list[Reservation]:
+    """Reservations that no release has settled and nobody has given back."""
+    found: dict[int, Reservation] = {}
+    for entry in entries:
+        if isinstance(entry, Reservation):
+            found[entry.index] = entry
+        elif entry.reservation is not None:
+            found.pop(entry.reservation, None)
+    return list(found.values())
+
+
+def committed(entries: Iterable[LedgerEntry]) -> list[Mechanism]:
+    """What is spent, and what open reservations may yet spend: what a budget is compared with."""
+    every = list(entries)
+    return spent(every) + paid(event for r in open_reservations(every) for event in r.events)
 
 
 def signed_line(entry: LedgerEntry, key: SigningKey) -> bytes:
@@ -100,7 +190,7 @@ def check_line(line: bytes, index: int, previous: str, public_hex: str | None) -
         raise LedgerInvalid(f"a line of {len(line)} bytes")
     try:
         values = json.loads(line)
-        entry = LedgerEntry.model_validate(values["entry"])
+        entry = parse_entry(values["entry"])
         signature = bytes.fromhex(values["signature"])
         canonical = canonical_bytes({"entry": entry.model_dump(mode="json"), "signature": signature.hex()})
     except ValidationError as error:
@@ -128,16 +218,67 @@ def check_lines(lines: list[bytes], source: str, public_hex: str | None = None) 
     With ``public_hex`` None the first entry's key must have signed all: then the file is consistent, and whose it is
     remains to be checked. Raises LedgerInvalid naming ``source``, the entry and the reason.
     """
-    entries: list[LedgerEntry] = []
-    head = GENESIS
+    return check_history(lines, source, public_hex).entries
+
+
+def check_history(lines: list[bytes], source: str, public_hex: str | None = None) -> History:
+    """As :func:`check_lines`, with what the next entry will be held against."""
+    so_far = History()
     for index, line in enumerate(lines):
         try:
-            entry = check_line(line, index, head, public_hex)
-            if entries and entry.hospital != entries[0].hospital:
-                raise LedgerInvalid(f"it is of hospital {entry.hospital}, the ledger of {entries[0].hospital}")
+            entry = check_line(line, index, so_far.head, public_hex)
+            so_far.require_next(entry)
         except LedgerInvalid as error:
             raise LedgerInvalid(f"{source}: entry {index}: {error.message}") from error
-        entries.append(entry)
-        head = sha256_hex(line)
+        so_far.add(entry, line)
         public_hex = entry.public_key
-    return entries
+    return so_far
+
+
+class History:
+    """The entries of a ledger from its first on, and what the next one may say after them."""
+
+    def __init__(self) -> None:
+        self.entries: list[LedgerEntry] = []
+        #: SHA-256 of each line.
+        self.heads: list[str] = []
+        self._known: set[str] = set()
+        self._open: dict[int, Reservation] = {}
+
+    @property
+    def head(self) -> str:
+        return self.heads[-1] if self.heads else GENESIS
+
+    def add(self, entry: LedgerEntry, line: bytes) -> None:
+        """Take an entry that :meth:`require_next` has nothing against."""
+        self.entries.append(entry)
+        self.heads.append(sha256_hex(line))
+        self._known.add(self.heads[-1])
+        if isinstance(entry, Reservation):
+            self._open[entry.index] = entry
+        elif entry.reservation is not None:
+            del self._open[entry.reservation]
+
+    def reservation(self, study: str, round_number: int) -> Reservation | None:
+        """The open reservation for a round of a study."""
+        return next((r for r in self._open.values() if (r.study, r.round) == (study, round_number)), None)
+
+    def require_next(self, entry: LedgerEntry) -> None:
+        """Raise LedgerInvalid if ``entry`` contradicts what stands before it."""
+        if self.entries and entry.hospital != self.entries[0].hospital:
+            raise LedgerInvalid(f"it is of hospital {entry.hospital}, the ledger of {self.entries[0].hospital}")
+        if isinstance(entry, Reservation):
+            if self.reservation(entry.study, entry.round) is not None:
+                raise LedgerInvalid(f"round {entry.round + 1} of the study is reserved already")
+            return
+        if entry.reservation is not None:
+            reserved = self._open.get(entry.reservation)
+            if reserved is None:
+                raise LedgerInvalid(f"entry {entry.reservation} is no open reservation")
+            for what in ("study", "round", "dataset", "events"):
+                if getattr(reserved, what) != getattr(entry, what):
+                    raise LedgerInvalid(f"its {what} is not that of the reservation in entry {entry.reservation}")
+        if isinstance(entry, Release):
+            for source in (s for c in entry.channels for s in c.derived_from if s.startswith("entry:")):
+                if source[6:] not in self._known:
+                    raise LedgerInvalid(f"it derives from entry {source[6:22]}, which is not before it")

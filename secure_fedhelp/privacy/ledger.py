@@ -1,5 +1,7 @@
 """The privacy ledger: what a hospital has released, one signed line an entry, chained and never rewritten.
 
+The kinds of entries are in entries.py; this file keeps them on a disk.
+
 Each entry names the SHA-256 of the line before it, and the hospital's Ed25519 key signs it. So nobody without the key
 can change, drop, reorder or insert an entry, and an auditor needs the file and the public key only. Cutting entries off
 the end is the one thing a chain cannot show: the heads that the other hospitals witness in the transcript do.
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -29,11 +31,17 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.entries import (
     ChannelRelease,
     LedgerEntry,
+    Release,
+    Reservation,
+    check_history,
     check_line,
     check_lines,
+    committed,
+    parse_entry,
     signed_line,
+    spent,
 )
-from secure_fedhelp.privacy.mechanisms import Mechanism
+from secure_fedhelp.privacy.mechanisms import Event, Mechanism
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import GENESIS, sha256_hex
 from secure_fedhelp.study.files import sync_folder
@@ -54,10 +62,9 @@ class Ledger:
         complete = bool(torn) and _is_entry(torn, lines)
         if complete:
             lines.append(torn)
-        self._entries = check_lines(lines, str(path), key.public_hex)
-        if self._entries and self._entries[0].hospital != hospital:
-            raise LedgerInvalid(f"{path}: the ledger of {self._entries[0].hospital}, not of {hospital}")
-        self._heads = [sha256_hex(line) for line in lines]
+        self._history = check_history(lines, str(path), key.public_hex)
+        if self.entries and self.entries[0].hospital != hospital:
+            raise LedgerInvalid(f"{path}: the ledger of {self.entries[0].hospital}, not of {hospital}")
         if complete:
             self._size += len(torn)
             self._write(b"\n")
@@ -100,20 +107,37 @@ class Ledger:
 
     @property
     def entries(self) -> tuple[LedgerEntry, ...]:
-        return tuple(self._entries)
+        return tuple(self._history.entries)
 
     @property
     def count(self) -> int:
-        return len(self._entries)
+        return len(self._history.entries)
 
     @property
     def head(self) -> str:
         """SHA-256 of the last line (without its line feed) in hexadecimal; 64 zeros while the ledger is empty."""
-        return self._heads[-1] if self._heads else GENESIS
+        return self._history.head
 
-    def events(self, study: str | None = None) -> list[Mechanism]:
-        """The mechanisms of all entries, or of one study's (by plan hash), in order."""
-        return [e.event for e in self._entries if study is None or e.study == study]
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """SHA-256 of each line."""
+        return tuple(self._history.heads)
+
+    def events(self, study: str | None = None, apart: Container[str] = ()) -> list[Mechanism]:
+        """The mechanisms of all releases in order, or of one study's (by plan hash); those about data sets in
+        ``apart`` (by fingerprint) left out."""
+        return spent(self._of(study, apart))
+
+    def committed(self, study: str | None = None, apart: Container[str] = ()) -> list[Mechanism]:
+        """As :meth:`events`, with what open reservations may yet spend."""
+        return committed(self._of(study, apart))
+
+    def reservation(self, study: str, round: int) -> Reservation | None:
+        """The open reservation for a round (from 0) of a study."""
+        return self._history.reservation(study, round)
+
+    def _of(self, study: str | None, apart: Container[str]) -> list[LedgerEntry]:
+        return [e for e in self.entries if (study is None or e.study == study) and e.dataset not in apart]
 
     def require_witnessed(self, entries: int, head: str) -> None:
         """Raise LedgerInvalid unless this ledger's first ``entries`` entries are those with head ``head``.
@@ -121,7 +145,7 @@ class Ledger:
         What a hospital asks about its own uploads in the transcript: a ledger restored from an old backup verifies,
         but has forgotten what was spent since.
         """
-        if entries > self.count or ([GENESIS, *self._heads][entries]) != head:
+        if entries > self.count or ([GENESIS, *self._history.heads][entries]) != head:
             raise LedgerInvalid(
                 f"{self._path}: its {self.count} entries do not go on from the {entries} that the study witnessed",
                 "An older copy was put in its place, or entries were removed: what they spent still counts. "
@@ -130,44 +154,76 @@ class Ledger:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def append(
+    def reserve(
+        self, events: Sequence[Event], *, study: str, round: int, delta: float, dataset: str, unit: str = "patient"
+    ) -> Reservation:
+        """Write down what a round is going to ask of the records, and return when it is on the disk.
+
+        StorageError as :meth:`release`; LedgerInvalid if the round is reserved already.
+        """
+        fields = {"study": study, "round": round, "unit": unit, "delta": delta, "dataset": dataset}
+        entry = self._append({"kind": "reservation", "events": tuple(events), **fields})
+        assert isinstance(entry, Reservation)  # noqa: S101  # by its kind
+        return entry
+
+    def void(self, reservation: Reservation) -> None:
+        """Give an open reservation back: nothing of it was released. Errors as :meth:`release`."""
+        same = reservation.model_dump(include={"study", "round", "unit", "delta", "dataset", "events"})
+        self._append({"kind": "void", "reservation": reservation.index, **same})
+
+    def release(
         self,
-        event: Mechanism,
+        events: Sequence[Event],
         *,
         study: str,
         round: int,
-        unit: str,
         delta: float,
+        dataset: str,
         channels: Sequence[ChannelRelease],
         noise_source: NoiseName,
-    ) -> LedgerEntry:
-        """Sign and write one entry; when this returns it is on the disk, and not before may anything leave.
+        unit: str = "patient",
+    ) -> Release:
+        """Sign and write one release; when this returns it is on the disk, and not before may anything leave.
 
-        Raises StorageError if it cannot be written; the file is then what it was. Raises pydantic's ValidationError
-        for fields that are no entry.
+        It settles the round's reservation, if there is one. Raises StorageError if it cannot be written; the file is
+        then what it was. Raises LedgerInvalid if it contradicts an earlier entry, pydantic's ValidationError for
+        fields that are no entry.
         """
+        reserved = self.reservation(study, round)
+        entry = self._append(
+            {
+                "kind": "release",
+                "events": tuple(events),
+                "study": study,
+                "round": round,
+                "unit": unit,
+                "delta": delta,
+                "dataset": dataset,
+                "channels": tuple(sorted(channels, key=lambda c: c.name)),
+                "noise_source": noise_source,
+                "reservation": None if reserved is None else reserved.index,
+            }
+        )
+        assert isinstance(entry, Release)  # noqa: S101  # by its kind
+        return entry
+
+    def _append(self, fields: dict[str, object]) -> LedgerEntry:
         if self._broken:
             raise StorageError(f"{self._path}: an earlier write failed and could not be undone")
-        entry = LedgerEntry.model_validate(
+        entry = parse_entry(
             {
                 "index": self.count,
                 "previous": self.head,
                 "hospital": self._hospital,
                 "public_key": self._key.public_hex,
                 "time": int(self._clock()),
-                "study": study,
-                "round": round,
-                "unit": unit,
-                "delta": delta,
-                "event": event,
-                "channels": tuple(sorted(channels, key=lambda c: c.name)),
-                "noise_source": noise_source,
+                **fields,
             }
         )
+        self._history.require_next(entry)
         line = signed_line(entry, self._key)
         self._write(line + b"\n")
-        self._entries.append(entry)
-        self._heads.append(sha256_hex(line))
+        self._history.add(entry, line)
         return entry
 
     def close(self) -> None:

@@ -7,12 +7,14 @@ skips what it does not understand under-reports.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidPlan
-from secure_fedhelp.study.plan import PrivacySection, Strict, explain
+from secure_fedhelp.study.plan import PrivacySection, Strict, StudyPlan, explain
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 #: Below 0.1 one step on everybody has an epsilon near 100: a mistake, not a mechanism. Above 1,000 nothing is learnt.
@@ -48,12 +50,25 @@ class Gaussian(Strict):
     sensitivity: float = Field(gt=0)
 
 
-#: Any event of the ledger; pydantic picks the class by ``kind`` and refuses other kinds.
+class PooledExact(Strict):
+    """Exact counts that leave only inside an encrypted, masked sum of at least ``smallest_cohort`` hospitals.
+
+    **No differential privacy**: the sum itself is opened. It is written down so that nobody has to guess; it has no
+    epsilon and no accountant sees it, and an audit names every one of these.
+    """
+
+    kind: Literal["pooled-exact"] = "pooled-exact"
+    smallest_cohort: int = Field(ge=2)
+
+
+#: What the accountants compose.
 Mechanism = Annotated[DpSgd | Gaussian, Field(discriminator="kind")]
+#: Any event of the ledger; pydantic picks the class by ``kind`` and refuses other kinds.
+Event = Annotated[DpSgd | Gaussian | PooledExact, Field(discriminator="kind")]
 
 
 def planned_event(privacy: PrivacySection) -> DpSgd:
-    """The event of one round under a tier's section of the plan; InvalidPlan if the accountant cannot bound it."""
+    """The training of one round under a tier's section of the plan; InvalidPlan if the accountant cannot bound it."""
     try:
         return DpSgd(
             sampling_rate=privacy.sampling_rate,
@@ -63,3 +78,31 @@ def planned_event(privacy: PrivacySection) -> DpSgd:
         )
     except ValidationError as error:
         raise InvalidPlan(f"privacy: {explain(error)}") from error
+
+
+def planned_events(plan: StudyPlan, hospital: str, round_number: int) -> tuple[DpSgd | Gaussian | PooledExact, ...]:
+    """Everything that one round (from 0) of ``plan`` asks of a hospital's records.
+
+    A training round is one DP-SGD event. The measuring round that a plan with ``[metrics]`` ends with trains nothing:
+    it is one answer about the records set aside.
+    """
+    metrics = plan.metrics
+    if metrics is None or round_number != plan.measuring_round:
+        return (planned_event(plan.privacy_of(hospital)),)
+    if metrics.release == "pooled":
+        return (PooledExact(smallest_cohort=plan.aggregation.minimum_cohort),)
+    sensitivity = math.sqrt(metrics.squared_sensitivity(len(plan.data.classes)))
+    try:
+        return (Gaussian(noise_multiplier=metrics.noise_multiplier or 0.0, sensitivity=sensitivity),)
+    except ValidationError as error:
+        raise InvalidPlan(f"metrics: {explain(error)}") from error
+
+
+def study_events(plan: StudyPlan, hospital: str) -> list[DpSgd | Gaussian]:
+    """Every event of the whole study that has an epsilon: what a budget has to reach for."""
+    return paid(e for number in range(plan.study.rounds) for e in planned_events(plan, hospital, number))
+
+
+def paid(events: Iterable[DpSgd | Gaussian | PooledExact]) -> list[DpSgd | Gaussian]:
+    """Those of ``events`` that the accountants compose."""
+    return [event for event in events if not isinstance(event, PooledExact)]

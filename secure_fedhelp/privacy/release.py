@@ -4,9 +4,11 @@
 
 An upload is made from a :class:`Released` and nothing else, and only :class:`ReleaseGate` makes one, in this order:
 
-1. the executed event is the plan's, the noise was fit for deployment, the channels are the plan's, values are finite;
-2. values are clipped to their channel's bound (post-processing, so it costs nothing);
-3. the budget holds one more event, over everything this ledger has already paid for;
+0. **reserve**: before training, the round's events are compared with both budgets and written down;
+1. the executed events are the plan's, the noise was fit for deployment, the channels are the plan's, values are finite;
+2. values are clipped to their channel's bound (post-processing, so it costs nothing), and each channel's proof is of a
+   mechanism that the channel is declared for (privacy/channels.py);
+3. the budgets hold, over everything this ledger has already paid for or reserved;
 4. the caller spools the values (``before_spending``), so that a crash does not cost epsilon twice;
 5. **spend**: the ledger entry is written and synced;
 6. **release**: the :class:`Released` is returned.
@@ -16,6 +18,7 @@ This guards against mistakes, not against an enemy inside the process, for whom 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,9 +29,10 @@ import numpy as np
 
 from secure_fedhelp.errors import BudgetExhausted, InvalidContribution, NotReleasable
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
-from secure_fedhelp.privacy.entries import ChannelRelease, LedgerEntry
+from secure_fedhelp.privacy.channels import DECLARED
+from secure_fedhelp.privacy.entries import ChannelRelease, Proof, Release, open_reservations, releases
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.mechanisms import DpSgd, planned_event
+from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid, planned_events
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.channel import Vector, clip_to_bound
@@ -46,10 +50,10 @@ class Released:
     __slots__ = ("__weakref__", "_channels", "_clipped", "_entry")
     _channels: Mapping[str, Vector]
     _clipped: Mapping[str, int]
-    _entry: LedgerEntry
+    _entry: Release
 
     def __init__(
-        self, token: object, entry: LedgerEntry, channels: Mapping[str, bytes], clipped: Mapping[str, int]
+        self, token: object, entry: Release, channels: Mapping[str, bytes], clipped: Mapping[str, int]
     ) -> None:
         if token is not _GATE:
             raise NotReleasable("only the release gate makes a released value")
@@ -70,7 +74,7 @@ class Released:
         return self._clipped
 
     @property
-    def entry(self) -> LedgerEntry:
+    def entry(self) -> Release:
         """The ledger entry that paid for these values."""
         return self._entry
 
@@ -103,48 +107,95 @@ def require_released(value: object) -> Released:
 
 @dataclass(frozen=True)
 class PrivateOutput:
-    """What private training hands to the gate.
+    """What a method hands to the gate: values by channel, and for each the proof of why it may leave.
 
-    ``event`` is what was *executed*, not what was asked for. ``post_processed`` names the channels computed from the
-    mechanism's output and public things only; the others are its output itself.
+    ``events`` are what was *executed*, not what was asked for. Proofs name them by number (``event:0``).
     """
 
     channels: Mapping[str, Vector]
-    event: DpSgd
-    post_processed: frozenset[str]
+    events: tuple[DpSgd | Gaussian | PooledExact, ...]
+    proofs: Mapping[str, Proof]
     noise_source: NoiseName
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one hospital allows beyond the plan's own budget, and about which patients.
+
+    ``dataset`` is the fingerprint of the hospital's patients, ``apart`` those of data sets in the ledger that share no
+    patient with it (privacy/datasets.py). ``lifetime_epsilon`` limits everything a patient of this data set has ever
+    taken part in.
+    """
+
+    dataset: str
+    lifetime_epsilon: float = math.inf
+    apart: frozenset[str] = frozenset()
 
 
 class ReleaseGate:
     """The gate of one hospital in one study.
 
-    The budget is compared with everything in the ledger, of every study: one ledger is one set of patients. Events
-    are compared at the plan's delta, whatever delta their own study used.
+    Two budgets are kept: the plan's, for this study, and the hospital's own over all studies whose patients overlap.
+    Events are composed at the plan's delta, whatever delta their own study used.
     """
 
-    def __init__(self, ledger: Ledger, plan: StudyPlan, hospital: str) -> None:
+    def __init__(self, ledger: Ledger, plan: StudyPlan, hospital: str, budget: Budget) -> None:
         if ledger.hospital != hospital:
             raise NotReleasable(f"the ledger of {ledger.hospital} cannot pay for {hospital}")
-        self._ledger, self._plan, self._privacy = ledger, plan, plan.privacy_of(hospital)
-        self._event = planned_event(self._privacy)
+        self._ledger, self._plan, self._hospital, self._budget = ledger, plan, hospital, budget
+        self._privacy = plan.privacy_of(hospital)
 
     def epsilon_spent(self) -> float:
-        """Epsilon of everything in this ledger, at the plan's delta."""
-        return epsilon(self._ledger.events(), self._privacy.delta)
+        """Epsilon of this study's releases, at the plan's delta."""
+        return epsilon(self._ledger.events(self._plan.hash), self._privacy.delta)
+
+    def lifetime_spent(self) -> float:
+        """Epsilon of all releases about these patients, of every study, at the plan's delta."""
+        return epsilon(self._ledger.events(apart=self._budget.apart), self._privacy.delta)
 
     def check_affordable(self, round: int) -> float:
-        """Epsilon after one more of the plan's events, for ``round`` (from 0). To be asked before training.
+        """Epsilon of the study after ``round`` (from 0). Open reservations of other rounds and studies count.
 
-        Raises BudgetExhausted if that is above the plan's budget (by more than a millionth, see
-        :data:`secure_fedhelp.privacy.accountant.BUDGET_TOLERANCE`).
+        Raises BudgetExhausted if that is above the plan's budget, or everything together above the hospital's (by
+        more than a millionth, see :data:`secure_fedhelp.privacy.accountant.BUDGET_TOLERANCE`).
         """
-        after = epsilon([*self._ledger.events(), self._event], self._privacy.delta)
+        own = self._ledger.reservation(self._plan.hash, round)
+        wanted = [] if own is not None else paid(self._events(round))  # a reservation is counted by the ledger
+        delta, limit = self._privacy.delta, self._budget.lifetime_epsilon
+        after = epsilon([*self._ledger.committed(self._plan.hash), *wanted], delta)
         if not within_budget(after, self._privacy.epsilon):
             raise BudgetExhausted(
                 f"round {round + 1} would bring epsilon from {self.epsilon_spent():.6g} to {after:.6g}, "
-                f"the budget is {self._privacy.epsilon:g} at delta {self._privacy.delta:g}"
+                f"the plan's budget is {self._privacy.epsilon:g} at delta {delta:g}"
             )
+        if limit < math.inf:
+            ever = epsilon([*self._ledger.committed(apart=self._budget.apart), *wanted], delta)
+            if not within_budget(ever, limit):
+                raise BudgetExhausted(
+                    f"round {round + 1} would bring epsilon over all studies from {self.lifetime_spent():.6g} to "
+                    f"{ever:.6g}, the site policy's lifetime_epsilon is {limit:g} at delta {delta:g}"
+                )
         return after
+
+    def reserve(self, round: int) -> None:
+        """To be called before anything is trained: the round's events are written down, so that no other study takes
+        the same piece of the budget. Again after a crash it does nothing. Raises BudgetExhausted, StorageError."""
+        self.check_affordable(round)
+        if self._ledger.reservation(self._plan.hash, round) is None:
+            self._ledger.reserve(
+                self._events(round),
+                study=self._plan.hash,
+                round=round,
+                delta=self._privacy.delta,
+                dataset=self._budget.dataset,
+                unit=self._privacy.unit,
+            )
+
+    def give_back(self) -> None:
+        """Void this study's open reservations: it is over, and they will not be used."""
+        for entry in open_reservations(self._ledger.entries):
+            if entry.study == self._plan.hash:
+                self._ledger.void(entry)
 
     def release(
         self,
@@ -155,22 +206,27 @@ class ReleaseGate:
         """Check, clip, spend, then release (see the top of this file).
 
         ``before_spending`` is given the clipped channels while nothing is spent yet, to keep them for
-        :meth:`recover`. Raises NotReleasable if the output is not the plan's mechanism's, InvalidContribution for NaN,
-        infinity or a wrong length, BudgetExhausted, and StorageError if the ledger cannot be written: then nothing
-        was spent and nothing may leave.
+        :meth:`recover`. Raises NotReleasable if the output is not what the plan's round executes, or a channel's proof
+        is not one that the channel is declared for; InvalidContribution for NaN, infinity or a wrong length;
+        BudgetExhausted; and StorageError if the ledger cannot be written: then nothing was spent and nothing may leave.
         """
-        self._require_planned(output)
+        self._require_planned(round, output)
         vectors, clipped = self._clip(output.channels)
+        self._require_proven(output, vectors)
         self.check_affordable(round)
         if before_spending is not None:
             before_spending(MappingProxyType({name: np.frombuffer(data, "<f8") for name, data in vectors.items()}))
-        entry = self._ledger.append(
-            self._event,
+        entry = self._ledger.release(
+            output.events,
             study=self._plan.hash,
             round=round,
             unit=self._privacy.unit,
             delta=self._privacy.delta,
-            channels=self._describe(vectors, output.post_processed),
+            dataset=self._budget.dataset,
+            channels=[
+                ChannelRelease(name=name, values_sha256=sha256_hex(data), **output.proofs[name].model_dump())
+                for name, data in vectors.items()
+            ],
             noise_source=output.noise_source,
         )
         return Released(_GATE, entry, vectors, clipped)
@@ -185,22 +241,43 @@ class ReleaseGate:
             return None
         vectors, clipped = self._clip(channels)
         hashes = {name: sha256_hex(data) for name, data in vectors.items()}
-        for entry in self._ledger.entries:
+        for entry in releases(self._ledger.entries):
             if (entry.study, entry.round) == (self._plan.hash, round) and entry.values() == hashes:
                 return Released(_GATE, entry, vectors, clipped)
         return None
 
-    def _require_planned(self, output: PrivateOutput) -> None:
-        if output.event != self._event:
-            raise NotReleasable(f"training executed {output.event}, the plan allows {self._event}")
+    def _events(self, round: int) -> tuple[DpSgd | Gaussian | PooledExact, ...]:
+        return planned_events(self._plan, self._hospital, round)
+
+    def _require_planned(self, round: int, output: PrivateOutput) -> None:
+        planned = self._events(round)
+        if output.events != planned:
+            raise NotReleasable(f"executed was {_listed(output.events)}, the plan allows {_listed(planned)}")
         seeded_allowed = output.noise_source == "seeded-research" and self._plan.study.mode == "research"
         if output.noise_source != "system" and not seeded_allowed:
             raise NotReleasable(f"noise of source {output.noise_source!r} in {self._plan.study.mode} mode")
         wanted = {c.name for c in self._plan.channels}
         if set(output.channels) != wanted:
             raise NotReleasable(f"channels {sorted(output.channels)}, the plan says {sorted(wanted)}")
-        if not output.post_processed <= wanted:
-            raise NotReleasable(f"post-processed channels {sorted(output.post_processed)} are not all in the plan")
+        if set(output.proofs) != wanted:
+            raise NotReleasable(f"proofs of channels {sorted(output.proofs)}, the plan says {sorted(wanted)}")
+
+    def _require_proven(self, output: PrivateOutput, vectors: Mapping[str, bytes]) -> None:
+        """Each channel by a mechanism it is declared for, from things that exist; public ones are zeros."""
+        lines = {f"entry:{head}" for head in self._ledger.heads}
+        for name, proof in output.proofs.items():
+            if type(proof) is not Proof or proof.mechanism not in DECLARED[name]:
+                raise NotReleasable(f"channel {name} is not declared for {getattr(proof, 'mechanism', proof)!r}")
+            for source in proof.derived_from:
+                if source.startswith("entry:") and source not in lines:
+                    raise NotReleasable(f"channel {name} derives from {source[:22]}, which this ledger does not have")
+                number = int(source[6:]) if source.startswith("event:") else None
+                if number is not None and number >= len(output.events):
+                    raise NotReleasable(f"channel {name} derives from event {number}, which was not executed")
+                if number is not None and proof.mechanism not in (output.events[number].kind, "post-processing"):
+                    raise NotReleasable(f"channel {name}: event {number} is no {proof.mechanism}")
+            if proof.mechanism == "public" and any(vectors[name]):
+                raise NotReleasable(f"channel {name} is called public, and is not zero")
 
     def _clip(self, channels: Mapping[str, Vector]) -> tuple[dict[str, bytes], dict[str, int]]:
         """Each channel's clipped values as little-endian float64 bytes, and how many were clipped."""
@@ -216,14 +293,6 @@ class ReleaseGate:
             vectors[channel.name] = cut.astype("<f8").tobytes()
         return vectors, clipped
 
-    def _describe(self, vectors: Mapping[str, bytes], post_processed: frozenset[str]) -> list[ChannelRelease]:
-        direct = sorted(set(vectors) - post_processed)
-        return [
-            ChannelRelease(
-                name=name,
-                mechanism="post-processing" if name in post_processed else self._event.kind,
-                derived_from=(direct[0] if direct else self._event.kind) if name in post_processed else None,
-                values_sha256=sha256_hex(data),
-            )
-            for name, data in vectors.items()
-        ]
+
+def _listed(events: tuple[object, ...]) -> str:
+    return ", ".join(str(event) for event in events) or "nothing"

@@ -34,7 +34,7 @@ from secure_fedhelp.study.plan import StudyPlan
 
 if TYPE_CHECKING:
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
-    from secure_fedhelp.privacy.mechanisms import Mechanism
+    from secure_fedhelp.privacy.mechanisms import Mechanism, paid
     from secure_fedhelp.privacy.noise import NoiseSource
 
 #: What is compared, in the order it is printed.
@@ -149,7 +149,7 @@ def run_in_process(
         total = np.zeros(plan.total_length)
         for name, method in methods.items():
             output = method.contribute(number)
-            events[name].append(output.event)
+            events[name] += paid(output.events)
             total += pack_channels(plan, dict(output.channels), plan.weights[name])
         if plan.aggregation.decrypted == "sanitised":
             noise, key = plan_flooding(plan, plan_profile(plan)), hashlib.sha256(plan.hash.encode()).digest()

@@ -41,17 +41,19 @@ def pack_channels(plan: StudyPlan, channels: dict[str, Vector], weight: float) -
     """
     if set(channels) != {c.name for c in plan.channels}:
         raise InvalidContribution(f"channels {sorted(channels)}, the plan says {sorted(c.name for c in plan.channels)}")
-    return weight * np.concatenate([check_channel(c, channels[c.name]) for c in plan.channels])
+    checked = [(c, check_channel(c, channels[c.name])) for c in plan.channels]
+    return np.concatenate([weight * values if c.weighted else values for c, values in checked])
 
 
 def unpack_mean(plan: StudyPlan, total: Vector, cohort: tuple[str, ...]) -> dict[str, Vector]:
-    """The cohort's weighted mean of each channel from the decrypted sum of weighted contributions."""
+    """The cohort's weighted mean of each channel from the decrypted sum of contributions; of counts, their sum."""
     if total.shape != (plan.total_length,):
         raise InvalidContribution(f"sum of shape {total.shape}, the plan says ({plan.total_length},)")
-    mean = total / sum(plan.weights[name] for name in cohort)
+    weights = sum(plan.weights[name] for name in cohort)
     parts: dict[str, Vector] = {}
     start = 0
     for channel in plan.channels:
-        parts[channel.name] = mean[start : start + channel.length]
+        part = total[start : start + channel.length]
+        parts[channel.name] = part / weights if channel.weighted else part.copy()
         start += channel.length
     return parts

@@ -133,9 +133,45 @@ class PrivacySection(Strict):
 class ChannelSection(Strict):
     """A fixed-length real vector that hospitals sum: its length and a bound on the size of each value."""
 
-    name: Literal["model-update", "public-logits"]
+    name: Literal["model-update", "public-logits", "metrics"]
     length: int = Field(ge=1, le=2**28)
     bound: float = Field(gt=0)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether hospitals multiply by their public weight, so that the sum is a weighted mean. Counts are counts."""
+        return self.name != "metrics"
+
+
+class MetricsSection(Strict):
+    """How well the study's model does on records that hospitals set aside; measured in a round after the last.
+
+    ``pooled``: exact counts leave inside the encrypted sum, which is opened: **no differential privacy**. ``noised``:
+    each hospital adds Gaussian noise to its counts first, and pays for it.
+    """
+
+    release: Literal["pooled", "noised"]
+    #: Of each histogram of scores.
+    bins: int = Field(default=20, ge=2, le=1000)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    #: Public. Counts travel divided by it, so that they fit the encryption beside everything else, and larger ones are
+    #: cut by the channel's bound.
+    largest_count: int = Field(default=1000, ge=1, le=2**24)
+
+    @model_validator(mode="after")
+    def _noise_fits(self) -> MetricsSection:
+        if (self.release == "noised") != (self.noise_multiplier is not None):
+            raise ValueError("noise_multiplier is for noised metrics, and those need one")
+        return self
+
+    def length(self, classes: int) -> int:
+        """Counts in the channel: a confusion matrix, and for each class two histograms of its scores."""
+        return classes * classes + 2 * classes * self.bins
+
+    def squared_sensitivity(self, classes: int) -> int:
+        """Squared L2 distance that one patient makes: one record of each is counted, once in the matrix and once for
+        each class."""
+        return 1 + classes
 
 
 class AggregationSection(Strict):
@@ -183,6 +219,7 @@ class StudyPlan(Strict):
     aggregation: AggregationSection
     channels: tuple[ChannelSection, ...] = Field(min_length=1)
     hospitals: tuple[HospitalSection, ...] = Field(min_length=2)
+    metrics: MetricsSection | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyPlan:
@@ -205,7 +242,19 @@ class StudyPlan(Strict):
             raise ValueError("input_shape is (features,) for a table, (channels, height, width) for an image")
         if self.data.kind == "table" and not self.data.columns:
             raise ValueError("a table needs its columns")
+        self._metrics_fit()
         return self
+
+    def _metrics_fit(self) -> None:
+        channel = next((c for c in self.channels if c.name == "metrics"), None)
+        if (self.metrics is None) != (channel is None):
+            raise ValueError("a section [metrics] and a channel 'metrics' go together")
+        if self.metrics is None or channel is None:
+            return
+        if channel.length != (wanted := self.metrics.length(len(self.data.classes))):
+            raise ValueError(f"the channel 'metrics' has {channel.length} values, {wanted} are needed")
+        if self.study.rounds < 2:
+            raise ValueError("metrics are measured in the last round, so at least two rounds are needed")
 
     @cached_property
     def hash(self) -> str:
@@ -233,6 +282,15 @@ class StudyPlan(Strict):
         return min(passive_coalition(masks, n) for n in sizes), min(active_coalition(masks, n) for n in sizes)
 
     @property
+    def measuring_round(self) -> int | None:
+        """The last round (from 0) of a plan with ``[metrics]``: nothing is trained in it, the model is measured."""
+        return None if self.metrics is None else self.study.rounds - 1
+
+    @property
+    def training_rounds(self) -> int:
+        return self.study.rounds - (self.metrics is not None)
+
+    @property
     def total_length(self) -> int:
         """Values in one contribution: all channels of a round, packed one after another in the plan's order."""
         return sum(c.length for c in self.channels)
@@ -240,7 +298,8 @@ class StudyPlan(Strict):
     @property
     def largest_sum(self) -> float:
         """The largest value that a sum of this plan's hospitals can have."""
-        return max(channel.bound for channel in self.channels) * sum(self.weights.values())
+        total, hospitals = sum(self.weights.values()), len(self.hospitals)
+        return max(channel.bound * (total if channel.weighted else hospitals) for channel in self.channels)
 
     @cached_property
     def weights(self) -> dict[str, float]:

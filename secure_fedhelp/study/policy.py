@@ -24,6 +24,9 @@ class SitePolicy(Strict):
     #: Largest epsilon of one study, and the largest delta, per patient.
     largest_epsilon: float = Field(default=3.0, gt=0)
     largest_delta: float = Field(default=1e-3, gt=0, lt=1)
+    #: Largest epsilon of everything a patient takes part in, over all studies in this hospital's ledger, at the running
+    #: study's delta. Absent: ``largest_epsilon``, so one study may use all of it.
+    lifetime_epsilon: float | None = Field(default=None, gt=0)
     unit: Literal["patient"] = "patient"
     #: Fewest hospitals in a sum.
     smallest_cohort: int = Field(default=3, ge=2)
@@ -34,12 +37,19 @@ class SitePolicy(Strict):
     #: Hospitals that, beside the coordinator (lying, if they must), must not be able to open an upload. 0 allows a plan
     #: without masks, where the coordinator and any one hospital together read everybody's contribution.
     smallest_coalition: int = Field(default=1, ge=0)
-    channels_allowed: tuple[str, ...] = ("model-update", "public-logits")
+    channels_allowed: tuple[str, ...] = ("model-update", "public-logits", "metrics")
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.
     foundation_endpoints: tuple[str, ...] = ()
-    #: ``local``: metrics on private records never leave; ``research``: they may be written to the study's summary.
-    metrics: Literal["local", "research"] = "local"
+    #: What may leave of metrics on private records. ``local``: nothing. ``noised``: counts with noise that the ledger
+    #: pays for, inside the encrypted sum. ``pooled``: also exact counts inside that sum, which is opened: no differential
+    #: privacy. ``research``: also metrics on the plan's test set, in the study's summary, in clear.
+    metrics: Literal["local", "noised", "pooled", "research"] = "local"
+
+    @property
+    def lifetime(self) -> float:
+        """The limit over all studies."""
+        return self.largest_epsilon if self.lifetime_epsilon is None else self.lifetime_epsilon
 
     @property
     def hash(self) -> str:
@@ -101,9 +111,16 @@ def broken_clauses(
     if foundation_url is not None and not any(_covers(p, foundation_url) for p in policy.foundation_endpoints):
         allowed = ", ".join(policy.foundation_endpoints) or "none"
         broken.append(BrokenClause("foundation_endpoints", foundation_url, allowed))
-    if plan.study.mode == "research" and policy.metrics != "research":
-        broken.append(BrokenClause("metrics", "research metrics", policy.metrics))
+    asked: list[str] = [plan.metrics.release] if plan.metrics else []
+    asked += ["research"] if plan.study.mode == "research" else []
+    beyond = [kind for kind in asked if _METRICS.index(kind) > _METRICS.index(policy.metrics)]
+    if beyond:
+        broken.append(BrokenClause("metrics", f"{', '.join(beyond)} metrics", policy.metrics))
     return broken
+
+
+#: What metrics may leave, each allowing those before it.
+_METRICS = ("local", "noised", "pooled", "research")
 
 
 def _largest_share(plan: StudyPlan) -> float:

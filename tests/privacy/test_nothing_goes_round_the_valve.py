@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ledgers import NOW, fixed_key, open_ledger
+from ledgers import DATASET, NOW, fixed_key, open_ledger, proofs
 from plans import example_plan
 
 from secure_fedhelp.errors import BudgetExhausted, InvalidContribution, NotReleasable, StorageError
 from secure_fedhelp.privacy.accountant import epsilon, noise_for_budget
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
-from secure_fedhelp.privacy.mechanisms import DpSgd, planned_event
-from secure_fedhelp.privacy.release import PrivateOutput, Released, ReleaseGate, require_released
+from secure_fedhelp.privacy.entries import Proof, Release, Reservation, Void
+from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid, planned_events
+from secure_fedhelp.privacy.release import Budget, PrivateOutput, Released, ReleaseGate, require_released
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels
 from secure_fedhelp.study.plan import StudyPlan
 
 PLAN = example_plan()
+BUDGET = Budget(DATASET)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def gate(ledger: Ledger) -> ReleaseGate:
-    return ReleaseGate(ledger, PLAN, "alpha")
+    return ReleaseGate(ledger, PLAN, "alpha", BUDGET)
 
 
 def values(seed: int = 0) -> dict[str, Vector]:
@@ -47,8 +49,8 @@ def values(seed: int = 0) -> dict[str, Vector]:
 def output(plan: StudyPlan = PLAN, **changes: Any) -> PrivateOutput:
     made = PrivateOutput(
         channels=values(),
-        event=planned_event(plan.privacy_of("alpha")),
-        post_processed=frozenset({"public-logits"}),
+        events=planned_events(plan, "alpha", 0),
+        proofs=proofs(plan),
         noise_source="system",
     )
     return replace(made, **changes)
@@ -65,25 +67,19 @@ def test_a_release_is_clipped_paid_for_and_ready_to_pack(gate: ReleaseGate, ledg
         assert kept.dtype == np.float64
         assert np.array_equal(kept, np.clip(raw, -channel.bound, channel.bound))
         assert released.clipped[channel.name] == int((np.abs(raw) > channel.bound).sum())
-        assert ledger.entries[0].values()[channel.name] == sha256_hex(kept.astype("<f8").tobytes())
+        first = ledger.entries[0]
+        assert isinstance(first, Release)
+        assert first.values()[channel.name] == sha256_hex(kept.astype("<f8").tobytes())
     assert sum(released.clipped.values()) > 0
     assert pack_channels(PLAN, dict(released.channels), 1.0).shape == (14,)
     assert (ledger.count, released.entry, released.index) == (1, ledger.entries[0], 0)
     entry = released.entry
     assert (entry.study, entry.round, entry.hospital) == (PLAN.hash, 2, "alpha")
-    assert (entry.delta, entry.event) == (1e-4, output().event)
+    assert (entry.delta, entry.events, entry.dataset) == (1e-4, output().events, DATASET)
     assert [(c.name, c.mechanism, c.derived_from) for c in entry.channels] == [
-        ("model-update", "dp-sgd", None),
-        ("public-logits", "post-processing", "model-update"),
+        ("model-update", "dp-sgd", ("event:0", "public:transcript")),
+        ("public-logits", "post-processing", ("event:0", "public:public-set")),
     ]
-
-
-def test_post_processing_of_the_mechanism_itself_names_the_mechanism(ledger: Ledger) -> None:
-    """A study may send only the logits; they derive from private training that is not itself sent."""
-    plan = example_plan(channels=[{"name": "public-logits", "length": 4, "bound": 8.0}])
-    only_logits = output(plan, channels={"public-logits": values()["public-logits"]})
-    entry = ReleaseGate(ledger, plan, "alpha").release(0, only_logits).entry
-    assert entry.channels[0].derived_from == "dp-sgd"
 
 
 # -- ways round ------------------------------------------------------------------------------------------------------
@@ -152,9 +148,10 @@ def test_an_object_the_gate_did_not_issue_is_refused(gate: ReleaseGate) -> None:
     [{"steps": 4}, {"steps": 6}, {"noise_multiplier": 0.99}, {"sampling_rate": 0.06}, {"clipping_norm": 1.1}],
 )
 def test_the_executed_event_must_be_the_plans(change: dict[str, Any], gate: ReleaseGate, ledger: Ledger) -> None:
-    event = DpSgd.model_validate(output().event.model_dump() | change)
-    with pytest.raises(NotReleasable, match="executed"):
-        gate.release(0, output(event=event))
+    event = DpSgd.model_validate(output().events[0].model_dump() | change)
+    for events in ((event,), (), (*output().events, event), output().events * 2):
+        with pytest.raises(NotReleasable, match="executed"):
+            gate.release(0, output(events=events))
     assert ledger.count == 0
 
 
@@ -191,25 +188,111 @@ def test_values_must_be_finite_and_of_the_plans_length(update: Any, gate: Releas
     assert ledger.count == 0
 
 
-def test_post_processing_of_an_unknown_channel_is_refused(gate: ReleaseGate) -> None:
-    with pytest.raises(NotReleasable, match="post-processed"):
-        gate.release(0, output(post_processed=frozenset({"labels"})))
+HEAD = "entry:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("channel", "proof", "reason"),
+    [
+        ("model-update", Proof.of("post-processing", "event:0"), "not declared"),  # a model trained without noise
+        ("model-update", Proof.of("gaussian", "event:0"), "not declared"),
+        ("public-logits", Proof.of("dp-sgd", "event:0"), "not declared"),
+        ("public-logits", Proof.of("pooled-exact", "event:0"), "not declared"),
+        ("model-update", Proof.of("dp-sgd", "event:1"), "not executed"),
+        ("public-logits", Proof.of("post-processing", "event:7"), "not executed"),
+        ("public-logits", Proof.of("post-processing", HEAD), "does not have"),
+        ("model-update", Proof.of("public", "public:plan"), "called public"),
+        ("public-logits", Proof.of("public", "public:public-set"), "called public"),
+        ("model-update", "dp-sgd", "not declared"),
+        ("model-update", None, "not declared"),
+    ],
+)
+def test_a_channel_needs_a_proof_of_the_mechanism_it_is_declared_for(
+    channel: str, proof: Any, reason: str, gate: ReleaseGate, ledger: Ledger
+) -> None:
+    with pytest.raises(NotReleasable, match=reason):
+        gate.release(0, output(proofs={**proofs(PLAN), channel: proof}))
+    assert ledger.count == 0
+
+
+@pytest.mark.parametrize("names", [(), ("model-update",), ("model-update", "public-logits", "labels")])
+def test_every_channel_has_a_proof_and_nothing_else_has(names: tuple[str, ...], gate: ReleaseGate) -> None:
+    given = {name: proofs(PLAN).get(name, Proof.of("public", "public:plan")) for name in names}
+    with pytest.raises(NotReleasable, match="proofs"):
+        gate.release(0, output(proofs=given))
+
+
+def test_what_derives_from_an_earlier_entry_names_a_line_of_this_ledger(gate: ReleaseGate, ledger: Ledger) -> None:
+    gate.release(0, output())
+    later = {**proofs(PLAN), "public-logits": Proof.of("post-processing", f"entry:{ledger.head}")}
+    entry = gate.release(1, output(proofs=later)).entry
+    assert entry.channels[1].derived_from == (f"entry:{ledger.entries[1].previous}",)
+
+
+# -- what is counted about records set aside ---------------------------------------------------------------------------
+
+
+def measuring_plan(**metrics: Any) -> StudyPlan:
+    """Two rounds, of which the second measures."""
+    plan = example_plan()
+    channels = [c.model_dump() for c in plan.channels] + [{"name": "metrics", "length": 12, "bound": 1.0}]
+    return example_plan(study__rounds=2, metrics={"bins": 2, **metrics}, channels=channels)
+
+
+def measured(plan: StudyPlan, counts: Vector, **changes: Any) -> PrivateOutput:
+    nothing, event = Proof.of("public", "public:plan"), planned_events(plan, "alpha", 1)[0]
+    made = PrivateOutput(
+        channels={"model-update": np.zeros(10), "public-logits": np.zeros(4), "metrics": counts},
+        events=(event,),
+        proofs={"model-update": nothing, "public-logits": nothing, "metrics": Proof.of(event.kind, "event:0")},
+        noise_source="system",
+    )
+    return replace(made, **changes)
+
+
+def test_noised_counts_are_paid_for_and_exact_ones_are_written_down(tmp_path: Path) -> None:
+    plan = measuring_plan(release="noised", noise_multiplier=5.0)
+    with open_ledger(tmp_path / "noised.jsonl") as ledger:
+        gate = ReleaseGate(ledger, plan, "alpha", BUDGET)
+        gate.release(1, measured(plan, np.full(12, 0.25)))
+        assert ledger.events() == [Gaussian(noise_multiplier=5.0, sensitivity=3**0.5)]
+        assert 0 < gate.epsilon_spent() == epsilon(ledger.events(), 1e-4)
+    plan = measuring_plan(release="pooled")
+    with open_ledger(tmp_path / "pooled.jsonl") as ledger:
+        gate = ReleaseGate(ledger, plan, "alpha", BUDGET)
+        entry = gate.release(1, measured(plan, np.full(12, 0.25))).entry
+        assert (ledger.events(), gate.epsilon_spent()) == ([], 0.0)
+        assert entry.events == (PooledExact(smallest_cohort=plan.aggregation.minimum_cohort),)
+
+
+def test_a_round_that_measures_sends_no_model_and_one_that_trains_no_counts(ledger: Ledger) -> None:
+    plan = measuring_plan(release="noised", noise_multiplier=5.0)
+    gate, counts = ReleaseGate(ledger, plan, "alpha", BUDGET), np.full(12, 0.25)
+    leaky = {**measured(plan, counts).channels, "model-update": np.full(10, 1e-9)}
+    with pytest.raises(NotReleasable, match="called public"):
+        gate.release(1, measured(plan, counts, channels=leaky))
+    with pytest.raises(NotReleasable, match="executed"):
+        gate.release(0, measured(plan, counts))
+    training = output(plan, channels={**values(), "metrics": counts})
+    with pytest.raises(NotReleasable, match="called public"):
+        gate.release(0, training)
+    assert ledger.count == 0
 
 
 def test_noise_from_a_seed_protects_nobody_and_stays_in_research(ledger: Ledger) -> None:
     seeded = output(noise_source="seeded-research")
     with pytest.raises(NotReleasable, match="seeded-research"):
-        ReleaseGate(ledger, PLAN, "alpha").release(0, seeded)
+        ReleaseGate(ledger, PLAN, "alpha", BUDGET).release(0, seeded)
     research = example_plan(study__mode="research")
-    entry = ReleaseGate(ledger, research, "alpha").release(0, seeded).entry
+    entry = ReleaseGate(ledger, research, "alpha", BUDGET).release(0, seeded).entry
     assert entry.noise_source == "seeded-research"
     with pytest.raises(NotReleasable, match="torch"):
-        ReleaseGate(ledger, research, "alpha").release(1, output(noise_source="torch"))
+        ReleaseGate(ledger, research, "alpha", BUDGET).release(1, output(noise_source="torch"))
 
 
 def test_another_hospitals_ledger_cannot_pay(ledger: Ledger) -> None:
     with pytest.raises(NotReleasable, match="beta"):
-        ReleaseGate(ledger, PLAN, "beta")
+        ReleaseGate(ledger, PLAN, "beta", BUDGET)
 
 
 # -- order: spool, spend, release ------------------------------------------------------------------------------------
@@ -260,9 +343,9 @@ def test_the_entry_is_on_the_disk_when_the_value_comes_out(gate: ReleaseGate, tm
 def test_after_a_crash_the_same_values_come_out_without_paying_twice(tmp_path: Path) -> None:
     spooled: dict[str, Vector] = {}
     with open_ledger(tmp_path / "ledger.jsonl") as ledger:
-        first = ReleaseGate(ledger, PLAN, "alpha").release(1, output(), before_spending=spooled.update)
+        first = ReleaseGate(ledger, PLAN, "alpha", BUDGET).release(1, output(), before_spending=spooled.update)
     with open_ledger(tmp_path / "ledger.jsonl") as ledger:
-        gate = ReleaseGate(ledger, PLAN, "alpha")
+        gate = ReleaseGate(ledger, PLAN, "alpha", BUDGET)
         again = gate.recover(1, spooled)
         assert again is not None
         assert require_released(again).entry == first.entry
@@ -279,7 +362,7 @@ def test_only_what_was_paid_for_is_recovered(gate: ReleaseGate, ledger: Ledger) 
     nearly = values()
     nearly["public-logits"][0] = np.nextafter(nearly["public-logits"][0], 0.0)
     assert gate.recover(1, nearly) is None
-    other = ReleaseGate(ledger, example_plan(study__name="another"), "alpha")
+    other = ReleaseGate(ledger, example_plan(study__name="another"), "alpha", BUDGET)
     assert other.recover(1, values()) is None
     with pytest.raises(InvalidContribution):
         gate.recover(1, {**values(), "model-update": np.full(10, np.nan)})
@@ -296,7 +379,7 @@ def budget_plan(rounds: int) -> StudyPlan:
 
 def test_a_plan_made_to_fit_fits_to_its_last_round_and_not_one_more(ledger: Ledger) -> None:
     plan = budget_plan(4)
-    gate, spent = ReleaseGate(ledger, plan, "alpha"), 0.0
+    gate, spent = ReleaseGate(ledger, plan, "alpha", BUDGET), 0.0
     for number in range(4):
         promised = gate.check_affordable(number)
         gate.release(number, output(plan))
@@ -315,35 +398,86 @@ def test_a_crash_after_spending_counts(tmp_path: Path) -> None:
     plan = budget_plan(4)
     for number in (0, 0, 1, 2):
         with open_ledger(tmp_path / "ledger.jsonl") as ledger:
-            ReleaseGate(ledger, plan, "alpha").release(number, output(plan))
+            ReleaseGate(ledger, plan, "alpha", BUDGET).release(number, output(plan))
     with open_ledger(tmp_path / "ledger.jsonl") as ledger, pytest.raises(BudgetExhausted):
-        ReleaseGate(ledger, plan, "alpha").check_affordable(3)
+        ReleaseGate(ledger, plan, "alpha", BUDGET).check_affordable(3)
 
 
 def test_an_earlier_study_on_the_same_patients_counts(ledger: Ledger) -> None:
     plan = budget_plan(4)
     earlier = example_plan(study__name="earlier")
-    ReleaseGate(ledger, earlier, "alpha").release(0, output(earlier))
-    gate = ReleaseGate(ledger, plan, "alpha")
-    assert gate.epsilon_spent() == epsilon([output(earlier).event], 1e-4) > 0
+    ReleaseGate(ledger, earlier, "alpha", BUDGET).release(0, output(earlier))
+    gate = ReleaseGate(ledger, plan, "alpha", Budget(DATASET, 1.5))
+    assert gate.lifetime_spent() == epsilon(paid(output(earlier).events), 1e-4) > gate.epsilon_spent() == 0
     for number in range(2):
         gate.release(number, output(plan))
-    with pytest.raises(BudgetExhausted):
+    with pytest.raises(BudgetExhausted, match=r"over all studies .*lifetime_epsilon is 1\.5"):
         gate.release(2, output(plan))  # the third of four rounds that would fit on their own
     assert len(ledger.events(plan.hash)) == ledger.count - 1 == 2
+
+
+def test_an_earlier_study_on_other_patients_does_not(ledger: Ledger) -> None:
+    plan, other = budget_plan(4), example_plan(study__name="other")
+    ReleaseGate(ledger, other, "alpha", Budget("e" * 64)).release(0, output(other))
+    gate = ReleaseGate(ledger, plan, "alpha", Budget(DATASET, 1.5, frozenset({"e" * 64})))
+    assert gate.lifetime_spent() == 0
+    for number in range(4):
+        gate.release(number, output(plan))
+
+
+# -- reservations ------------------------------------------------------------------------------------------------------
+
+
+def test_a_round_is_reserved_once_and_settled_by_its_release(gate: ReleaseGate, ledger: Ledger) -> None:
+    gate.reserve(0)
+    gate.reserve(0)  # again after a crash
+    assert [type(entry) for entry in ledger.entries] == [Reservation]
+    assert gate.epsilon_spent() == 0.0
+    assert gate.release(0, output()).entry.reservation == 0
+    assert ledger.reservation(PLAN.hash, 0) is None
+    assert ledger.committed() == ledger.events() == paid(output().events)
+
+
+def test_two_studies_cannot_reserve_the_same_last_piece(ledger: Ledger) -> None:
+    plan, rival = budget_plan(4), example_plan(study__name="rival")
+    first = ReleaseGate(ledger, plan, "alpha", Budget(DATASET, 1.5))
+    for number in range(3):
+        first.release(number, output(plan))
+    first.reserve(3)
+    second = ReleaseGate(ledger, rival, "alpha", Budget(DATASET, 1.5))
+    with pytest.raises(BudgetExhausted):
+        second.reserve(0)
+    first.release(3, output(plan))  # what is reserved can be used
+    with pytest.raises(BudgetExhausted):
+        second.reserve(0)
+
+
+def test_what_is_given_back_is_there_again(ledger: Ledger) -> None:
+    plan, rival = budget_plan(1), example_plan(study__name="rival")
+    first = ReleaseGate(ledger, plan, "alpha", Budget(DATASET, 1.5))
+    first.reserve(0)
+    second = ReleaseGate(ledger, rival, "alpha", Budget(DATASET, 1.5))
+    with pytest.raises(BudgetExhausted):
+        second.reserve(0)
+    second.give_back()  # gives back its own, of which there are none
+    with pytest.raises(BudgetExhausted):
+        second.reserve(0)
+    first.give_back()
+    second.reserve(0)
+    assert [type(entry) for entry in ledger.entries] == [Reservation, Void, Reservation]
 
 
 def test_a_budget_nobody_can_keep_is_refused_before_the_first_round(ledger: Ledger) -> None:
     plan = example_plan(privacy__large__noise_multiplier=0.1, privacy__large__sampling_rate=0.9)
     with pytest.raises(BudgetExhausted):
-        ReleaseGate(ledger, plan, "alpha").check_affordable(0)
+        ReleaseGate(ledger, plan, "alpha", BUDGET).check_affordable(0)
     assert ledger.count == 0
 
 
 def test_time_comes_from_the_clock(tmp_path: Path) -> None:
     clock = iter([NOW + 0.9, NOW - 3600])
     with Ledger.open(tmp_path / "l.jsonl", "alpha", fixed_key(), lambda: next(clock)) as ledger:
-        gate = ReleaseGate(ledger, PLAN, "alpha")
+        gate = ReleaseGate(ledger, PLAN, "alpha", BUDGET)
         assert gate.release(0, output()).entry.time == int(NOW)
         # A clock set back is the hospital's own affair: the chain gives the order, not the time.
         assert gate.release(1, output()).entry.time == int(NOW) - 3600

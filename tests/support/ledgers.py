@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.privacy.entries import ChannelRelease, LedgerEntry
+from secure_fedhelp.privacy.entries import ChannelRelease, Proof, Release
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
+from secure_fedhelp.study.plan import StudyPlan
 
 NOW = 1_800_000_000.0
-STUDY = "5" * 64
+STUDY, DATASET = "5" * 64, "d" * 64
 EVENT = DpSgd(sampling_rate=0.25, noise_multiplier=4.0, clipping_norm=1.0, steps=5)
 
 
@@ -25,24 +26,36 @@ def fixed_key(number: int = 0) -> SigningKey:
 
 def channels(number: int = 0) -> list[ChannelRelease]:
     return [
-        ChannelRelease(name="model-update", mechanism="dp-sgd", values_sha256=f"{number:064x}"),
+        ChannelRelease(
+            name="model-update", mechanism="dp-sgd", derived_from=("event:0",), values_sha256=f"{number:064x}"
+        ),
         ChannelRelease(
             name="public-logits",
             mechanism="post-processing",
-            derived_from="model-update",
+            derived_from=("event:0", "public:public-set"),
             values_sha256=f"{number + 1000:064x}",
         ),
     ]
 
 
-def spend(ledger: Ledger, number: int) -> LedgerEntry:
+def proofs(plan: StudyPlan) -> dict[str, Proof]:
+    """What training says of each channel."""
+    found = {
+        "model-update": Proof.of("dp-sgd", "event:0", "public:transcript"),
+        "public-logits": Proof.of("post-processing", "event:0", "public:public-set"),
+        "metrics": Proof.of("public", "public:plan"),
+    }
+    return {c.name: found[c.name] for c in plan.channels}
+
+
+def spend(ledger: Ledger, number: int) -> Release:
     """One entry of round ``number``."""
-    return ledger.append(
-        EVENT,
+    return ledger.release(
+        [EVENT],
         study=STUDY,
         round=number,
-        unit="patient",
         delta=1e-4,
+        dataset=DATASET,
         channels=channels(number),
         noise_source="system",
     )

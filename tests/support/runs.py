@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import tomli_w
 from consortia import NOW, Consortium
+from ledgers import DATASET, proofs
 from unlocking import UNLOCK
 
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.mechanisms import planned_event
-from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
+from secure_fedhelp.privacy.mechanisms import planned_events
+from secure_fedhelp.privacy.release import Budget, PrivateOutput, ReleaseGate
 from secure_fedhelp.secagg.masked.statements import SURVIVORS_CONTEXT, SurvivorsStatement
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
@@ -168,13 +169,15 @@ class Run:
         generator = np.random.default_rng(number)
         output = PrivateOutput(
             channels={c.name: generator.normal(0, 0.1, c.length) for c in plan.channels},
-            event=planned_event(plan.privacy_of(name)),
-            post_processed=frozenset({"public-logits"}),
+            events=planned_events(plan, name, number),
+            proofs=proofs(plan),
             noise_source="system",
         )
         key = self.scribe.hospitals[name].of("ed25519")  # a ledger's suite, whatever the study's
         with Ledger.open(self.ledger(name), name, key, lambda: NOW + number) as ledger:
-            ReleaseGate(ledger, plan, name).release(number, output)
+            gate = ReleaseGate(ledger, plan, name, Budget(DATASET))
+            gate.reserve(number)
+            gate.release(number, output)
             return ledger.count, ledger.head
 
     def round(self) -> None:

@@ -33,13 +33,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secure_fedhelp.data.records import PublicSet, Records
-from secure_fedhelp.errors import PlanChanged, PublicSetMismatch, StorageError
+from secure_fedhelp.errors import InvalidData, PlanChanged, PublicSetMismatch, StorageError
 from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import Metrics, evaluate, predict
+from secure_fedhelp.learning.measuring import PooledMetrics, count, leaving, one_record_each, pooled
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
 from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
 from secure_fedhelp.learning.task import Task
-from secure_fedhelp.privacy.mechanisms import DpSgd
+from secure_fedhelp.privacy.entries import Proof
+from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, planned_events
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.privacy.training import train_private
@@ -52,7 +54,8 @@ _HOME, _PERSONAL = 3, 4
 class FedHelp:
     """The method at one hospital. Rounds count from 0; ``records`` never leave this object except through DP-SGD.
 
-    ``teacher_logits`` float [public records, classes] or None. Raises PublicSetMismatch or UnsupportedModel.
+    ``teacher_logits`` float [public records, classes] or None; ``held_out`` are private records that nobody trains on,
+    for a plan that measures. Raises PublicSetMismatch, or InvalidData if a plan measures and there are none.
     """
 
     def __init__(
@@ -63,10 +66,14 @@ class FedHelp:
         public: PublicSet,
         teacher_logits: NDArray[np.floating] | None,
         noise: NoiseSource,
+        held_out: Records | None = None,
     ) -> None:
         if public.sha256 != plan.data.public_sha256:
             raise PublicSetMismatch(f"{hospital}: the public set has another hash than the plan's")
+        if plan.metrics is not None and held_out is None:
+            raise InvalidData(f"{hospital}: the plan measures the model, and no records are set aside for it")
         self._plan, self._hospital, self._records, self._public, self._noise = plan, hospital, records, public, noise
+        self._held_out = held_out
         self._teacher = None if teacher_logits is None else np.asarray(teacher_logits, dtype=np.float64)
         self._tier, self._task = plan.hospital(hospital).tier, Task.of(plan)
         # The plan's initial weights and nothing else: a hospital without a teacher must have the same base as all.
@@ -77,12 +84,15 @@ class FedHelp:
             self._large = flatten(warm_model(plan, plan.model.large, public, self._teacher))
         self._personal: nn.Module | None = None
         self._twin_large: NDArray[np.float64] | None = None
+        self._counts: NDArray[np.float64] | None = None
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
     def contribute(self, round_number: int) -> PrivateOutput:
         """Train from the base for one round; nothing is remembered but the twin's half, so it can be done again."""
         plan = self._plan
+        if round_number == plan.measuring_round:
+            return self._measure(plan)
         model = self._start(round_number)
         public_steps(model, plan, round_number, self._public, self._teacher, self._ensemble)
         event = self._train_privately(model, round_number)
@@ -90,15 +100,42 @@ class FedHelp:
             "model-update": flatten(model) - self._base,
             "public-logits": predict(model, self._public.inputs).ravel(),
         }
+        start = ("public:plan", "public:public-set", "public:teacher", "public:transcript")
+        proofs = {
+            "model-update": Proof.of("dp-sgd", "event:0", *start),
+            "public-logits": Proof.of("post-processing", "event:0", *start),
+        }
+        return self._output(raw, proofs, event)
+
+    def _measure(self, plan: StudyPlan) -> PrivateOutput:
+        """The last round of a plan with metrics: how the shared model does on records set aside, and nothing else."""
+        assert plan.metrics is not None, "only a plan with metrics has such a round"  # noqa: S101  # for the type checker
+        assert self._held_out is not None, "checked when this was made"  # noqa: S101
+        classes, event = len(plan.data.classes), planned_events(plan, self._hospital, plan.study.rounds - 1)[0]
+        counts = count(self.shared_model(), one_record_each(self._held_out, self._noise), plan.metrics, classes)
+        raw = {"metrics": leaving(counts, plan.metrics, classes, self._noise)}
+        return self._output(raw, {"metrics": Proof.of(event.kind, "event:0", "public:transcript")}, event)
+
+    def _output(
+        self, raw: dict[str, Vector], proofs: dict[str, Proof], event: DpSgd | Gaussian | PooledExact
+    ) -> PrivateOutput:
+        """Channels that this round has nothing to say in are zeros, which everybody knows."""
+        silent = Proof.of("public", "public:plan")
         return PrivateOutput(
-            channels={c.name: clip_to_bound(raw[c.name], c.bound)[0] for c in plan.channels},
-            event=event,
-            post_processed=frozenset({"public-logits"}),
+            channels={
+                c.name: clip_to_bound(raw[c.name], c.bound)[0] if c.name in raw else np.zeros(c.length)
+                for c in self._plan.channels
+            },
+            events=(event,),
+            proofs={c.name: proofs.get(c.name, silent) for c in self._plan.channels},
             noise_source=self._noise.name,
         )
 
     def absorb(self, round_number: int, means: dict[str, Vector]) -> None:
         """Move to the cohort's mean. The base follows from plan and sums alone, so it is the same at every hospital."""
+        if round_number == self._plan.measuring_round:
+            self._counts = means["metrics"]  # of all hospitals; the model stays as it was measured
+            return
         self._base, self._personal = self._base + means["model-update"], None
         if "public-logits" in means:
             self._ensemble = means["public-logits"].reshape(len(self._public), len(self._plan.data.classes))
@@ -181,6 +218,13 @@ class FedHelp:
         """Metrics of the study's model as it stands after the last absorbed round."""
         return evaluate(self.shared_model(), test)
 
+    def pooled_metrics(self) -> PooledMetrics | None:
+        """What the measuring round said of the study's model; None if there was none (yet)."""
+        metrics = self._plan.metrics
+        if metrics is None or self._counts is None:
+            return None
+        return pooled(self._counts, metrics, len(self._plan.data.classes))
+
     def export_models(self) -> dict[str, bytes]:
         """``shared`` and ``personal`` as ``torch.save`` files of their parameters, for this hospital's own use.
 
@@ -196,7 +240,7 @@ class FedHelp:
             "hospital": self._hospital,
             "base": torch.from_numpy(self._base),
         }
-        for name, values in (("ensemble", self._ensemble), ("large", self._large)):
+        for name, values in (("ensemble", self._ensemble), ("large", self._large), ("counts", self._counts)):
             if values is not None:
                 state[name] = torch.from_numpy(values)
         return _torch_bytes(state)
@@ -218,6 +262,7 @@ class FedHelp:
         self._base, self._personal = base, None
         self._ensemble = state["ensemble"].numpy() if "ensemble" in state else None
         self._large = state["large"].numpy() if "large" in state else self._large
+        self._counts = state["counts"].numpy() if "counts" in state else None
 
     # -- small things --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,109 @@
+"""Metrics without a hospital's metrics: counts that can be added up, and what their sum says.
+
+A hospital counts, on private records that nobody trained on, how the study's model does: a confusion matrix, and for
+each class a histogram of the model's probabilities on records of that class and on the others. Counts of all hospitals
+are added under encryption, so accuracy, balanced accuracy and an area under the ROC curve come out of the sum and no
+hospital's own figure is ever seen. The bins of the histograms are fixed by the plan: an exact area would need scores.
+
+One record of each patient is counted, drawn afresh with secret coins, so a patient changes one cell of the matrix and
+one of each class's histograms by 1, whatever number of records there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.learning.evaluation import predict
+from secure_fedhelp.privacy.noise import NoiseSource
+from secure_fedhelp.study.channel import Vector
+from secure_fedhelp.study.plan import MetricsSection
+
+
+@dataclass(frozen=True)
+class PooledMetrics:
+    """Figures of all hospitals' counts together; None where no record of a needed class was counted.
+
+    With noised counts every figure is noisy, and a small sum can come out as nonsense: ``records`` says how much there
+    was. ``auroc`` is exact up to pairs within one bin, which count half; for more than two classes it is the mean of
+    one against the rest.
+    """
+
+    records: float
+    accuracy: float | None
+    balanced_accuracy: float | None
+    auroc: float | None
+    confusion: tuple[tuple[float, ...], ...]
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "records": self.records,
+            "accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            "auroc": self.auroc,
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+def one_record_each(records: Records, noise: NoiseSource) -> Records:
+    """One record of every patient, drawn with the source's coins."""
+    places = noise.uniform(records.n_patients)
+    return records.take([group[int(u * len(group))] for group, u in zip(records.by_patient, places, strict=True)])
+
+
+def count(model: nn.Module, records: Records, metrics: MetricsSection, classes: int) -> Vector:
+    """Exact counts [metrics.length(classes)] of the model's answers: confusion matrix (rows are the true class), then
+    for each class the histogram of its probability on other records, and on its own."""
+    logits = predict(model, records.inputs)
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+    confusion = np.zeros((classes, classes))
+    np.add.at(confusion, (records.labels, logits.argmax(axis=1)), 1.0)
+    histograms = np.zeros((classes, 2, metrics.bins))
+    places = np.minimum((probabilities * metrics.bins).astype(np.int64), metrics.bins - 1)
+    for c in range(classes):
+        np.add.at(histograms[c], ((records.labels == c).astype(np.int64), places[:, c]), 1.0)
+    return np.concatenate([confusion.ravel(), histograms.ravel()])
+
+
+def leaving(counts: Vector, metrics: MetricsSection, classes: int, noise: NoiseSource) -> Vector:
+    """What goes out of ``counts``: with noise if the plan says so, and divided by its ``largest_count``."""
+    if metrics.release == "noised":
+        deviation = float(metrics.noise_multiplier or 0.0) * metrics.squared_sensitivity(classes) ** 0.5
+        counts = counts + noise.normal(counts.shape, deviation)
+    return counts / metrics.largest_count
+
+
+def pooled(total: Vector, metrics: MetricsSection, classes: int) -> PooledMetrics:
+    """The figures of a sum of what left, [metrics.length(classes)]. Noise below zero counts as none."""
+    counts = np.maximum(total * metrics.largest_count, 0.0)
+    confusion = counts[: classes * classes].reshape(classes, classes)
+    histograms = counts[classes * classes :].reshape(classes, 2, metrics.bins)
+    whole, hits, rows = float(confusion.sum()), np.diagonal(confusion), confusion.sum(axis=1)
+    there = rows >= _SMALLEST_CLASS
+    recalls = hits[there] / rows[there]
+    judged = [1] if classes == 2 else range(classes)
+    areas = [area for c in judged if (area := _area(*histograms[c])) is not None]
+    return PooledMetrics(
+        records=round(whole, 3),
+        accuracy=float(hits.sum() / whole) if whole >= _SMALLEST_CLASS else None,
+        balanced_accuracy=float(recalls.mean()) if there.any() else None,
+        auroc=float(np.mean(areas)) if areas else None,
+        confusion=tuple(tuple(round(float(x), 3) for x in row) for row in confusion),
+    )
+
+
+#: Sums carry a little noise of the encryption: less than half a record is no record.
+_SMALLEST_CLASS = 0.5
+
+
+def _area(others: NDArray[np.float64], own: NDArray[np.float64]) -> float | None:
+    """The chance that a record of the class has a higher bin than one of the others; in the same bin it is even."""
+    if min(others.sum(), own.sum()) < _SMALLEST_CLASS:
+        return None
+    below = np.concatenate([[0.0], np.cumsum(others)[:-1]])
+    return float((own * (below + others / 2)).sum() / (own.sum() * others.sum()))

@@ -1,0 +1,99 @@
+"""Which patients a budget is about, without naming them: fingerprints under a secret of the hospital.
+
+Every ledger entry names the *data set* it was made from by a fingerprint, so that two studies on the same patients are
+charged to the same patients even if their files, columns or labels differ: only the identifiers count. Fingerprints are
+HMAC-SHA256 under a key derived from the hospital's signing key, so the ledger, which auditors and perhaps courts read,
+lets nobody test whether a person is among the patients.
+
+Data sets grow. Whoever joins a study with ten more patients has another fingerprint and mostly the same patients, so
+comparing fingerprints is not enough: :class:`PatientBook`, a sealed file beside the ledger, remembers each data set's
+patients (as keyed hashes of 16 bytes). A data set counts as *apart* only if it is in the book and shares no patient with
+the study's. A fingerprint that the book does not know counts as the same patients: a lost book can only make a budget
+smaller.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import secrets
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from secure_fedhelp.errors import LedgerInvalid, StorageError
+from secure_fedhelp.study.files import write_atomic
+
+#: A key of 32 bytes for a purpose; made from the hospital's signing key.
+KEY_PURPOSE: Final = "data-set-fingerprints"
+_HASH_BYTES: Final = 16
+_NONCE_BYTES: Final = 12
+_CONTEXT: Final = b"secure-fedhelp/patient-book/1"
+_HINT: Final = (
+    "Restore it from a backup. If there is none, delete it: every earlier data set then counts as the same patients."
+)
+
+
+class PatientBook:
+    """The data sets that a ledger's entries are about; the file is ``LEDGER.patients``, sealed.
+
+    ``key`` is 32 secret bytes, the same for every folder of the hospital that uses the ledger.
+    """
+
+    def __init__(self, ledger: Path, key: bytes) -> None:
+        """Read the book beside ``ledger``; StorageError if it cannot be read, LedgerInvalid if it does not open."""
+        self._path = ledger.with_name(ledger.name + ".patients")
+        self._hash_key, self._seal_key = _derive(key, b"hash"), _derive(key, b"seal")
+        self._sets: dict[str, frozenset[str]] = self._read()
+
+    def enter(self, patients: Iterable[str]) -> str:
+        """Remember a data set by its patients' identifiers, on the disk; its fingerprint."""
+        hashes = frozenset(self._keyed(patient.encode())[: 2 * _HASH_BYTES] for patient in patients)
+        if not hashes:
+            raise ValueError("a data set without patients")
+        fingerprint = self._keyed(b"\0data-set\0" + "".join(sorted(hashes)).encode())
+        if self._sets.get(fingerprint) != hashes:
+            self._sets[fingerprint] = hashes
+            self._write()
+        return fingerprint
+
+    def apart(self, fingerprint: str) -> frozenset[str]:
+        """Data sets of this book that share no patient with the one of this fingerprint; none if it is unknown."""
+        own = self._sets.get(fingerprint)
+        if own is None:
+            return frozenset()
+        return frozenset(name for name, patients in self._sets.items() if not patients & own)
+
+    def patients(self, fingerprint: str) -> int | None:
+        """How many patients a data set has; None if the book does not know it."""
+        found = self._sets.get(fingerprint)
+        return None if found is None else len(found)
+
+    def _keyed(self, data: bytes) -> str:
+        return hmac.digest(self._hash_key, data, "sha256").hex()
+
+    def _read(self) -> dict[str, frozenset[str]]:
+        try:
+            sealed = self._path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path}: {error.strerror or error}") from error
+        try:
+            data = AESGCM(self._seal_key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _CONTEXT)
+        except (InvalidTag, ValueError) as error:
+            raise LedgerInvalid(f"{self._path} is damaged, or was made with another signing key", _HINT) from error
+        return {name: frozenset(patients) for name, patients in json.loads(data).items()}
+
+    def _write(self) -> None:
+        data = json.dumps({name: sorted(patients) for name, patients in sorted(self._sets.items())}).encode()
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        write_atomic(self._path, nonce + AESGCM(self._seal_key).encrypt(nonce, data, _CONTEXT), 0o600)
+
+
+def _derive(key: bytes, purpose: bytes) -> bytes:
+    return hmac.digest(key, _CONTEXT + b"/" + purpose, sha256)
