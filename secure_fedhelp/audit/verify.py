@@ -45,7 +45,7 @@ class Finding:
 
 
 @dataclass
-class _Run:
+class Run:
     """The files of a run as far as they were verified, and the findings so far."""
 
     folder: Path
@@ -70,7 +70,12 @@ class _Run:
 
 
 def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Finding]:
-    """All findings about the run in ``folder``; raises InvalidPlan or StorageError if there is no run to check.
+    """All findings about the run in ``folder``, as :func:`examine_run` makes them."""
+    return examine_run(folder, now, ca_pem).findings
+
+
+def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
+    """The run in ``folder`` as far as it verifies; raises InvalidPlan or StorageError if there is no run to check.
 
     ``ca_pem`` is the auditor's own copy of the consortium's CA; None takes the run's, which proves less. Certificates
     are judged at the time of the last ledger entry, so that an audit may come years later; ``now`` (unix seconds) is
@@ -78,8 +83,8 @@ def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Fi
     """
     if not (folder / "plan.toml").is_file():
         raise StorageError(f"{folder} is not a run directory: it has no plan.toml", "Check the path.")
-    run = _Run(folder, load_plan(folder / "plan.toml"))
-    authority = ca_pem if ca_pem is not None else _run_authority(folder)
+    run = Run(folder, load_plan(folder / "plan.toml"))
+    authority = ca_pem if ca_pem is not None else run_authority(folder)
     names = [h.name for h in run.plan.hospitals]
     for name in names:
         run.check(name, "ledger unbroken", _check_ledger, run, name)
@@ -92,20 +97,20 @@ def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Fi
         run.check(name, "ledger is its own", _check_owner, run, name)
         run.check(name, "uploads paid for", _check_paid, run, name)
         run.check(name, "epsilon in budget", _check_budget, run, name)
-    return run.findings
+    return run
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
-def _check_ledger(run: _Run, name: str) -> str:
+def _check_ledger(run: Run, name: str) -> str:
     if not run.ledger_path(name).exists():
         return "no ledger: nothing was released"  # an upload without one is found below
     entries = run.ledgers[name] = read_ledger(run.ledger_path(name))
     return f"{len(entries)} entries"
 
 
-def _check_cards(run: _Run, authority: bytes, when: float) -> str:
+def _check_cards(run: Run, authority: bytes, when: float) -> str:
     path = run.folder / "coordinator" / "roster.json"
     try:
         cards = json.loads(path.read_bytes())
@@ -126,7 +131,7 @@ def _check_cards(run: _Run, authority: bytes, when: float) -> str:
     return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {day}"
 
 
-def _check_transcript(run: _Run) -> str:
+def _check_transcript(run: Run) -> str:
     path = run.folder / "coordinator" / "transcript.jsonl"
     entries = read_transcript(path, _coordinator_key(run), _member_keys(run), run.plan)
     if len(entries) > run.plan.study.rounds:
@@ -151,7 +156,7 @@ def _check_round(plan: StudyPlan, entry: TranscriptEntry) -> str:
     return f"{count} hospitals, sum {entry.sum_sha256[:16]}"
 
 
-def _check_owner(run: _Run, name: str) -> str:
+def _check_owner(run: Run, name: str) -> str:
     entries, card = run.ledgers.get(name), run.cards.get(name)
     if not entries:
         return "no entries"
@@ -164,7 +169,7 @@ def _check_owner(run: _Run, name: str) -> str:
     return f"key {card.signing_key[:16]}"
 
 
-def _check_paid(run: _Run, name: str) -> str:
+def _check_paid(run: Run, name: str) -> str:
     if not run.transcript_verified:
         raise TranscriptInvalid("without a valid transcript nothing witnesses this ledger")
     entries, heads = run.ledgers.get(name, []), [GENESIS]
@@ -195,7 +200,7 @@ def _check_upload(plan: StudyPlan, header: UploadHeader, entries: Sequence[Ledge
     )
 
 
-def _check_budget(run: _Run, name: str) -> str:
+def _check_budget(run: Run, name: str) -> str:
     privacy = run.plan.privacy_of(name)
     if not run.ledgers.get(name):
         return f"0 of {privacy.epsilon:g}"
@@ -208,18 +213,18 @@ def _check_budget(run: _Run, name: str) -> str:
     return figure + (seeded if "seeded-research" in {e.noise_source for e in releases(study)} else "")
 
 
-def _coordinator_key(run: _Run) -> str:
+def _coordinator_key(run: Run) -> str:
     keys = [card.signing_key for card in run.cards.values() if card.role == "coordinator"]
     if len(keys) != 1:
         raise TranscriptInvalid(f"the roster has {len(keys)} valid cards of a coordinator, one is needed")
     return keys[0]
 
 
-def _member_keys(run: _Run) -> dict[str, str]:
+def _member_keys(run: Run) -> dict[str, str]:
     return {name: card.signing_key for name, card in run.cards.items() if card.role == "hospital"}
 
 
-def _run_authority(folder: Path) -> bytes:
+def run_authority(folder: Path) -> bytes:
     for path in (folder / "ca.crt", folder / "consortium" / "ca.crt"):
         if path.exists():
             return path.read_bytes()
