@@ -64,6 +64,18 @@ def epsilon(events: Sequence[Mechanism], delta: float) -> float:
     return _pld_epsilon(merged, delta, _interval(merged)) if merged else 0.0
 
 
+def deltas(events: Sequence[Mechanism], epsilons: Sequence[float]) -> list[float]:
+    """Delta of all events together at each epsilon: points of the privacy curve that :func:`epsilon` inverts.
+
+    Upper bounds, by the same PLD at the same interval.
+    """
+    merged = _merge(events)
+    if not merged:
+        return [0.0 for _ in epsilons]
+    found = _composed(merged, _interval(merged)).get_delta_for_epsilon(np.asarray(epsilons, dtype=np.float64))
+    return [min(max(float(delta), 0.0), 1.0) for delta in found]
+
+
 def within_budget(spent: float, budget: float) -> bool:
     """Whether ``spent`` keeps to ``budget``, up to :data:`BUDGET_TOLERANCE`."""
     return spent <= budget * (1 + BUDGET_TOLERANCE)
@@ -178,14 +190,19 @@ def _one_step(rate: float, noise: float, interval: float) -> Any:
     )
 
 
-@lru_cache(maxsize=256)
-def _pld_epsilon(merged: _Merged, delta: float, interval: float) -> float:
+def _composed(merged: _Merged, interval: float) -> Any:
     total: Any = None
-    with np.errstate(over="ignore"):  # only where the answer is above LARGEST_EPSILON anyway
+    with np.errstate(over="ignore"):  # only where epsilon is above LARGEST_EPSILON anyway
         for rate, noise, count in merged:
             part = _one_step(rate, noise, interval).self_compose(count)
             total = part if total is None else total.compose(part)
-        found = float(total.get_epsilon_for_delta(delta))
+    return total
+
+
+@lru_cache(maxsize=256)
+def _pld_epsilon(merged: _Merged, delta: float, interval: float) -> float:
+    with np.errstate(over="ignore"):
+        found = float(_composed(merged, interval).get_epsilon_for_delta(delta))
     return found if found <= LARGEST_EPSILON else math.inf
 
 
