@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
@@ -100,11 +101,17 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no type
         self._noise = noise
 
     def add_noise(self) -> None:
-        """``p.grad`` = clipped sum + N(0, (noise multiplier * clipping norm)^2), added in float64 and then rounded."""
-        deviation = self.noise_multiplier * self.max_grad_norm
-        for p in self.params:
-            drawn = torch.from_numpy(np.asarray(self._noise.normal(tuple(p.shape), deviation), dtype=np.float64))
-            p.grad = (p.summed_grad.double() + drawn).to(p.dtype).view_as(p)
+        """``p.grad`` = clipped sum + N(0, (noise multiplier * clipping norm)^2), added in float64 and then rounded.
+
+        All parameters' noise is drawn at once, because each draw makes a key. As in Opacus, a sum that got its noise
+        is marked, and refused a second time: two noisy copies of one sum would be two releases.
+        """
+        sizes = [p.numel() for p in self.params]
+        drawn = self._noise.normal((sum(sizes),), self.noise_multiplier * self.max_grad_norm)
+        for p, part in zip(self.params, torch.split(torch.from_numpy(drawn), sizes), strict=True):
+            _check_processed_flag(p.summed_grad)
+            p.grad = torch.add(p.summed_grad, part.view_as(p)).to(p.dtype)
+            _mark_as_processed(p.summed_grad)
 
 
 def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:

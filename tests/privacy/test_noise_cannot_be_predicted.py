@@ -52,6 +52,68 @@ def test_halves_and_calls_are_independent() -> None:
             assert stats.pearsonr(a**power, b**power).pvalue > LEVEL
 
 
+@pytest.mark.parametrize("bound", [1.0, 2.0, 3.0, 4.0, 4.5, 5.0])
+def test_its_tails_are_neither_thin_nor_fat(bound: float) -> None:
+    """A Gaussian that is right in the middle and wrong in its tails breaks delta, and no test of moments sees it."""
+    n = 2_000_000
+    draws = SeededNoise(b"tails").normal(n, 1.0)
+    for beyond in (draws > bound, draws < -bound):
+        low, high = stats.binom(n, stats.norm.sf(bound)).interval(1 - LEVEL)
+        assert low <= np.count_nonzero(beyond) <= high
+
+
+def test_it_is_gaussian_in_its_fine_structure() -> None:
+    """What is left of each draw's quantile after its first 20 bits is uniform: no coarse grid, no missing values."""
+    quantiles = stats.norm.cdf(SeededNoise(b"fine").normal(200_000, 1.0))
+    assert stats.kstest((quantiles * 2**20) % 1.0, "uniform").pvalue > LEVEL
+    assert len(np.unique(quantiles)) == len(quantiles)
+
+
+def test_no_draw_depends_on_those_before() -> None:
+    """Ljung and Box (1978) over 200 lags, of the draws and of their squares."""
+    n, lags = 200_000, 200
+    draws = SeededNoise(b"lags").normal(n, 1.0)
+    for series in (draws, draws**2 - 1):
+        series = series / series.std()
+        correlations = np.asarray([series[lag:] @ series[:-lag] / n for lag in range(1, lags + 1)])
+        statistic = n * (n + 2) * float((correlations**2 / (n - np.arange(1, lags + 1))).sum())
+        assert stats.chi2(lags).sf(statistic) > LEVEL
+
+
+def test_every_one_of_the_53_bits_is_a_fair_coin_of_its_own() -> None:
+    n = 100_000
+    integers = noise._KeyStream(bytes(32)).integers(n)
+    assert integers.dtype == np.uint64
+    bits = ((integers[:, None] >> np.arange(53, dtype=np.uint64)) & np.uint64(1)).astype(np.float64) * 2 - 1
+    assert int(integers.max()) < 2**53
+    assert np.abs(bits.sum(axis=0)).max() < 6 * math.sqrt(n), "53 coins, one false alarm in ten million"
+    between = bits.T @ bits - n * np.eye(53)
+    assert np.abs(between).max() < 6.5 * math.sqrt(n), "1,378 pairs, one false alarm in nine million"
+
+
+def test_it_is_the_formula_of_box_and_muller() -> None:
+    """In place and whole, against one number at a time from Python's own library."""
+
+    class Given:
+        def __init__(self) -> None:
+            rng = np.random.default_rng(1)
+            self.drawn = rng.integers(0, 2**53, 1000, dtype=np.uint64)
+            self.drawn[[0, 1, 500, 501]] = [0, 2**53 - 1, 2**53 - 1, 0]
+
+        def integers(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+            assert count == 1000
+            return self.drawn
+
+    given = Given()
+    found = noise._normal(given, 999, 3.0)  # type: ignore[arg-type]
+    expected = []
+    for turn in (math.cos, math.sin):
+        for first, second in zip(given.drawn[:500].tolist(), given.drawn[500:].tolist(), strict=True):
+            radius = math.sqrt(-2 * math.log((first + 1) / 2**53)) * 3.0
+            expected.append(radius * turn(2 * math.pi * second / 2**53))
+    np.testing.assert_allclose(found, expected[:999], rtol=1e-12, atol=1e-14)
+
+
 def test_shapes_and_odd_sizes() -> None:
     source = SystemNoise()
     assert source.normal((3, 5), 1.0).shape == (3, 5)

@@ -107,7 +107,7 @@ def test_a_large_batch_in_parts_is_the_same_step(monkeypatch: pytest.MonkeyPatch
     noise = Scripted([[0, 1, 2, 3, 4, 5, 6]], value=0.3)
     train(parts, records, noise)
     np.testing.assert_allclose(flatten(parts), flatten(whole), atol=1e-6)
-    assert len(noise.asked) == len(list(parts.parameters())), "noise is added once a step, not once a part"
+    assert len(noise.asked) == 1, "noise is added once a step, not once a part"
 
 
 def test_noise_has_the_plans_scale_and_reaches_every_parameter() -> None:
@@ -115,8 +115,7 @@ def test_noise_has_the_plans_scale_and_reaches_every_parameter() -> None:
     noise = Scripted([[]], value=1.0)
     before = flatten(net)
     train(net, some_records(), noise, nominal=10, noise_multiplier=1.5, clipping_norm=0.1)
-    assert [deviation for _, deviation in noise.asked] == pytest.approx([0.15] * len(noise.asked))
-    assert [shape for shape, _ in noise.asked] == [tuple(p.shape) for p in net.parameters()]
+    assert noise.asked == [((len(before),), pytest.approx(0.15))]
     np.testing.assert_allclose(before - flatten(net), np.full_like(before, 1.0 / 5), atol=1e-6)
 
 
@@ -129,6 +128,33 @@ def test_measured_noise_of_an_empty_step_is_gaussian_of_that_scale() -> None:
     drawn = (before - flatten(net)) / 6.0
     assert abs(drawn.std() - 1) < 0.03
     assert abs(drawn.mean()) < 0.05
+
+
+def test_no_two_parameters_share_their_noise() -> None:
+    """One draw is cut into all parameters' noise: layers of one shape must not get the same piece."""
+    net = nn.Sequential(nn.Linear(40, 40), nn.Linear(40, 40))
+    before = flatten(net)
+    records = Records(np.zeros((3, 40), dtype=np.float32), np.asarray([0, 1, 0]), ("a", "b", "c"))
+    train_private(net, loss, records, privacy(sampling_rate=1e-9), 10**9, 1.0, SeededNoise(b"two"))
+    first, second = np.split(before - flatten(net), 2)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(len(first))
+
+
+def test_a_sum_gets_its_noise_once() -> None:
+    """Two noisy copies of one clipped sum would be two releases of it, and the accountant is told of one."""
+    net = model()
+    optimizer = training.NoisyOptimizer(
+        torch.optim.SGD(net.parameters(), lr=1.0),
+        noise=SystemNoise(),
+        noise_multiplier=1.0,
+        max_grad_norm=1.0,
+        expected_batch_size=1,
+    )
+    for p in optimizer.params:
+        p.summed_grad = torch.zeros_like(p)
+    optimizer.add_noise()
+    with pytest.raises(ValueError, match="haven't been cleared"):
+        optimizer.add_noise()
 
 
 def test_an_empty_step_still_counts_and_is_still_noisy() -> None:
