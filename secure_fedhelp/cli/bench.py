@@ -1,4 +1,4 @@
-"""``secure-fedhelp bench``: what one aggregation costs, beside plain floats and other projects."""
+"""``secure-fedhelp bench``: what an aggregation costs, beside plain floats and other projects; and what noise costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=(
-        "Measure aggregation: seconds, bytes, memory and error.\n\n"
+        "Measure aggregation: seconds, bytes, memory and error; and what the noise of a private step costs.\n\n"
         "Example: secure-fedhelp bench aggregation --json bench.json"
     ),
     no_args_is_help=True,
@@ -128,6 +128,30 @@ def sweep(
     out = Console(highlight=False)
     print_results(results, out)
     out.print(f"Every figure: {json_out}   Charts: {html}", markup=False)
+
+
+@app.command("noise")
+def noise(
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Pairs of measurements of each model.")] = 31,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+) -> None:
+    """Measure a private step with cryptographic noise against the same step with Opacus' default noise.
+
+    Example: secure-fedhelp bench noise --json noise.json
+    """
+    from rich.console import Console
+
+    _require_places(json_out)
+    from secure_fedhelp.research.bench.noise import run_noise, write_noise
+    from secure_fedhelp.research.bench.table import noise_table
+
+    with _Shown() as shown:
+        results = run_noise(repeat, shown.step)
+    out = Console(highlight=False)
+    out.print(noise_table(results))
+    if json_out is not None:
+        write_noise(json_out, results)
+        out.print(f"Every figure: {json_out}", markup=False)
 
 
 def _plan(

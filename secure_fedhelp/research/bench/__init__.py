@@ -8,4 +8,5 @@ plaintext   the same sum of float32 in clear  peers       other projects, run by
 memory      peak memory of the coordinator's work, in a process of its own
 suite       all of them in turn, repeated     sweep       over hospitals and values, with extrapolation
 table, plots
+noise       a private step's noise, beside Opacus' default
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from secure_fedhelp.research.bench.results import OURS, Result
+
+if TYPE_CHECKING:
+    from secure_fedhelp.research.bench.noise import NoiseResult
 
 NOTHING = "-"
 
@@ -23,6 +27,21 @@ def print_results(results: Sequence[Result], console: Console) -> None:
             console.print(ratios)
     console.print(Text("Medians. Total: one hospital's upload work, all of the coordinator's, and one"))
     console.print(Text("hospital's download work. What is not comparable: docs/benchmarks.md"))
+
+
+def noise_table(results: Sequence[NoiseResult]) -> Table:
+    """Steps with our noise against steps with Opacus' default noise."""
+    table = _table("a private step")
+    for heading in ("model", "values", "batch"):
+        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    for heading in ("ours\nms", "Opacus\nms", "\nratio", "middle\nhalf", "noise\nms", "Opacus\nms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for r in results:
+        low, high = r.ratio_quartiles
+        seconds = [f"{1000 * s:.2f}" for s in (r.step_s, r.opacus_step_s, r.noise_s, r.opacus_noise_s)]
+        cells = [f"{r.dataset}: {r.model}", f"{r.parameters:,}", f"{r.batch}", *seconds[:2]]
+        table.add_row(*map(Text, [*cells, f"{r.ratio:.2f}", f"{low:.2f}-{high:.2f}", *seconds[2:]]))
+    return table
 
 
 def _costs(results: Sequence[Result], values: int, hospitals: int) -> Table:
