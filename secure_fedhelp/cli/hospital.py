@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secure_fedhelp.cli.hospital_privacy import budget, policy_app
 from secure_fedhelp.cli.unlocking import (
     KeyFile,
     NewKeyFile,
@@ -25,6 +26,9 @@ app = typer.Typer(
     "Example: secure-fedhelp hospital init --folder st-anna --consortium lungs --name st-anna",
     no_args_is_help=True,
 )
+
+app.add_typer(policy_app, name="policy")
+app.command("budget")(budget)
 
 _Folder = Annotated[Path, typer.Option("--folder", help="The hospital's own folder.")]
 

@@ -1,9 +1,11 @@
 """Metrics without a hospital's metrics: counts that can be added up, and what their sum says.
 
 A hospital counts, on private records that nobody trained on, how the study's model does: a confusion matrix, and for
-each class a histogram of the model's probabilities on records of that class and on the others. Counts of all hospitals
-are added under encryption, so accuracy, balanced accuracy and an area under the ROC curve come out of the sum and no
+each class a histogram of the model's scores on records of that class and on the others. Counts of all hospitals are
+added under encryption, so accuracy, balanced accuracy and an area under the ROC curve come out of the sum and no
 hospital's own figure is ever seen. The bins of the histograms are fixed by the plan: an exact area would need scores.
+A score is the log-odds of a class, cut to +-10 (a probability of 5 in 100,000): bins of equal width in probability
+would put all answers of a confident model into the first and the last.
 
 One record of each patient is counted, drawn afresh with secret coins, so a patient changes one cell of the matrix and
 one of each class's histograms by 1, whatever number of records there are.
@@ -22,6 +24,10 @@ from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import MetricsSection
+
+
+#: Log-odds beyond this go into the first and the last bin.
+LARGEST_SCORE = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,30 +63,35 @@ def one_record_each(records: Records, noise: NoiseSource) -> Records:
 
 def count(model: nn.Module, records: Records, metrics: MetricsSection, classes: int) -> Vector:
     """Exact counts [metrics.length(classes)] of the model's answers: confusion matrix (rows are the true class), then
-    for each class the histogram of its probability on other records, and on its own."""
+    for each class the histogram of its log-odds on other records, and on its own."""
     logits = predict(model, records.inputs)
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (records.labels, logits.argmax(axis=1)), 1.0)
     histograms = np.zeros((classes, 2, metrics.bins))
-    places = np.minimum((probabilities * metrics.bins).astype(np.int64), metrics.bins - 1)
+    scores = (np.clip(_log_odds(logits), -LARGEST_SCORE, LARGEST_SCORE) / LARGEST_SCORE + 1) / 2
+    places = np.minimum((scores * metrics.bins).astype(np.int64), metrics.bins - 1)
     for c in range(classes):
         np.add.at(histograms[c], ((records.labels == c).astype(np.int64), places[:, c]), 1.0)
     return np.concatenate([confusion.ravel(), histograms.ravel()])
 
 
 def leaving(counts: Vector, metrics: MetricsSection, classes: int, noise: NoiseSource) -> Vector:
-    """What goes out of ``counts``: with noise if the plan says so, and divided by its ``largest_count``."""
+    """What goes out of ``counts``: with noise if the plan says so, and divided by its ``divisor``."""
     if metrics.release == "noised":
         deviation = float(metrics.noise_multiplier or 0.0) * metrics.squared_sensitivity(classes) ** 0.5
         counts = counts + noise.normal(counts.shape, deviation)
-    return counts / metrics.largest_count
+    return counts / metrics.divisor
 
 
 def pooled(total: Vector, metrics: MetricsSection, classes: int) -> PooledMetrics:
-    """The figures of a sum of what left, [metrics.length(classes)]. Noise below zero counts as none."""
-    counts = np.maximum(total * metrics.largest_count, 0.0)
+    """The figures of a sum of what left, [metrics.length(classes)].
+
+    Exact counts are whole: rounding takes the encryption's own noise off. Noised ones stay as they are, below zero too,
+    since cutting them would add up to records that nobody has.
+    """
+    counts = total * metrics.divisor
+    if metrics.release == "pooled":
+        counts = np.maximum(np.round(counts), 0.0)
     confusion = counts[: classes * classes].reshape(classes, classes)
     histograms = counts[classes * classes :].reshape(classes, 2, metrics.bins)
     whole, hits, rows = float(confusion.sum()), np.diagonal(confusion), confusion.sum(axis=1)
@@ -90,15 +101,22 @@ def pooled(total: Vector, metrics: MetricsSection, classes: int) -> PooledMetric
     areas = [area for c in judged if (area := _area(*histograms[c])) is not None]
     return PooledMetrics(
         records=round(whole, 3),
-        accuracy=float(hits.sum() / whole) if whole >= _SMALLEST_CLASS else None,
-        balanced_accuracy=float(recalls.mean()) if there.any() else None,
+        accuracy=_share(hits.sum() / whole) if whole >= _SMALLEST_CLASS else None,
+        balanced_accuracy=_share(recalls.mean()) if there.any() else None,
         auroc=float(np.mean(areas)) if areas else None,
         confusion=tuple(tuple(round(float(x), 3) for x in row) for row in confusion),
     )
 
 
-#: Sums carry a little noise of the encryption: less than half a record is no record.
+#: Less than half a record is no record.
 _SMALLEST_CLASS = 0.5
+
+
+def _log_odds(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log p_c / (1 - p_c) of each class c, [n, classes], from logits: l_c minus the log-sum-exp of the others'."""
+    classes = logits.shape[1]
+    rest = np.stack([np.logaddexp.reduce(np.delete(logits, c, axis=1), axis=1) for c in range(classes)], axis=1)
+    return np.asarray(logits - rest)
 
 
 def _area(others: NDArray[np.float64], own: NDArray[np.float64]) -> float | None:
@@ -106,4 +124,9 @@ def _area(others: NDArray[np.float64], own: NDArray[np.float64]) -> float | None
     if min(others.sum(), own.sum()) < _SMALLEST_CLASS:
         return None
     below = np.concatenate([[0.0], np.cumsum(others)[:-1]])
-    return float((own * (below + others / 2)).sum() / (own.sum() * others.sum()))
+    return _share((own * (below + others / 2)).sum() / (own.sum() * others.sum()))
+
+
+def _share(value: float) -> float:
+    """Noise can carry a share beyond its ends."""
+    return float(min(max(value, 0.0), 1.0))

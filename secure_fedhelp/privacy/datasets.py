@@ -7,9 +7,9 @@ lets nobody test whether a person is among the patients.
 
 Data sets grow. Whoever joins a study with ten more patients has another fingerprint and mostly the same patients, so
 comparing fingerprints is not enough: :class:`PatientBook`, a sealed file beside the ledger, remembers each data set's
-patients (as keyed hashes of 16 bytes). A data set counts as *apart* only if it is in the book and shares no patient with
-the study's. A fingerprint that the book does not know counts as the same patients: a lost book can only make a budget
-smaller.
+patients (as keyed hashes of 16 bytes). A data set counts as *apart* only if it is in the book and shares no patient
+with the study's. A fingerprint that the book does not know counts as the same patients: a lost book can only make a
+budget smaller.
 """
 
 from __future__ import annotations

@@ -68,12 +68,19 @@ def plan_profile(plan: StudyPlan) -> Profile:
 
 
 def check_sums(plan: StudyPlan) -> None:
-    """Refuse a plan whose sums could wrap around in its profile (CapacityExceeded), or whose profile leaves no room for
-    the noise that sanitised sums need (NotReleasable)."""
+    """Refuse a plan whose sums could wrap around in its profile (CapacityExceeded), whose profile leaves no room for
+    the noise that sanitised sums need (NotReleasable), or whose exact counts would not come out whole (InvalidPlan)."""
     chosen = plan_profile(plan)
     chosen.check_capacity(plan.largest_sum)
+    error = chosen.error_bound(len(plan.hospitals), plan.largest_sum)
     if plan.aggregation.decrypted == "sanitised":
-        plan_flooding(plan, chosen)
+        error += plan_flooding(plan, chosen).error_bound()
+    metrics = plan.metrics
+    if metrics is not None and metrics.release == "pooled" and error * metrics.divisor >= 0.5:
+        raise InvalidPlan(
+            f"counts divided by {metrics.divisor}, in sums with errors up to {error:.2g}, do not come out whole",
+            "Lower metrics.divisor, or ask for a smaller required_error.",
+        )
 
 
 def _chosen(plan: StudyPlan) -> Profile:

@@ -1,7 +1,7 @@
 """The site policy: one TOML file that the hospital owns, and that no plan, server or researcher overrides.
 
-:func:`broken_clauses` compares it with a plan and returns *every* clause the plan breaks, so that a privacy officer
-reads them all at once; the client refuses to join while there is one.
+:func:`all_clauses` compares it with a plan and :func:`broken_clauses` returns *every* clause the plan breaks, so that a
+privacy officer reads them all at once; the client refuses to join while there is one.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class SitePolicy(Strict):
     #: the path must lie at or below the one given.
     foundation_endpoints: tuple[str, ...] = ()
     #: What may leave of metrics on private records. ``local``: nothing. ``noised``: counts with noise that the ledger
-    #: pays for, inside the encrypted sum. ``pooled``: also exact counts inside that sum, which is opened: no differential
-    #: privacy. ``research``: also metrics on the plan's test set, in the study's summary, in clear.
+    #: pays for, inside the encrypted sum. ``pooled``: also exact counts inside that sum, which is opened: no
+    #: differential privacy. ``research``: also metrics on the plan's test set, in the study's summary, in clear.
     metrics: Literal["local", "noised", "pooled", "research"] = "local"
 
     @property
@@ -57,12 +57,14 @@ class SitePolicy(Strict):
 
 
 @dataclass(frozen=True)
-class BrokenClause:
-    """One clause the plan breaks: its name, what the plan asks, what the policy allows."""
+class Clause:
+    """One clause held against a plan: its name, what the plan asks, what the policy allows, whether that is too little.
+    """
 
     clause: str
     plan: str
     policy: str
+    broken: bool
 
     def __str__(self) -> str:
         return f"{self.clause}: the plan asks {self.plan}, the policy allows {self.policy}"
@@ -76,47 +78,55 @@ def load_policy(path: Path) -> SitePolicy:
         raise InvalidPolicy(f"{path}: {explain(error)}") from error
 
 
-def broken_clauses(
-    policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None
-) -> list[BrokenClause]:
+def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[Clause]:
     """Every clause of ``policy`` that ``plan`` breaks for ``hospital``; empty if it may be joined."""
-    privacy = plan.privacy_of(hospital)
-    broken = []
-    if privacy.epsilon > policy.largest_epsilon:
-        broken.append(BrokenClause("largest_epsilon", f"{privacy.epsilon:g}", f"at most {policy.largest_epsilon:g}"))
-    if privacy.delta > policy.largest_delta:
-        broken.append(BrokenClause("largest_delta", f"{privacy.delta:g}", f"at most {policy.largest_delta:g}"))
-    if privacy.unit != policy.unit:
-        broken.append(BrokenClause("unit", privacy.unit, policy.unit))
-    if plan.aggregation.minimum_cohort < policy.smallest_cohort:
-        broken.append(
-            BrokenClause("smallest_cohort", str(plan.aggregation.minimum_cohort), f"at least {policy.smallest_cohort}")
-        )
-    if plan.coalition[1] < policy.smallest_coalition:
-        masks, cohort = plan.aggregation.masks, plan.aggregation.minimum_cohort
-        what = f"masks = {masks} and cohorts from {cohort}, which stand a coalition of {plan.coalition[1]} hospitals"
-        limit = f"at least {policy.smallest_coalition} beside the coordinator"
-        broken.append(BrokenClause("smallest_coalition", what, limit))
-    share = _largest_share(plan)
-    if share > policy.largest_weight_share:
-        limit = f"at most {policy.largest_weight_share:g}"
-        broken.append(
-            BrokenClause("largest_weight_share", f"{share:.2f} for one hospital in the smallest cohort", limit)
-        )
+    return [clause for clause in all_clauses(policy, plan, hospital, foundation_url) if clause.broken]
+
+
+def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[Clause]:
+    """Every clause of ``policy``, held against ``plan`` for ``hospital``."""
+    privacy, aggregation, share = plan.privacy_of(hospital), plan.aggregation, _largest_share(plan)
+    cohort, stands = aggregation.minimum_cohort, plan.coalition[1]
+    masks = f"masks = {aggregation.masks} and cohorts from {cohort}, which stand a coalition of {stands} hospitals"
     refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
-    if refused:
-        broken.append(
-            BrokenClause("channels_allowed", ", ".join(refused), ", ".join(policy.channels_allowed) or "none")
-        )
-    if foundation_url is not None and not any(_covers(p, foundation_url) for p in policy.foundation_endpoints):
-        allowed = ", ".join(policy.foundation_endpoints) or "none"
-        broken.append(BrokenClause("foundation_endpoints", foundation_url, allowed))
+    channels = ", ".join(refused or [c.name for c in plan.channels])
     asked: list[str] = [plan.metrics.release] if plan.metrics else []
     asked += ["research"] if plan.study.mode == "research" else []
     beyond = [kind for kind in asked if _METRICS.index(kind) > _METRICS.index(policy.metrics)]
-    if beyond:
-        broken.append(BrokenClause("metrics", f"{', '.join(beyond)} metrics", policy.metrics))
-    return broken
+    foundation_broken = foundation_url is not None and not any(
+        _covers(p, foundation_url) for p in policy.foundation_endpoints
+    )
+
+    def at_most(name: str, value: float, limit: float) -> Clause:
+        return Clause(name, f"{value:g}", f"at most {limit:g}", value > limit)
+
+    return [
+        at_most("largest_epsilon", privacy.epsilon, policy.largest_epsilon),
+        *([] if policy.lifetime_epsilon is None else [at_most("lifetime_epsilon", privacy.epsilon, policy.lifetime)]),
+        at_most("largest_delta", privacy.delta, policy.largest_delta),
+        Clause("unit", privacy.unit, policy.unit, privacy.unit != policy.unit),
+        Clause("smallest_cohort", str(cohort), f"at least {policy.smallest_cohort}", cohort < policy.smallest_cohort),
+        Clause(
+            "smallest_coalition",
+            masks,
+            f"at least {policy.smallest_coalition} beside the coordinator",
+            stands < policy.smallest_coalition,
+        ),
+        Clause(
+            "largest_weight_share",
+            f"{share:.2f} for one hospital in the smallest cohort",
+            f"at most {policy.largest_weight_share:g}",
+            share > policy.largest_weight_share,
+        ),
+        Clause("channels_allowed", channels, ", ".join(policy.channels_allowed) or "none", bool(refused)),
+        Clause(
+            "foundation_endpoints",
+            foundation_url or "none",
+            ", ".join(policy.foundation_endpoints) or "none",
+            foundation_broken,
+        ),
+        Clause("metrics", f"{', '.join(beyond or asked) or 'no'} metrics", policy.metrics, bool(beyond)),
+    ]
 
 
 #: What metrics may leave, each allowing those before it.

@@ -226,13 +226,20 @@ def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: P
         key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root))
         with Ledger.open(folder.ledger, poor, key, lambda: 1_700_000_000.0) as ledger:
             for earlier in range(1):
-                ledger.append(
-                    event,
+                ledger.release(
+                    [event],
                     study="0" * 64,
                     round=earlier,
-                    unit="patient",
                     delta=privacy.delta,
-                    channels=[ChannelRelease(name="model-update", mechanism="dp-sgd", values_sha256="0" * 64)],
+                    dataset="0" * 64,
+                    channels=[
+                        ChannelRelease(
+                            name="model-update",
+                            mechanism="dp-sgd",
+                            derived_from=("event:0",),
+                            values_sha256="0" * 64,
+                        )
+                    ],
                     noise_source="system",
                 )
         running.start_coordinator()
@@ -245,7 +252,9 @@ def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: P
         assert [d["hospital"] for d in running.entries()[1]["declined"]] == [poor]
         assert any("budget exhausted" in line for line in running.said[poor])
         entries = read_ledger(folder.ledger, key.public_hex)
-        assert len(entries) == 2
+        assert [entry.kind for entry in entries] == ["release", "reservation", "release"], (
+            "no training without a reservation"
+        )
 
 
 def test_no_secret_of_the_study_reaches_the_coordinators_folder(tmp_path: Path) -> None:

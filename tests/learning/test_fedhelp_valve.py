@@ -67,8 +67,11 @@ def test_records_reach_an_upload_only_through_drawn_patients(study: Study, name:
 
 def test_the_event_is_the_plans_and_only_the_logits_are_post_processing(study: Study) -> None:
     output = hospital(study, "beta").contribute(0)
-    assert output.event == planned_event(study.plan.privacy["small"])
-    assert output.post_processed == frozenset({"public-logits"})
+    assert output.events == (planned_event(study.plan.privacy["small"]),)
+    assert {name: proof.mechanism for name, proof in output.proofs.items()} == {
+        "model-update": "dp-sgd",
+        "public-logits": "post-processing",
+    }
     assert output.noise_source == "seeded-research"
     assert set(output.channels) == {"model-update", "public-logits"}
 
@@ -220,7 +223,7 @@ def test_a_twin_is_one_event_and_its_large_half_learns_under_noise(study_with: C
     member = hospital(study, "alpha")
     before = flatten(member.personalise())
     output = member.contribute(0)
-    assert output.event == planned_event(study.plan.privacy["large"])
+    assert output.events == (planned_event(study.plan.privacy["large"]),)
     zero = np.zeros(study.plan.channel("model-update").length)
     member.absorb(0, {"model-update": zero})
     assert not np.array_equal(flatten(member.personalise()), before)

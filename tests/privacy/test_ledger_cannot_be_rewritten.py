@@ -13,14 +13,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ledgers import EVENT, NOW, STUDY, channels, fixed_key, forge, open_ledger, spend, write_ledger
+from ledgers import DATASET, EVENT, NOW, STUDY, channels, fixed_key, forge, open_ledger, spend, write_ledger
 from pydantic import ValidationError
 
 from secure_fedhelp.errors import LedgerInvalid, StorageError
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.privacy.entries import GENESIS, ChannelRelease, LedgerEntry, check_lines
+from secure_fedhelp.privacy.entries import GENESIS, ChannelRelease, Proof, Release, check_lines, parse_entry
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
-from secure_fedhelp.privacy.mechanisms import Gaussian
+from secure_fedhelp.privacy.mechanisms import Gaussian, PooledExact
 from secure_fedhelp.study.canonical import canonical_bytes
 
 GOLDEN = Path(__file__).with_name("golden_ledger.jsonl")
@@ -30,6 +30,12 @@ KEY = fixed_key()
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write_ledger(tmp_path_factory.mktemp("ledger") / "ledger.jsonl", 4)
+
+
+def channel(**changes: Any) -> ChannelRelease:
+    return ChannelRelease.model_validate(
+        {"name": "metrics", "mechanism": "dp-sgd", "derived_from": ("event:0",), "values_sha256": "0" * 64, **changes}
+    )
 
 
 def require_invalid(path: Path, data: bytes, match: str = "") -> None:
@@ -43,14 +49,15 @@ def require_invalid(path: Path, data: bytes, match: str = "") -> None:
 
 
 def write_golden(path: Path) -> None:
-    """Two entries with every field: how the golden file was made."""
+    """Every kind of entry and event: how the golden file was made."""
     with open_ledger(path) as ledger:
         spend(ledger, 0)
-        counts = ChannelRelease(name="class-counts", mechanism="gaussian", values_sha256="c" * 64)
-        event = Gaussian(noise_multiplier=8.5, sensitivity=1.0)
-        ledger.append(
-            event, study=STUDY, round=1, unit="patient", delta=1e-5, channels=[counts], noise_source="seeded-research"
-        )
+        place: dict[str, Any] = {"study": STUDY, "delta": 1e-5, "dataset": DATASET}
+        noised = [Gaussian(noise_multiplier=8.5, sensitivity=1.0)]
+        counts = ChannelRelease(name="metrics", mechanism="gaussian", derived_from=("event:0",), values_sha256="c" * 64)
+        ledger.reserve(noised, round=1, **place)
+        ledger.release(noised, round=1, channels=[counts], noise_source="seeded-research", **place)
+        ledger.void(ledger.reserve([PooledExact(smallest_cohort=3)], round=2, **place))
 
 
 def test_the_format_is_that_of_the_golden_file(tmp_path: Path) -> None:
@@ -67,7 +74,7 @@ def test_the_golden_file_verifies_with_a_json_library_and_a_signature_library_al
         key.verify(bytes.fromhex(record["signature"]), b"secure-fedhelp/v1/ledger-entry\0" + message)
         assert (entry["index"], entry["previous"], entry["public_key"]) == (index, previous, KEY.public_hex)
         previous = hashlib.sha256(line).hexdigest()
-    assert index == 1
+    assert index == 4
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -92,15 +99,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
 
 def test_channels_are_sorted_whatever_order_they_come_in(tmp_path: Path) -> None:
     with open_ledger(tmp_path / "ledger.jsonl") as ledger:
-        entry = ledger.append(
-            EVENT,
-            study=STUDY,
-            round=0,
-            unit="patient",
-            delta=1e-4,
-            channels=channels()[::-1],
-            noise_source="system",
-        )
+        entry = settle(ledger, channels=channels()[::-1])
     assert [c.name for c in entry.channels] == ["model-update", "public-logits"]
 
 
@@ -144,7 +143,7 @@ def test_only_a_beginning_of_the_ledger_verifies(content: bytes, lines: list[int
         lambda line: line.replace(b'{"entry":', b'{"entry":{},"entry":'),  # a doubled key
         lambda line: line.replace(b'"steps":5', b'"steps":5.0'),  # another spelling of a number
         lambda line: line.replace(b'"clipping_norm":1.0', b'"clipping_norm":1'),
-        lambda line: line.replace(b'"format":1', b'"extra":1,"format":1'),
+        lambda line: line.replace(b'"format":2', b'"extra":1,"format":2'),
         lambda line: line.replace(b'"dp-sgd"', b'"laplace"'),
         lambda line: line.replace(b'"clipping_norm":1.0', b'"clipping_norm":NaN'),
         lambda line: line.replace(b'"patient"', b'"record"'),
@@ -176,7 +175,7 @@ def test_malformed_lines_are_named_and_never_a_traceback(
 
 
 def raise_noise(entry: dict[str, Any]) -> None:
-    entry["event"]["noise_multiplier"] = 400.0
+    entry["events"][0]["noise_multiplier"] = 400.0
 
 
 def test_another_key_cannot_sign_for_this_ledger(content: bytes, tmp_path: Path) -> None:
@@ -268,7 +267,10 @@ def test_a_damaged_ledger_is_refused_and_left_as_it_is(content: bytes, tmp_path:
         {"noise_source": "torch"},
         {"channels": []},
         {"channels": channels() + channels()[:1]},
-        {"channels": [ChannelRelease(name="counts", mechanism="gaussian", values_sha256="0" * 64)]},
+        {"dataset": "alpha"},
+        {"events": [{"kind": "laplace", "scale": 1.0}]},
+        {"channels": [channel(mechanism="gaussian")]},
+        {"channels": [channel(derived_from=("event:1",))]},
     ],
 )
 def test_what_is_no_entry_is_not_written(change: dict[str, Any], tmp_path: Path) -> None:
@@ -277,29 +279,116 @@ def test_what_is_no_entry_is_not_written(change: dict[str, Any], tmp_path: Path)
         "round": 0,
         "unit": "patient",
         "delta": 1e-4,
+        "dataset": DATASET,
+        "events": [EVENT],
         "channels": channels(),
         "noise_source": "system",
     }
     with open_ledger(tmp_path / "ledger.jsonl") as ledger:
         with pytest.raises(ValidationError):
-            ledger.append(EVENT, **(values | change))
+            ledger.release(**(values | change))
         assert (ledger.count, (tmp_path / "ledger.jsonl").read_bytes()) == (0, b"")
 
 
-@pytest.mark.parametrize(("mechanism", "derived_from"), [("dp-sgd", "model-update"), ("post-processing", None)])
-def test_post_processing_says_of_what(mechanism: str, derived_from: str | None) -> None:
-    with pytest.raises(ValidationError, match="derived_from"):
-        ChannelRelease.model_validate(
-            {"name": "a", "mechanism": mechanism, "derived_from": derived_from, "values_sha256": "0" * 64}
-        )
+@pytest.mark.parametrize(
+    ("mechanism", "derived_from"),
+    [
+        ("dp-sgd", ()),
+        ("dp-sgd", ("model-update",)),
+        ("dp-sgd", ("public:plan",)),
+        ("dp-sgd", ("event:0", "event:1")),
+        ("dp-sgd", ("entry:" + "a" * 64,)),
+        ("gaussian", ("event:0", "event:0")),
+        ("gaussian", ("public:plan", "event:0")),
+        ("post-processing", ("public:plan",)),
+        ("post-processing", ("public:records",)),
+        ("public", ("event:0",)),
+        ("public", ("entry:" + "a" * 64, "public:plan")),
+        ("laplace", ("event:0",)),
+    ],
+)
+def test_a_proof_says_of_what_and_contradicts_nothing(mechanism: str, derived_from: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError):
+        Proof.model_validate({"mechanism": mechanism, "derived_from": derived_from})
+
+
+# -- reservations ------------------------------------------------------------------------------------------------------
+
+
+def place(round_number: int = 0, **changes: Any) -> dict[str, Any]:
+    return {"study": STUDY, "round": round_number, "delta": 1e-4, "dataset": DATASET, **changes}
+
+
+def settle(ledger: Ledger, **changes: Any) -> Release:
+    values = {"events": [EVENT], "channels": channels(), "noise_source": "system", **place(), **changes}
+    return ledger.release(**values)
+
+
+@pytest.mark.parametrize("change", [{"dataset": "e" * 64}, {"events": [EVENT.model_copy(update={"steps": 6})]}])
+def test_a_release_that_is_not_what_was_reserved_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.reserve([EVENT], **place())
+        with pytest.raises(LedgerInvalid, match="is not that of the reservation in entry 0"):
+            settle(ledger, **change)
+        assert (ledger.count, ledger.events(), len(ledger.committed())) == (1, [], 1)
+
+
+def test_a_round_is_reserved_once_at_a_time(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.jsonl") as ledger:
+        first = ledger.reserve([EVENT], **place())
+        with pytest.raises(LedgerInvalid, match="reserved already"):
+            ledger.reserve([EVENT], **place())
+        ledger.void(first)
+        with pytest.raises(LedgerInvalid, match="no open reservation"):
+            ledger.void(first)
+        ledger.reserve([EVENT], **place())
+        settle(ledger)
+        settle(ledger)  # trained again after the values were lost: paid again
+        assert [entry.kind for entry in ledger.entries] == ["reservation", "void", "reservation", "release", "release"]
+    assert len(read_ledger(tmp_path / "ledger.jsonl", KEY.public_hex)) == 5
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "reason"),
+    [
+        (1, {"reservation": 2}, "no open reservation"),
+        (1, {"round": 1}, "its round"),
+        (1, {"study": "6" * 64}, "its study"),
+        (2, {"reservation": 0, "kind": "void"}, "no open reservation"),
+        (3, {"round": 2}, "reserved already"),
+        (4, {"reservation": 3}, "its round"),
+    ],
+)
+def test_whoever_holds_the_key_still_cannot_contradict_the_reservations(
+    index: int, change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    """0 and 2 are reservations of rounds 0 and 2, 1 releases round 0, 3 reserves round 3, 4 voids round 2."""
+    path = tmp_path / "ledger.jsonl"
+    with open_ledger(path) as ledger:
+        ledger.reserve([EVENT], **place())
+        settle(ledger)
+        second = ledger.reserve([EVENT], **place(2))
+        ledger.reserve([EVENT], **place(3))
+        ledger.void(second)
+    forged = forge(path.read_bytes(), index, lambda entry: entry.update(change), KEY, chain=True)
+    require_invalid(path, forged, f"entry {index}: .*{reason}")
+
+
+def test_an_entry_derives_only_from_entries_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with open_ledger(path) as ledger:
+        before = channel(mechanism="post-processing", derived_from=("entry:" + "a" * 64,))
+        with pytest.raises(LedgerInvalid, match="not before it"):
+            settle(ledger, channels=[before])
+        settle(ledger)
+        settle(ledger, channels=[channel(mechanism="post-processing", derived_from=(f"entry:{ledger.head}",))])
+    assert len(read_ledger(path, KEY.public_hex)) == 2
 
 
 def test_canonical_form_is_kept_by_every_entry(content: bytes) -> None:
     for line in content.splitlines():
         record = json.loads(line)
-        assert canonical_bytes(LedgerEntry.model_validate(record["entry"]).model_dump(mode="json")) == canonical_bytes(
-            record["entry"]
-        )
+        assert canonical_bytes(parse_entry(record["entry"]).model_dump(mode="json")) == canonical_bytes(record["entry"])
 
 
 def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:

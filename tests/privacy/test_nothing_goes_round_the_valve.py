@@ -18,8 +18,8 @@ from plans import example_plan
 
 from secure_fedhelp.errors import BudgetExhausted, InvalidContribution, NotReleasable, StorageError
 from secure_fedhelp.privacy.accountant import epsilon, noise_for_budget
-from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.entries import Proof, Release, Reservation, Void
+from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid, planned_events
 from secure_fedhelp.privacy.release import Budget, PrivateOutput, Released, ReleaseGate, require_released
 from secure_fedhelp.study.canonical import sha256_hex

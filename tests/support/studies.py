@@ -112,10 +112,12 @@ class Study:
         return [json.loads(line)["entry"] for line in path.read_text(encoding="utf-8").splitlines()]
 
     def ledger(self, name: str) -> list[dict[str, Any]]:
+        """The releases in a hospital's ledger."""
         path = self.run.hospital(name).ledger
         if not path.exists():
             return []
-        return [json.loads(line)["entry"] for line in path.read_text(encoding="utf-8").splitlines()]
+        entries = [json.loads(line)["entry"] for line in path.read_text(encoding="utf-8").splitlines()]
+        return [entry for entry in entries if entry["kind"] == "release"]
 
     def cohorts(self) -> list[set[str]]:
         return [{u["header"]["hospital"] for u in entry["cohort"]} for entry in self.entries()]

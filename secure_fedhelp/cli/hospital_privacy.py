@@ -1,0 +1,121 @@
+"""``secure-fedhelp hospital budget`` and ``hospital policy check``: what the privacy officer asks before signing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from secure_fedhelp.cli.unlocking import KeyFile, PassphraseFile
+
+if TYPE_CHECKING:
+    from secure_fedhelp.hospital.budget import DataSetBudget
+
+Folder = Annotated[Path, typer.Option("--folder", help="The hospital's own folder.")]
+
+policy_app = typer.Typer(
+    help="The site policy: what this hospital allows to leave.\n\n"
+    "Example: secure-fedhelp hospital policy check plan.toml --folder st-anna",
+    no_args_is_help=True,
+)
+
+
+@policy_app.command("check")
+def check(
+    plan: Annotated[Path, typer.Argument(help="The study plan that somebody proposes.")],
+    folder: Folder,
+) -> None:
+    """Hold a plan against this hospital's policy: every broken clause at once. Exit code 4 if there is one.
+
+    Nothing is unlocked, signed or sent.
+
+    Example: secure-fedhelp hospital policy check plan.toml --folder st-anna
+    """
+    from secure_fedhelp.errors import NotOnRoster, PolicyViolation
+    from secure_fedhelp.hospital.folder import HospitalFolder
+    from secure_fedhelp.study.plan import load_plan
+    from secure_fedhelp.study.policy import all_clauses
+
+    hospital, study = HospitalFolder(folder), load_plan(plan)
+    config, policy = hospital.config(), hospital.policy()
+    if config.name not in {h.name for h in study.hospitals}:
+        raise NotOnRoster(f"the plan does not list {config.name}")
+    clauses = all_clauses(policy, study, config.name, config.foundation_url)
+    table = Table("clause", "the plan asks", "the policy allows", "", box=box.SIMPLE, pad_edge=False)
+    for clause in clauses:
+        mark = "[bold red]BROKEN[/]" if clause.broken else "[green]ok[/]"
+        table.add_row(clause.clause, clause.plan, clause.policy, mark)
+    out = Console(highlight=False)
+    out.print(f"Plan {study.hash[:16]} of study {study.study.name}, for {config.name}", markup=False)
+    out.print(table)
+    broken = [clause.clause for clause in clauses if clause.broken]
+    if broken:
+        raise PolicyViolation(f"the plan breaks {len(broken)} clause(s) of the site policy: {', '.join(broken)}")
+    out.print("No clause is broken.", style="green")
+
+
+def budget(
+    folder: Folder,
+    plan: Annotated[Path | None, typer.Option(help="Also say how many rounds of this plan still fit.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="State epsilon at this delta; default: the smallest in the ledger.")
+    ] = None,
+    key_file: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Show what is spent, reserved and left of each data set's budget, over all studies in the ledger.
+
+    Nothing is changed, and a running study is not disturbed.
+
+    Example: secure-fedhelp hospital budget --folder st-anna --plan plan.toml
+    """
+    from secure_fedhelp.hospital.budget import budgets, rounds_left
+    from secure_fedhelp.hospital.folder import HospitalFolder
+    from secure_fedhelp.identity.lock import open_lock
+    from secure_fedhelp.identity.secret_source import SecretSource
+    from secure_fedhelp.identity.signing import SigningKey
+    from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
+    from secure_fedhelp.privacy.ledger import read_ledger
+    from secure_fedhelp.study.plan import load_plan
+
+    place = HospitalFolder(folder)
+    config, policy = place.config(), place.policy()
+    unlock = open_lock(folder, SecretSource(key_file, passphrase_file=passphrase_file))
+    signing = SigningKey.load(place.keys / "signing.key", unlock)
+    path = folder / config.ledger
+    out = Console(highlight=False)
+    entries = read_ledger(path, signing.public_hex) if path.exists() else []
+    study = None if plan is None else load_plan(plan)
+    used = delta or min((e.delta for e in entries), default=study.privacy_of(config.name).delta if study else 1e-4)
+    book = PatientBook(path, signing.derive(KEY_PURPOSE))
+    unlock.wipe()
+    rows = budgets(entries, book, used)
+    out.print(f"{config.name}: limit {policy.lifetime:g} for each patient over all studies, at delta {used:g}")
+    if not rows:
+        out.print("Nothing has been spent or reserved.")
+    else:
+        out.print(_table(rows, policy.lifetime))
+    if study is not None:
+        # A hospital that has not joined yet has entered no patients for it: the last data set is the likely one.
+        dataset = next((e.dataset for e in entries if e.study == study.hash), rows[-1].fingerprint if rows else "")
+        left = rounds_left(entries, book, dataset, study, config.name, policy.lifetime)
+        out.print(f"{left} more round(s) of study {study.study.name} fit ({study.study.rounds} planned).", markup=False)
+
+
+def _table(rows: list[DataSetBudget], limit: float) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("data set", "patients", "studies", "releases", "spent", "reserved", "of limit"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "data set" else "right")
+    for row in rows:
+        reserved = f"to {row.committed:.4f}" if row.committed > row.spent else "-"
+        patients = "unknown" if row.patients is None else str(row.patients)
+        releases = str(row.releases) + (f" ({row.unprotected} without DP)" if row.unprotected else "")
+        share = f"{100 * row.committed / limit:.0f} %"
+        table.add_row(
+            row.fingerprint[:12], patients, str(len(row.studies)), releases, f"{row.spent:.4f}", reserved, share
+        )
+    return table

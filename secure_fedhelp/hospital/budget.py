@@ -1,0 +1,70 @@
+"""What is left of a hospital's privacy budget: by data set, over all studies, from its ledger and book of patients.
+
+Spent is what releases cost; reserved is what rounds that have begun may still cost. Epsilons do not subtract (half of
+an epsilon spent does not leave half of the rounds), so what is left is said in rounds of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from secure_fedhelp.privacy.accountant import epsilon, within_budget
+from secure_fedhelp.privacy.datasets import PatientBook
+from secure_fedhelp.privacy.entries import LedgerEntry, committed, releases, spent
+from secure_fedhelp.privacy.mechanisms import PooledExact, paid, planned_events
+from secure_fedhelp.study.plan import StudyPlan
+
+
+@dataclass(frozen=True)
+class DataSetBudget:
+    """One data set of a ledger. Epsilons are of everything about any of its patients, at one delta."""
+
+    fingerprint: str
+    #: None if the book of patients does not know the data set.
+    patients: int | None
+    studies: tuple[str, ...]
+    releases: int
+    #: Releases of exact counts, which have no epsilon.
+    unprotected: int
+    spent: float
+    #: With open reservations.
+    committed: float
+
+
+def budgets(entries: Sequence[LedgerEntry], book: PatientBook, delta: float) -> list[DataSetBudget]:
+    """One row for each data set that the ledger names, in order of first use."""
+    return [_budget(entries, book, name, delta) for name in dict.fromkeys(e.dataset for e in entries)]
+
+
+def rounds_left(entries: Sequence[LedgerEntry], book: PatientBook, dataset: str, plan: StudyPlan, hospital: str,
+                lifetime: float) -> int:  # fmt: skip
+    """How many more rounds of ``plan`` fit into its own budget and the hospital's, as the release gate judges it."""
+    privacy, apart = plan.privacy_of(hospital), book.apart(dataset)
+    own = committed(e for e in entries if e.study == plan.hash)
+    ever = committed(e for e in entries if e.dataset not in apart)
+    done = {e.round for e in releases(entries) if e.study == plan.hash}
+    fits = 0
+    for number in (n for n in range(plan.study.rounds) if n not in done):
+        events = paid(planned_events(plan, hospital, number))
+        own, ever = [*own, *events], [*ever, *events]
+        limits = ((own, privacy.epsilon), (ever, lifetime))
+        if not all(within_budget(epsilon(what, privacy.delta), limit) for what, limit in limits):
+            break
+        fits += 1
+    return fits
+
+
+def _budget(entries: Sequence[LedgerEntry], book: PatientBook, name: str, delta: float) -> DataSetBudget:
+    apart = book.apart(name)
+    about = [e for e in entries if e.dataset not in apart]
+    mine = [e for e in releases(entries) if e.dataset == name]
+    return DataSetBudget(
+        fingerprint=name,
+        patients=book.patients(name),
+        studies=tuple(dict.fromkeys(e.study for e in entries if e.dataset == name)),
+        releases=len(mine),
+        unprotected=sum(isinstance(event, PooledExact) for e in mine for event in e.events),
+        spent=epsilon(spent(about), delta),
+        committed=epsilon(committed(about), delta),
+    )

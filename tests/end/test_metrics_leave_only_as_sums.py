@@ -1,0 +1,89 @@
+"""A study that measures its model on private records: what comes out is right, and no hospital's own figure leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from studies import Study, quick_plan, study
+
+from secure_fedhelp.audit.verify import verify_run
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.data.tables import load_table, write_table
+from secure_fedhelp.learning.evaluation import evaluate
+from secure_fedhelp.learning.models import build
+from secure_fedhelp.privacy.ledger import read_ledger
+from secure_fedhelp.study.plan import MetricsSection, parse_plan
+
+
+def measuring(running: Study, **section: Any) -> dict[str, Records]:
+    """Make the study one that measures, with a fifth of each hospital's patients set aside; those, by hospital."""
+    values = quick_plan(running.data, 3).model_dump(mode="json")
+    values["metrics"] = {"bins": 200, **section}
+    length = MetricsSection.model_validate(values["metrics"]).length(2)
+    values["channels"].append({"name": "metrics", "length": length, "bound": 2.0})
+    running.plan = parse_plan(values)
+    from secure_fedhelp.research.demo_setup import write_plan
+
+    write_plan(running.run.plan, running.plan)
+    aside = {}
+    for name in running.names:
+        root = running.run.hospital(name).root
+        records = load_table(root / "data" / "records.csv", running.plan.data)
+        fifth = records.n_patients // 5
+        aside[name] = records.take_patients(range(fifth))
+        write_table(
+            root / "data" / "records.csv", records.take_patients(range(fifth, records.n_patients)), running.plan.data
+        )
+        write_table(root / "data" / "held-out.csv", aside[name], running.plan.data)
+        config = root / "hospital.toml"
+        config.write_text(config.read_text(encoding="utf-8") + 'held_out = "data/held-out.csv"\n', encoding="utf-8")
+    return aside
+
+
+def finish(running: Study) -> list[dict[str, Any]]:
+    running.start_coordinator()
+    for name in running.names:
+        running.start_thread(name)
+    running.join_threads()
+    return [json.loads(running.run.hospital(name).result.read_bytes())["pooled_metrics"] for name in running.names]
+
+
+def test_pooled_counts_are_those_of_all_records_and_cost_no_epsilon(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3) as running:
+        aside = measuring(running, release="pooled")
+        found = finish(running)
+        assert all(f == found[0] for f in found)
+        folder = running.run.hospital(running.names[0])
+        model = build(running.plan.model.small, running.plan.data.input_shape, 2, running.plan.study.seed)
+        model.load_state_dict(torch.load(folder.models / "shared.pt", weights_only=True))
+        together = Records(
+            np.concatenate([r.inputs for r in aside.values()]),
+            np.concatenate([r.labels for r in aside.values()]),
+            tuple(f"{name}-{p}" for name, r in aside.items() for p in r.patients),
+        )
+        expected = evaluate(model, together)
+        assert found[0]["records"] == pytest.approx(len(together), abs=0.5)
+        assert found[0]["auroc"] == pytest.approx(expected.auroc, abs=0.01)
+        assert found[0]["balanced_accuracy"] == pytest.approx(expected.balanced_accuracy, abs=0.01)
+        entries = read_ledger(folder.ledger)
+        last = [entry for entry in entries if entry.kind == "release"][-1]
+        assert [event.kind for event in last.events] == ["pooled-exact"]
+        assert len(entries) == 6, "three reservations, three releases, nothing left open"
+        assert [f for f in verify_run(running.run.root, 0.0) if not f.ok] == []
+
+
+def test_noised_counts_are_paid_for_by_every_hospital(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3) as running:
+        measuring(running, release="noised", noise_multiplier=30.0)
+        found = finish(running)
+        assert all(f == found[0] for f in found)
+        for name in running.names:
+            last = running.ledger(name)[-1]
+            assert last["events"] == [{"kind": "gaussian", "noise_multiplier": 30.0, "sensitivity": 3**0.5}]
+            proofs = {c["name"]: c["mechanism"] for c in last["channels"]}
+            assert proofs == {"metrics": "gaussian", "model-update": "public", "public-logits": "public"}

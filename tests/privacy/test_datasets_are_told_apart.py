@@ -1,0 +1,100 @@
+"""A budget belongs to patients: the same ones cannot have it twice under another name, and others need not share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import fixed_key
+
+from secure_fedhelp.errors import LedgerInvalid, StorageError
+from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
+
+KEY = fixed_key().derive(KEY_PURPOSE)
+PATIENTS = [f"patient-{number}" for number in range(20)]
+
+
+def book(folder: Path, key: bytes = KEY) -> PatientBook:
+    return PatientBook(folder / "ledger.jsonl", key)
+
+
+def test_the_same_patients_have_the_same_fingerprint_in_any_order_and_number_of_records(tmp_path: Path) -> None:
+    first = book(tmp_path).enter(PATIENTS)
+    assert book(tmp_path).enter([*reversed(PATIENTS), *PATIENTS]) == first
+    assert book(tmp_path).apart(first) == frozenset()
+    assert book(tmp_path).patients(first) == 20
+
+
+def test_one_patient_in_common_is_enough_to_share_the_budget(tmp_path: Path) -> None:
+    opened = book(tmp_path)
+    mine = opened.enter(PATIENTS)
+    grown = opened.enter([*PATIENTS, "another"])
+    overlapping = opened.enter([PATIENTS[0], "stranger"])
+    others = opened.enter(["stranger", "further"])
+    assert len({mine, grown, overlapping, others}) == 4
+    again = book(tmp_path)
+    assert again.apart(mine) == again.apart(grown) == {others}
+    assert again.apart(overlapping) == frozenset()
+    assert again.apart(others) == {mine, grown}
+
+
+def test_what_the_book_does_not_know_counts_as_the_same_patients(tmp_path: Path) -> None:
+    mine = book(tmp_path).enter(PATIENTS)
+    others = book(tmp_path).enter(["stranger"])
+    (tmp_path / "ledger.jsonl.patients").unlink()
+    assert book(tmp_path).enter(PATIENTS) == mine
+    assert others not in book(tmp_path).apart(mine)
+    assert book(tmp_path).apart(others) == frozenset()
+    assert book(tmp_path).patients(others) is None
+
+
+def test_the_book_names_nobody_and_another_key_makes_other_fingerprints(tmp_path: Path) -> None:
+    mine = book(tmp_path).enter(PATIENTS)
+    content = (tmp_path / "ledger.jsonl.patients").read_bytes()
+    assert mine.encode() not in content
+    assert all(patient.encode() not in content for patient in PATIENTS)
+    assert (tmp_path / "ledger.jsonl.patients").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "other").mkdir()
+    assert book(tmp_path / "other", fixed_key(1).derive(KEY_PURPOSE)).enter(PATIENTS) != mine
+
+
+def test_a_damaged_or_foreign_book_is_refused_by_name(tmp_path: Path) -> None:
+    book(tmp_path).enter(PATIENTS)
+    path = tmp_path / "ledger.jsonl.patients"
+    good = path.read_bytes()
+    for bad in (b"", good[:-1], good[:20] + bytes([good[20] ^ 1]) + good[21:]):
+        path.write_bytes(bad)
+        with pytest.raises(LedgerInvalid, match="patients is damaged"):
+            book(tmp_path)
+    path.write_bytes(good)
+    with pytest.raises(LedgerInvalid, match="another signing key"):
+        book(tmp_path, fixed_key(1).derive(KEY_PURPOSE))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageError):
+        book(tmp_path)
+
+
+def test_a_data_set_has_patients(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without patients"):
+        book(tmp_path).enter([])
+
+
+@given(st.sets(st.text(max_size=8), min_size=1, max_size=6), st.sets(st.text(max_size=8), min_size=1, max_size=6))
+def test_apart_is_exactly_no_patient_in_common(
+    tmp_path_factory: pytest.TempPathFactory, one: set[str], two: set[str]
+) -> None:
+    opened = book(tmp_path_factory.mktemp("book"))
+    first, second = opened.enter(one), opened.enter(two)
+    assert (first == second) == (one == two)
+    assert (second in opened.apart(first)) == (first in opened.apart(second)) == (not one & two)
+
+
+def test_derived_keys_differ_by_purpose_and_tell_nothing_of_the_key() -> None:
+    key = fixed_key(7)
+    assert key.derive("a") == key.derive("a") != key.derive("b")
+    assert key.derive("a") != fixed_key(8).derive("a")
+    assert len(key.derive("a")) == 32
+    assert key.derive("a") not in key.to_private_bytes()
