@@ -154,8 +154,8 @@ class MetricsSection(Strict):
     #: Of each histogram of scores.
     bins: int = Field(default=40, ge=2, le=1000)
     noise_multiplier: float | None = Field(default=None, gt=0)
-    #: Public. Counts travel divided by it, so that they fit the encryption beside everything else: a hospital's counts
-    #: are cut at this times the channel's bound, and exact ones come out whole if sums err by less than half its inverse.
+    #: Public. Counts travel divided by it, so that they fit the encryption beside everything else. A hospital's counts
+    #: are cut at this times the channel's bound; exact ones come out whole if sums err by less than half its inverse.
     divisor: int = Field(default=500, ge=1, le=2**24)
 
     @model_validator(mode="after")

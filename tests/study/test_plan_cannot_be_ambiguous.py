@@ -39,6 +39,40 @@ def test_a_wrong_value_is_refused_and_named(path: str, value: object, named: str
         parse_plan(changed(path, value))
 
 
+METRICS = {"name": "metrics", "length": 12, "bound": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "channel", "rounds", "named"),
+    [
+        ({"release": "pooled", "bins": 2}, None, 4, "go together"),
+        (None, METRICS, 4, "go together"),
+        ({"release": "pooled", "bins": 3}, METRICS, 4, "12 values, 16 are needed"),
+        ({"release": "pooled", "bins": 2}, METRICS, 1, "at least two rounds"),
+        ({"release": "pooled", "bins": 2, "noise_multiplier": 4.0}, METRICS, 4, "noise_multiplier"),
+        ({"release": "noised", "bins": 2}, METRICS, 4, "noise_multiplier"),
+        ({"release": "clear", "bins": 2}, METRICS, 4, "metrics.release"),
+    ],
+)
+def test_metrics_that_contradict_the_plan_are_refused(metrics: Any, channel: Any, rounds: int, named: str) -> None:
+    values = copy.deepcopy(VALUES)
+    values["study"]["rounds"] = rounds
+    values["metrics"] = metrics
+    values["channels"] += [channel] if channel else []
+    with pytest.raises(InvalidPlan, match=named):
+        parse_plan(values)
+
+
+def test_a_plan_that_measures_does_so_in_a_last_round_that_trains_nothing() -> None:
+    values = copy.deepcopy(VALUES)
+    assert parse_plan(values).measuring_round is None
+    values["metrics"] = {"release": "pooled", "bins": 2}
+    values["channels"].append(METRICS)
+    plan = parse_plan(values)
+    assert (plan.measuring_round, plan.training_rounds) == (3, 3)
+    assert plan.largest_sum == max(8.0 * sum(plan.weights.values()), 3 * 1.0)
+
+
 def test_a_tier_without_its_privacy_section_is_refused() -> None:
     values = copy.deepcopy(VALUES)
     del values["privacy"]["large"]

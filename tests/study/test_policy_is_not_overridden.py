@@ -8,7 +8,7 @@ import pytest
 from plans import VALUES, example_plan
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
-from secure_fedhelp.study.policy import SitePolicy, broken_clauses, load_policy, require_allowed
+from secure_fedhelp.study.policy import SitePolicy, all_clauses, broken_clauses, load_policy, require_allowed
 
 PLAN = example_plan(aggregation__masks="repairing")
 
@@ -63,6 +63,32 @@ def test_research_metrics_need_the_policys_word() -> None:
     research = example_plan(study__mode="research", aggregation__masks="repairing")
     assert [b.clause for b in broken_clauses(SitePolicy(), research, "beta", None)] == ["metrics"]
     assert not broken_clauses(SitePolicy(metrics="research"), research, "beta", None)
+
+
+@pytest.mark.parametrize("word", ["local", "noised", "pooled", "research"])
+@pytest.mark.parametrize("asked", ["noised", "pooled"])
+def test_metrics_leave_only_as_the_policy_says(word: str, asked: str) -> None:
+    """Noised counts are the least, exact sums more: a policy's word allows what comes before it."""
+    noise = {"noise_multiplier": 5.0} if asked == "noised" else {}
+    channels = [*(c.model_dump() for c in PLAN.channels), {"name": "metrics", "length": 12, "bound": 1.0}]
+    metrics = {"release": asked, "bins": 2, **noise}
+    plan = example_plan(metrics=metrics, channels=channels, aggregation__masks="repairing")
+    order = ["local", "noised", "pooled", "research"]
+    broken = [b.clause for b in broken_clauses(SitePolicy(metrics=word), plan, "beta", None)]  # type: ignore[arg-type]
+    assert broken == ([] if order.index(word) >= order.index(asked) else ["metrics"])
+
+
+def test_a_lifetime_below_the_plans_budget_is_a_broken_clause_of_its_own() -> None:
+    plan = example_plan(aggregation__masks="repairing")
+    assert [b.clause for b in broken_clauses(SitePolicy(lifetime_epsilon=2.0), plan, "beta", None)] == [
+        "lifetime_epsilon"
+    ]
+    assert SitePolicy(largest_epsilon=2.5).lifetime == 2.5
+
+
+def test_every_clause_is_listed_whether_broken_or_not() -> None:
+    listed = {c.clause for c in all_clauses(SitePolicy(lifetime_epsilon=9.0), PLAN, "beta", None)}
+    assert listed == set(SitePolicy.model_fields)
 
 
 def test_all_broken_clauses_are_named_in_one_error() -> None:

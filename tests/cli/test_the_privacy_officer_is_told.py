@@ -1,0 +1,124 @@
+"""What is left of a budget, and what a plan asks that the policy does not allow: said before anything is signed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+from ledgers import channels
+from plans import example_plan
+from typer.testing import CliRunner
+
+from secure_fedhelp.cli.main import app
+from secure_fedhelp.errors import LedgerInvalid, PolicyViolation
+from secure_fedhelp.hospital.setup import init_hospital
+from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.identity.secret_source import SecretSource
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.privacy.mechanisms import planned_events
+from secure_fedhelp.study.plan import StudyPlan
+
+PLAN = example_plan(aggregation__masks="repairing")
+
+
+class Hospital:
+    """A folder with keys, and a plan file beside it."""
+
+    def __init__(self, root: Path, plan: StudyPlan = PLAN) -> None:
+        self.root, self.plan_file, self.plan = root / "beta", root / "plan.toml", plan
+        self.key_file = root / "beta.key"
+        init_hospital(self.root, "north", "beta", SecretSource(self.key_file))
+        dumped = plan.model_dump(mode="json", exclude_none=True)
+        self.plan_file.write_text(tomli_w.dumps(dumped), encoding="utf-8")
+        key = SigningKey.load(self.root / "keys" / "signing.key", open_lock(self.root, SecretSource(self.key_file)))
+        self.key = key
+        self.book = PatientBook(self.root / "ledger.jsonl", key.derive(KEY_PURPOSE))
+
+    def policy(self, text: str) -> None:
+        (self.root / "policy.toml").write_text(text, encoding="utf-8")
+
+    def spend(self, patients: list[str], rounds: int, plan: StudyPlan | None = None, reserve: bool = False) -> None:
+        dataset, plan = self.book.enter(patients), plan or self.plan
+        with Ledger.open(self.root / "ledger.jsonl", "beta", self.key, lambda: 1.0) as ledger:
+            for number in range(rounds):
+                events = planned_events(plan, "beta", number)
+                place = {"study": plan.hash, "delta": 1e-4, "dataset": dataset}
+                ledger.release(
+                    events,
+                    round=number,
+                    channels=channels(number),
+                    noise_source="system",
+                    **place,  # type: ignore[arg-type]
+                )
+            if reserve:
+                ledger.reserve(events, round=rounds, **place)  # type: ignore[arg-type]
+
+    def budget(self, *more: object) -> str:
+        result = CliRunner().invoke(
+            app,
+            ["hospital", "budget", "--folder", str(self.root), "--key-file", str(self.key_file), *map(str, more)],
+            catch_exceptions=False,
+        )
+        assert result.exit_code == 0, result.output
+        assert max(len(line) for line in result.output.splitlines()) <= 80
+        return result.output
+
+
+@pytest.fixture
+def beta(tmp_path: Path) -> Hospital:
+    return Hospital(tmp_path)
+
+
+def test_nothing_spent_is_said_and_the_whole_plan_fits(beta: Hospital) -> None:
+    said = beta.budget("--plan", beta.plan_file)
+    assert "Nothing has been spent or reserved." in said
+    assert "4 more round(s) of study lungs fit (4 planned)" in " ".join(said.split())
+
+
+def test_studies_on_the_same_patients_add_up_and_others_do_not(beta: Hospital) -> None:
+    rival = example_plan(study__name="rival")
+    beta.spend(["ann", "bob"], 2)
+    alone = beta.budget()
+    beta.spend(["bob", "eve"], 1, rival)
+    beta.spend(["zoe"], 1, rival, reserve=True)
+    rows = [line.split() for line in beta.budget().splitlines() if "%" in line]
+    first, second, third = rows
+    assert [row[1] for row in rows] == ["2", "2", "1"]
+    assert [row[3] for row in rows] == ["2", "1", "1"]
+    assert first[4] == second[4], "bob is in both"
+    assert float(third[4]) < float(alone.split("%")[0].split()[-3]) < float(first[4])
+    assert third[5:7] == ["to", third[6]]
+    assert float(third[6]) > float(third[4])
+
+
+def test_what_still_fits_follows_from_what_others_took(beta: Hospital) -> None:
+    beta.policy("largest_epsilon = 3.0\nlifetime_epsilon = 0.9\n")
+    beta.spend(["ann"], 1, example_plan(study__name="rival"))
+    left = int(beta.budget("--plan", beta.plan_file).split(" more round(s)")[0].split()[-1])
+    assert 0 <= left < 4
+    beta.policy("largest_epsilon = 3.0\nlifetime_epsilon = 90.0\n")
+    assert int(beta.budget("--plan", beta.plan_file).split(" more round(s)")[0].split()[-1]) > left
+
+
+def test_a_damaged_ledger_is_named(beta: Hospital) -> None:
+    beta.spend(["ann"], 2)
+    path = beta.root / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"steps":5', b'"steps":1', 1))
+    with pytest.raises(LedgerInvalid, match="entry 0"):
+        beta.budget()
+
+
+def test_every_broken_clause_is_shown_at_once_beside_those_that_hold(beta: Hospital) -> None:
+    command = ["hospital", "policy", "check", str(beta.plan_file), "--folder", str(beta.root)]
+    beta.policy("largest_epsilon = 1.0\nsmallest_cohort = 5\nchannels_allowed = []\n")
+    found = CliRunner().invoke(app, command)
+    assert isinstance(found.exception, PolicyViolation)
+    assert found.exception.exit_code == 4
+    assert "largest_epsilon, smallest_cohort, channels_allowed" in found.exception.message
+    assert found.output.count("BROKEN") == 3
+    assert found.output.count(" ok") >= 5
+    beta.policy("")
+    assert CliRunner().invoke(app, command).output.endswith("No clause is broken.\n")
