@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from studies import Study, quick_plan, study
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.data.tables import load_table, write_table
+from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidPlan
+from secure_fedhelp.hospital.preparation import prepare_membership, prepare_records
 from secure_fedhelp.learning.evaluation import evaluate
 from secure_fedhelp.learning.models import build
 from secure_fedhelp.privacy.ledger import read_ledger
+from secure_fedhelp.research.demo_setup import write_plan
+from secure_fedhelp.secagg.picker import check_sums
 from secure_fedhelp.study.plan import MetricsSection, parse_plan
 
 
@@ -27,8 +32,6 @@ def measuring(running: Study, **section: Any) -> dict[str, Records]:
     length = MetricsSection.model_validate(values["metrics"]).length(2)
     values["channels"].append({"name": "metrics", "length": length, "bound": 2.0})
     running.plan = parse_plan(values)
-    from secure_fedhelp.research.demo_setup import write_plan
-
     write_plan(running.run.plan, running.plan)
     aside = {}
     for name in running.names:
@@ -87,3 +90,36 @@ def test_noised_counts_are_paid_for_by_every_hospital(tmp_path: Path) -> None:
             assert last["events"] == [{"kind": "gaussian", "noise_multiplier": 30.0, "sensitivity": 3**0.5}]
             proofs = {c["name"]: c["mechanism"] for c in last["channels"]}
             assert proofs == {"metrics": "gaussian", "model-update": "public", "public-logits": "public"}
+
+
+def test_records_set_aside_are_named_and_of_other_patients(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3) as running:
+        aside = measuring(running, release="pooled")
+        name = running.names[1]
+        root = running.run.hospital(name).root
+        member = prepare_membership(root, running.run.plan, time.time())
+        assert prepare_records(member).patients == {
+            *load_table(root / "data" / "records.csv", running.plan.data).patients,
+            *aside[name].patients,
+        }
+        records = load_table(root / "data" / "records.csv", running.plan.data)
+        write_table(root / "data" / "held-out.csv", records.take(range(5)), running.plan.data)
+        with pytest.raises(InvalidData, match=r"held-out\.csv: 5 patient\(s\) are in the training records too"):
+            prepare_records(prepare_membership(root, running.run.plan, time.time()))
+        config = root / "hospital.toml"
+        config.write_text(config.read_text(encoding="utf-8").replace("held_out", "# held_out"), encoding="utf-8")
+        with pytest.raises(InvalidConfiguration, match="no held_out records are named"):
+            prepare_records(prepare_membership(root, running.run.plan, time.time()))
+        assert not (root / "ledger.jsonl").exists()
+
+
+def test_exact_counts_that_would_not_come_out_whole_are_refused_at_plan_time(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3) as running:
+        measuring(running, release="pooled")
+        check_sums(running.plan)
+        values = running.plan.model_dump(mode="json")
+        values["metrics"]["divisor"] = 5000
+        with pytest.raises(InvalidPlan, match="do not come out whole"):
+            check_sums(parse_plan(values))
+        values["metrics"] |= {"release": "noised", "noise_multiplier": 9.0}
+        check_sums(parse_plan(values))
