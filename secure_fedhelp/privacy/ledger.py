@@ -30,12 +30,12 @@ from secure_fedhelp.errors import LedgerInvalid, LedgerLocked, StorageError
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.entries import (
     ChannelRelease,
+    History,
     LedgerEntry,
     Release,
     Reservation,
     check_history,
     check_line,
-    check_lines,
     committed,
     parse_entry,
     signed_line,
@@ -266,17 +266,23 @@ def read_ledger(path: Path, public_hex: str | None = None) -> list[LedgerEntry]:
     ``public_hex`` None takes the key the file itself names: then it is consistent, but may be anybody's. Raises
     LedgerInvalid naming file, entry and reason, also for a torn last line, and StorageError if it cannot be read.
     """
+    return read_history(path, public_hex).entries
+
+
+def read_history(path: Path, public_hex: str | None = None) -> History:
+    """As :func:`read_ledger`, with the hash of each line."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read the ledger {path}: {error.strerror}", "Check the path.") from error
-    if content and not content.endswith(b"\n"):
+    *lines, torn = content.split(b"\n")
+    if torn:
         raise LedgerInvalid(
-            f"{path}: the last line is torn (no line feed)",
+            f"{path}: entry {len(lines)}: the last line is torn (no line feed)",
             "A crash of the hospital leaves this, as may a copy made during a write. Start the hospital's client once: "
             "it repairs the file; then copy it again.",
         )
-    return check_lines(content.split(b"\n")[:-1], str(path), public_hex)
+    return check_history(lines, str(path), public_hex)
 
 
 def _read_all(file: int) -> bytes:
