@@ -19,6 +19,18 @@ SMALLEST_SHARE = 0.5
 SMALLEST_EXPECTED_BATCH = 1.0
 
 
+def shortfall(records: Records, plan: StudyPlan, hospital: str) -> str | None:
+    """What to tell a hospital that has fewer patients than the plan declares for it, and enough to take part; or None.
+    """
+    nominal = plan.hospital(hospital).nominal_patients
+    if records.n_patients >= nominal:
+        return None
+    return (
+        f"note: {records.n_patients} patients here, the plan declares {nominal}. The privacy guarantee is the same; "
+        f"batches are smaller beside the same noise, so less is learnt. Nothing of this leaves."
+    )
+
+
 def check_records(records: Records, plan: StudyPlan, hospital: str) -> None:
     """Raise InvalidData (shape, unknown class), OneClassOnly or TooFewPatients, or return."""
     if records.inputs.shape[1:] != plan.data.input_shape:

@@ -66,6 +66,11 @@ def take_part(
         return
     write_status(member.folder.status, "loading data and model", {})
     records = prepare_records(member)
+    from secure_fedhelp.data.checks import shortfall
+
+    fewer = shortfall(records.private, member.plan, member.config.name)
+    if fewer is not None:
+        say(fewer)
     check_accounting(member)
     teacher = ask_teacher(member, records.public, clock, sleep)
     from secure_fedhelp.learning.methods.fedhelp import FedHelp

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_fedhelp.data.checks import check_records
+from secure_fedhelp.data.checks import check_records, shortfall
 from secure_fedhelp.data.records import PublicSet, Records, public_hash
 from secure_fedhelp.errors import InvalidData, OneClassOnly, PublicSetMismatch, TooFewPatients
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
@@ -142,6 +142,12 @@ def test_too_few_patients_are_refused_however_many_records_they_have() -> None:
     with pytest.raises(TooFewPatients, match="4 patients"):
         check_records(records([0, 1] * 20, ["a", "b", "c", "d"] * 10), plan(nominal=10), "one")
     check_records(records([0, 1] * 20, ["a", "b", "c", "d", "e"] * 8), plan(nominal=10), "one")
+
+
+def test_fewer_patients_than_declared_are_told_before_anything_is_spent() -> None:
+    seven = records([0, 1] * 20, [f"p{i % 7}" for i in range(40)])
+    assert "7 patients here, the plan declares 10" in (shortfall(seven, plan(nominal=10), "one") or "")
+    assert shortfall(seven, plan(nominal=7), "one") is None
 
 
 def test_a_rate_that_draws_nobody_is_refused() -> None:
