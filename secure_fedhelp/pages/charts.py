@@ -150,7 +150,7 @@ def bar_chart(
     description: str,
     series: Sequence[tuple[str, str]],
     rows: Sequence[Row],
-    form: Callable[[int], str],
+    form: Callable[[float], str],
 ) -> Markup:
     """Bars for each row, one a series (label, CSS class), with its value at the end of the bar."""
     left, right, legend, bar = 8, 74, 26, 9
@@ -169,10 +169,41 @@ def bar_chart(
         for place, (value, (_, style)) in enumerate(zip(row.values, series, strict=True)):
             y = top + 4 + (bar + 4) * place
             end = left if value is None else max(x_of(value), left + 1)
-            words = "not known" if value is None else form(int(value))
+            words = "not known" if value is None else form(value)
             parts.append(Markup('<rect x="{}" y="{}" width="{:.1f}" height="{}" class="{}"/>').format(
                 left, y, end - left, bar, style))  # fmt: skip
             parts.append(_text(end + 6, y + bar, words, "start"))
+    return _svg(ident, title, description, height, parts)
+
+
+def grid_chart(
+    ident: str,
+    title: str,
+    description: str,
+    columns: str,
+    series: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, Sequence[int | None]]],
+) -> Markup:
+    """A cell for each row and column, drawn as the numbered series (label, CSS class) or empty; ``columns`` names the
+    columns, which count from 1."""
+    left, right, legend, row_height = 100, 8, 28, 20
+    many = max((len(cells) for _, cells in rows), default=0) or 1
+    step = (WIDTH - left - right) / many
+    size = min(step * 0.8, 12.0)
+    height = legend + row_height * len(rows) + 30
+    parts = []
+    for number, (label, style) in enumerate(series):
+        x = left + 92.0 * number
+        parts += [_cell(x + 5, 12, 10, style), _text(x + 15, 16, label, "start")]
+    for number, (label, cells) in enumerate(rows):
+        middle = legend + row_height * number + row_height / 2
+        parts.append(_text(0, middle + 4, cut(label, 15), "start", "name"))
+        for place, cell in enumerate(cells):
+            if cell is not None:
+                parts.append(_cell(left + step * (place + 0.5), middle, size, series[cell][1]))
+    for column in _spaced(range(many), 10):
+        parts.append(_text(left + step * (column + 0.5), height - 16, f"{column + 1:g}", "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 2, columns, "middle"))
     return _svg(ident, title, description, height, parts)
 
 
@@ -226,6 +257,12 @@ def _spaced(values: Sequence[float], most: int) -> list[float]:
 def _h_grid(y: float, left: float, right: float, words: str) -> Markup:
     line = Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="grid"/>').format(left, right, y, y)
     return line + _text(left - 6, y + 4, words, "end")
+
+
+def _cell(x: float, y: float, size: float, style: str) -> Markup:
+    return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}"/>').format(
+        x - size / 2, y - min(size, 12) / 2, size, min(size, 12), style
+    )
 
 
 def _text(x: float, y: float, words: str, anchor: str, style: str = "") -> Markup:

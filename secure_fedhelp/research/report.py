@@ -121,7 +121,9 @@ def _traffic(summary: Summary) -> tuple[str, Markup] | None:
         for row in rows
     )
     caption = "Bytes of the whole study, encrypted, beside what the same values sent as plain float32 would take."
-    return caption, charts.bar_chart("figure-bytes", "Bytes against float32", said, series, rows, wording.size)
+    return caption, charts.bar_chart(
+        "figure-bytes", "Bytes against float32", said, series, rows, lambda v: wording.size(int(v))
+    )
 
 
 def _lines(summary: Summary, value: Callable[[RoundSummary], float | None]) -> list[charts.Line]:

@@ -86,7 +86,7 @@ def test_a_higher_value_is_drawn_higher_and_further_right() -> None:
 
 def test_bars_are_as_long_as_their_values_and_unknown_ones_say_so() -> None:
     rows = [charts.Row("a", (100.0, 50.0)), charts.Row("b", (None, 0.0))]
-    svg = charts.bar_chart("x", "title", "text", (("up", "s"), ("down", "t")), rows, lambda v: f"{v} bytes")
+    svg = charts.bar_chart("x", "title", "text", (("up", "s"), ("down", "t")), rows, lambda v: f"{v:g} bytes")
     widths = numbers(svg, "width")[2:]  # after the two of the legend
     assert widths[0] == pytest.approx(2 * widths[1])
     assert widths[2:] == [0.0, 1.0]

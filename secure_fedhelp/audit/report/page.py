@@ -1,0 +1,49 @@
+"""``audit.html``: one self-contained page, drawn from the report's content and nothing else.
+
+No script, no font, no picture from elsewhere; the page's own content security policy forbids them. All values are
+escaped by Jinja2 or :mod:`markupsafe`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import groupby
+
+from secure_fedhelp.audit.report import words
+from secure_fedhelp.audit.report.figures import figures
+from secure_fedhelp.audit.report.layout import SECTIONS
+from secure_fedhelp.audit.report.model import AuditReport, Control, Link, to_json
+from secure_fedhelp.pages import numbers
+from secure_fedhelp.pages.html import environment
+from secure_fedhelp.study.canonical import sha256_hex
+
+_STATES = {"holds": "✓ Checked here, holds", "failed": "✗ Checked here, failed", "unchecked": "Not checked here"}
+_KINDS = {"check": "Checks:", "file": "Files:", "section": "See", "figure": "See", "test": "Tests:"}
+
+
+def render(report: AuditReport) -> str:
+    """The page as HTML."""
+    return (
+        environment("secure_fedhelp.audit.report")
+        .get_template("audit.html")
+        .render(
+            r=report,
+            w=words,
+            n=numbers,
+            sections=SECTIONS,
+            figures=figures(report),
+            states=_STATES,
+            evidence=_evidence,
+            total=sum(len(check.results) for check in report.checks),
+            rounds=sorted({p.round for b in report.budgets for p in b.curve}),
+            limits=[(group, list(of)) for group, of in groupby(report.limits, key=lambda limit: limit.group)],
+            day=lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%d %B %Y, %H:%M} UTC".lstrip("0"),
+            json_sha256=sha256_hex(to_json(report)),
+        )
+    )
+
+
+def _evidence(control: Control) -> list[tuple[str, list[Link]]]:
+    """A control's links by what they point to, in words."""
+    groups = groupby(control.evidence, key=lambda link: _KINDS[link.anchor.split("-")[0]])
+    return [(what, list(links)) for what, links in groups]
