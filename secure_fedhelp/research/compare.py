@@ -34,7 +34,7 @@ from secure_fedhelp.study.plan import StudyPlan
 
 if TYPE_CHECKING:
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
-    from secure_fedhelp.privacy.mechanisms import Mechanism, paid
+    from secure_fedhelp.privacy.mechanisms import Mechanism
     from secure_fedhelp.privacy.noise import NoiseSource
 
 #: What is compared, in the order it is printed.
@@ -138,6 +138,7 @@ def run_in_process(
     """
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
     from secure_fedhelp.privacy.accountant import epsilon
+    from secure_fedhelp.privacy.mechanisms import paid
 
     methods = {
         name: FedHelp(plan, name, records, study.public, teacher, noise_of(name))

@@ -50,7 +50,7 @@ def died(call):
 
 folder, plan, address, moment = sys.argv[1:]
 if moment == "spooled-not-spent":
-    Ledger.append = dies(Ledger.append, lambda ledger, event, **named: named["round"] == 1)
+    Ledger.release = dies(Ledger.release, lambda ledger, event, **named: named["round"] == 1)
 if moment == "spent-not-encrypted":
     agent.make_upload = dies(agent.make_upload, lambda plan, hospital, number, *rest: number == 1)
 if moment == "encrypted-not-uploaded":

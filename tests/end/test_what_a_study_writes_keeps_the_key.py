@@ -103,7 +103,7 @@ def test_nothing_else_that_is_written_in_clear_is_long_enough(finished: tuple[St
     running, _ = finished
     degree = plan_profile(running.plan).ring_degree
     folder = running.run.hospital(NAME)
-    for path in [*folder.root.glob("*.json*"), *folder.models.glob("*.json")]:
+    for path in [*folder.root.glob("*.json"), *folder.root.glob("*.jsonl"), *folder.models.glob("*.json")]:
         text = path.read_text(encoding="utf-8")
         figures = sum(part.count(".") for part in text.split(","))
         assert figures < degree, path
