@@ -1,14 +1,51 @@
-"""Epsilon recomputed from a ledger file alone: no keys, no data, no trust in whoever claimed it."""
+"""Epsilon recomputed from ledger files alone: no keys, no data, no trust in whoever claimed it.
+
+A ledger's releases are added up by study and data set, and all together: whether two data sets share patients is the
+hospital's secret, so the figure that holds for every patient counts them all. Open reservations, which may yet be
+spent, are shown apart. A patient whose records lie at several hospitals is protected by what all their ledgers add up
+to: nobody else knows, so the figure is sequential composition of everything given.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from secure_fedhelp.errors import InvalidPlan, LedgerInvalid
 from secure_fedhelp.identity.signing import ledger_key
-from secure_fedhelp.privacy.accountant import cross_check
-from secure_fedhelp.privacy.entries import releases, spent
+from secure_fedhelp.privacy.accountant import CrossCheck, cross_check, epsilon
+from secure_fedhelp.privacy.entries import LedgerEntry, committed, open_reservations, releases, spent
 from secure_fedhelp.privacy.ledger import read_ledger
+from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some entries of a ledger add up to at ``delta``: those of one study and data set, or all (None)."""
+
+    study: str | None
+    dataset: str | None
+    delta: float
+    releases: int
+    #: Open ones.
+    reservations: int
+    #: Epsilon of the releases.
+    spent: CrossCheck
+    #: With the open reservations, by PLD.
+    committed: float
+
+
+@dataclass(frozen=True)
+class ExactRelease:
+    """Exact counts that left inside an opened sum: no differential privacy, and no epsilon."""
+
+    entry: int
+    study: str
+    round: int
+    channels: tuple[str, ...]
+    smallest_cohort: int
 
 
 @dataclass(frozen=True)
@@ -17,35 +54,99 @@ class EpsilonReport:
 
     hospital: str
     unit: str
-    delta: float
     entries: int
-    pld: float
-    rdp: float
     #: The key that signed the file, and where its noise came from; empty for a ledger without entries.
     public_key: str
     noise_sources: tuple[str, ...]
+    total: Part
+    #: By study and data set, in order of first use.
+    parts: tuple[Part, ...] = ()
+    exact: tuple[ExactRelease, ...] = ()
+    #: What all releases cost, and what open reservations may yet, for adding it to what other ledgers hold.
+    events: tuple[DpSgd | Gaussian, ...] = field(default=(), repr=False)
+    reserved: tuple[DpSgd | Gaussian, ...] = field(default=(), repr=False)
+
+    @property
+    def delta(self) -> float:
+        return self.total.delta
+
+    @property
+    def pld(self) -> float:
+        return self.total.spent.pld
+
+    @property
+    def rdp(self) -> float:
+        return self.total.spent.rdp
 
 
-def recompute(path: Path, public_hex: str | None = None, delta: float | None = None) -> EpsilonReport:
-    """Verify the ledger at ``path`` and compose everything in it, whatever its study.
+def recompute(
+    path: Path, public_hex: str | None = None, delta: float | None = None, prv: bool = False
+) -> EpsilonReport:
+    """Verify the ledger at ``path`` and compose what is in it.
 
     ``public_hex`` is the hospital's signing key of either suite, if the auditor has it from a card; None takes the one
-    the file names.
-    ``delta`` None takes the smallest of the entries', which gives the largest epsilon. Raises LedgerInvalid,
-    StorageError if it cannot be read, AccountantDisagreement if the two accountants contradict each other.
+    the file names. ``delta`` None takes the smallest of the entries', which gives the largest epsilon. ``prv`` asks
+    Opacus' accountants (RDP and PRV), which takes torch, instead of dp-accounting's RDP. Raises LedgerInvalid,
+    StorageError if it cannot be read, AccountantDisagreement if the accountants contradict each other.
     """
     entries = read_ledger(path, None if public_hex is None else ledger_key(public_hex))
     if not entries:
-        return EpsilonReport("(no entries)", "patient", delta or 0.0, 0, 0.0, 0.0, "", ())
-    used = min(e.delta for e in entries) if delta is None else delta
-    both = cross_check(spent(entries), used, by="dp-accounting")
+        nothing = Part(None, None, delta or 0.0, 0, 0, CrossCheck(0.0, 0.0), 0.0)
+        return EpsilonReport("(no entries)", "patient", 0, "", (), nothing)
+    try:
+        groups = dict.fromkeys((e.study, e.dataset) for e in entries)
+        parts = [_part([e for e in entries if (e.study, e.dataset) == g], *g, delta, prv) for g in groups]
+        total = _part(entries, None, None, delta, prv)
+    except InvalidPlan as error:
+        raise LedgerInvalid(f"{path}: {error.message}", "State epsilon at another delta with --delta.") from error
     return EpsilonReport(
         hospital=entries[0].hospital,
         unit=entries[0].unit,
-        delta=used,
         entries=len(entries),
-        pld=both.pld,
-        rdp=both.rdp,
         public_key=entries[0].public_key,
         noise_sources=tuple(sorted({e.noise_source for e in releases(entries)})),
+        total=total,
+        parts=tuple(parts),
+        exact=exact_releases(entries),
+        events=tuple(spent(entries)),
+        reserved=tuple(paid(event for r in open_reservations(entries) for event in r.events)),
     )
+
+
+def everywhere(reports: Sequence[EpsilonReport], delta: float | None = None, prv: bool = False) -> Part:
+    """What all these ledgers add up to for a patient who is in each of them; ``delta`` None: the smallest of theirs."""
+    used = min((r.delta for r in reports if r.entries), default=1e-5) if delta is None else delta
+    events, waiting = [e for r in reports for e in r.events], [e for r in reports for e in r.reserved]
+    both = cross_check(events, used, by="opacus" if prv else "dp-accounting")
+    counts = sum(r.total.releases for r in reports), sum(r.total.reservations for r in reports)
+    return Part(None, None, used, *counts, both, epsilon([*events, *waiting], used))
+
+
+def exact_releases(entries: Iterable[LedgerEntry]) -> tuple[ExactRelease, ...]:
+    """Every release of exact counts: what no epsilon stands for."""
+    return tuple(
+        ExactRelease(
+            entry=entry.index,
+            study=entry.study,
+            round=entry.round,
+            channels=tuple(c.name for c in entry.channels if c.mechanism == "pooled-exact"),
+            smallest_cohort=event.smallest_cohort,
+        )
+        for entry in releases(entries)
+        for event in entry.events
+        if isinstance(event, PooledExact)
+    )
+
+
+def shown(value: float) -> str:
+    """An epsilon for people: four digits, rounded up, so that no table says less than was spent."""
+    return f"{math.ceil(value * 1e4 - 1e-9) / 1e4:.4f}" if math.isfinite(value) else "infinite"
+
+
+def _part(
+    entries: Sequence[LedgerEntry], study: str | None, dataset: str | None, delta: float | None, prv: bool
+) -> Part:
+    used = min(e.delta for e in entries) if delta is None else delta
+    both = cross_check(spent(entries), used, by="opacus" if prv else "dp-accounting")
+    counts = len(releases(entries)), len(open_reservations(entries))
+    return Part(study, dataset, used, *counts, both, epsilon(committed(entries), used))

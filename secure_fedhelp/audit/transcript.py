@@ -15,14 +15,21 @@ __all__ = ["read_transcript", "verify_transcript", "witnessed_heads"]
 def read_transcript(
     path: Path, coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan: StudyPlan
 ) -> list[TranscriptEntry]:
-    """The verified entries of ``transcript.jsonl``; TranscriptInvalid, or StorageError if it cannot be read."""
+    """The verified entries of ``transcript.jsonl``.
+
+    Raises TranscriptInvalid naming file, entry and reason, and StorageError if it cannot be read.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read the transcript {path}: {error.strerror}", "Check the path.") from error
-    if content and not content.endswith(b"\n"):
+    *lines, torn = content.split(b"\n")
+    if torn:
         raise TranscriptInvalid(
-            f"{path}: the last line is torn (no line feed)", "Start the coordinator once: it completes the file."
+            f"{path}: transcript entry {len(lines)}: the last line is torn (no line feed)",
+            "Start the coordinator once: it completes the file.",
         )
-    lines = content.split(b"\n")[:-1]
-    return verify_transcript(lines, coordinator_public_hex, member_public_hex, plan)
+    try:
+        return verify_transcript(lines, coordinator_public_hex, member_public_hex, plan)
+    except TranscriptInvalid as error:
+        raise type(error)(f"{path}: {error.message}", error.hint) from error

@@ -1,8 +1,15 @@
 """Everything a finished run claims, checked from its files: what an auditor does who trusts nobody.
 
 The files, under one folder: ``plan.toml``, ``ca.crt`` (or ``consortium/ca.crt``), ``coordinator/roster.json`` (a member
-card by name), ``coordinator/transcript.jsonl``, and ``hospitals/NAME/ledger.jsonl``. No private key and no record is
-read. Each check ends in a :class:`Finding`; one that cannot be made because an earlier one failed is a failure too.
+card by name), ``coordinator/transcript.jsonl``, ``hospitals/NAME/ledger.jsonl``, and, where they are given, the site
+policies ``hospitals/NAME/policy.toml`` (with ``hospital.toml``, which names a foundation server). No private key and no
+record is read. Each check ends in a :class:`Finding`; one that cannot be made because an earlier one failed is a
+failure too. A failure names the file, the entry in it (from 0) with its round (from 1), and the reason.
+
+What is cut off the end of a file does not break its chain. Each upload witnesses its hospital's ledger, so a ledger
+that lost a release whose upload was published does not go on from it; what came later (a reservation, say) has released
+nothing. The last transcript entry is witnessed by the ledgers: so many of them hold a release of a round that no entry
+publishes as the round would have needed. That is also what a study leaves that ended, or still is, in that round.
 
 What this cannot see: whether a hospital ran the mechanism its ledger names. Its ledger is a signed statement; what the
 statement adds up to, and that it was not changed after the fact, is what is proven here.
@@ -11,24 +18,24 @@ statement adds up to, and that it was not changed after the fact, is what is pro
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec
 
+from secure_fedhelp.audit import ledgers
 from secure_fedhelp.audit.transcript import read_transcript
-from secure_fedhelp.errors import FedHelpError, LedgerInvalid, StorageError, TranscriptInvalid
+from secure_fedhelp.errors import FedHelpError, LedgerInvalid, PolicyViolation, StorageError, TranscriptInvalid
+from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.identity.cards import MemberCard, check_card
-from secure_fedhelp.identity.signing import ledger_key
-from secure_fedhelp.privacy.accountant import cross_check, within_budget
-from secure_fedhelp.privacy.entries import LedgerEntry, releases, spent
-from secure_fedhelp.privacy.ledger import read_ledger
-from secure_fedhelp.privacy.mechanisms import planned_events
+from secure_fedhelp.privacy.entries import LedgerEntry, releases
+from secure_fedhelp.privacy.ledger import read_history
 from secure_fedhelp.secagg.picker import plan_profile
-from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
+from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan, load_plan
-from secure_fedhelp.wire.messages import UploadHeader
+from secure_fedhelp.study.policy import SitePolicy, broken_clauses
 from secure_fedhelp.wire.transcript import TranscriptEntry
 
 Steps = ParamSpec("Steps")
@@ -53,11 +60,18 @@ class Run:
     findings: list[Finding] = field(default_factory=list)
     cards: dict[str, MemberCard] = field(default_factory=dict)
     ledgers: dict[str, list[LedgerEntry]] = field(default_factory=dict)
+    #: SHA-256 of each line of each ledger.
+    heads: dict[str, list[str]] = field(default_factory=dict)
+    policies: dict[str, SitePolicy] = field(default_factory=dict)
     transcript: list[TranscriptEntry] = field(default_factory=list)
     transcript_verified: bool = False
 
     def ledger_path(self, hospital: str) -> Path:
         return self.folder / "hospitals" / hospital / "ledger.jsonl"
+
+    @property
+    def transcript_path(self) -> Path:
+        return self.folder / "coordinator" / "transcript.jsonl"
 
     def check(
         self, subject: str, check: str, step: Callable[Steps, str], *args: Steps.args, **named: Steps.kwargs
@@ -66,7 +80,9 @@ class Run:
         try:
             self.findings.append(Finding(subject, check, True, step(*args, **named)))
         except FedHelpError as error:
-            self.findings.append(Finding(subject, check, False, f"{type(error).__name__}: {error.message}"))
+            # Files are named as the run has them: the folder's own path says nothing, and differs between auditors.
+            message = error.message.replace(f"{self.folder}/", "")
+            self.findings.append(Finding(subject, check, False, f"{type(error).__name__}: {message}"))
 
 
 def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Finding]:
@@ -86,17 +102,24 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
     run = Run(folder, load_plan(folder / "plan.toml"))
     authority = ca_pem if ca_pem is not None else run_authority(folder)
     names = [h.name for h in run.plan.hospitals]
+    run.check("plan", "read and hashed", lambda: run.plan.hash)
     for name in names:
         run.check(name, "ledger unbroken", _check_ledger, run, name)
     when = max((float(e.time) for entries in run.ledgers.values() for e in entries), default=now)
     run.check("roster", "cards under the CA", _check_cards, run, authority, when)
     run.check("coordinator", "transcript unbroken", _check_transcript, run)
+    run.check("coordinator", "no round left out", _check_complete, run)
     for entry in run.transcript:
-        run.check(f"round {entry.round + 1}", "as the plan says", _check_round, run.plan, entry)
+        run.check(f"round {entry.round + 1}", "as the plan says", _check_round, run, entry)
     for name in names:
         run.check(name, "ledger is its own", _check_owner, run, name)
+        run.check(name, "releases as planned", _of_ledger, run, name, ledgers.check_planned)
         run.check(name, "uploads paid for", _check_paid, run, name)
-        run.check(name, "epsilon in budget", _check_budget, run, name)
+        run.check(name, "epsilon in budget", _of_ledger, run, name, ledgers.check_budget)
+        if (folder / "hospitals" / name / "policy.toml").is_file():
+            run.check(name, "the policy allows the plan", _check_policy, run, name)
+        if name in run.policies:
+            run.check(name, "lifetime within the policy", _check_lifetime, run, name)
     return run
 
 
@@ -106,8 +129,29 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
 def _check_ledger(run: Run, name: str) -> str:
     if not run.ledger_path(name).exists():
         return "no ledger: nothing was released"  # an upload without one is found below
-    entries = run.ledgers[name] = read_ledger(run.ledger_path(name))
-    return f"{len(entries)} entries"
+    history = read_history(run.ledger_path(name))
+    run.ledgers[name], run.heads[name] = history.entries, history.heads
+    return f"{len(history.entries)} entries"
+
+
+def _entries(run: Run, name: str) -> list[LedgerEntry]:
+    if name not in run.ledgers and run.ledger_path(name).exists():
+        raise LedgerInvalid("the ledger is broken, so nothing in it can be relied on")
+    return run.ledgers.get(name, [])
+
+
+def _of_ledger(run: Run, name: str, check: Callable[[Sequence[LedgerEntry], StudyPlan, str], str]) -> str:
+    with _naming(run.ledger_path(name)):
+        return check(_entries(run, name), run.plan, name)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What is raised inside names the file, too."""
+    try:
+        yield
+    except FedHelpError as error:
+        raise type(error)(f"{path}: {error.message}", error.hint) from error
 
 
 def _check_cards(run: Run, authority: bytes, when: float) -> str:
@@ -132,16 +176,41 @@ def _check_cards(run: Run, authority: bytes, when: float) -> str:
 
 
 def _check_transcript(run: Run) -> str:
-    path = run.folder / "coordinator" / "transcript.jsonl"
-    entries = read_transcript(path, _coordinator_key(run), _member_keys(run), run.plan)
-    if len(entries) > run.plan.study.rounds:
-        raise TranscriptInvalid(f"{len(entries)} rounds, the plan has {run.plan.study.rounds}")
+    entries = read_transcript(run.transcript_path, _coordinator_key(run), _member_keys(run), run.plan)
+    if (planned := run.plan.study.rounds) < len(entries):
+        where = f"{run.transcript_path}: transcript entry {planned}"
+        raise TranscriptInvalid(f"{where}: {len(entries)} rounds, the plan has {planned}")
     run.transcript = entries
     run.transcript_verified = True
     return f"{len(entries)} of {run.plan.study.rounds} rounds"
 
 
-def _check_round(plan: StudyPlan, entry: TranscriptEntry) -> str:
+def _check_complete(run: Run) -> str:
+    """No round that the ledgers say took place is missing at the transcript's end (see the top of this file)."""
+    if not run.transcript_verified:
+        raise TranscriptInvalid("without a valid transcript nobody knows which rounds there were")
+    after: dict[int, list[str]] = {}
+    for name, entries in run.ledgers.items():
+        for number in {e.round for e in releases(entries) if e.study == run.plan.hash}:
+            if number >= len(run.transcript):
+                after.setdefault(number, []).append(name)
+    for number, names in sorted(after.items()):
+        if len(names) >= run.plan.aggregation.minimum_cohort:
+            raise TranscriptInvalid(
+                f"{run.transcript_path}: transcript entry {number}: missing: the ledgers of {', '.join(names)} hold "
+                f"releases of round {number + 1}. The entry was dropped, or the study ended (or is) in this round"
+            )
+    return f"{len(run.transcript)} published"
+
+
+def _check_round(run: Run, entry: TranscriptEntry) -> str:
+    try:
+        return _as_planned(run.plan, entry)
+    except TranscriptInvalid as error:
+        raise TranscriptInvalid(f"{run.transcript_path}: transcript entry {entry.round}: {error.message}") from error
+
+
+def _as_planned(plan: StudyPlan, entry: TranscriptEntry) -> str:
     chosen, count = plan_profile(plan), len(entry.cohort)
     if count < plan.aggregation.minimum_cohort:
         raise TranscriptInvalid(f"a cohort of {count}, the plan says at least {plan.aggregation.minimum_cohort}")
@@ -157,60 +226,33 @@ def _check_round(plan: StudyPlan, entry: TranscriptEntry) -> str:
 
 
 def _check_owner(run: Run, name: str) -> str:
-    entries, card = run.ledgers.get(name), run.cards.get(name)
-    if not entries:
-        return "no entries"
-    if card is None:
-        raise LedgerInvalid(f"{name} has a ledger, but no card in the roster says whose key signed it")
-    if (entries[0].hospital, entries[0].public_key) != (name, ledger_key(card.signing_key)):
-        raise LedgerInvalid(
-            f"the ledger is of {entries[0].hospital} with key {entries[0].public_key[:16]}, not {name}'s"
-        )
-    return f"key {card.signing_key[:16]}"
+    card = run.cards.get(name)
+    with _naming(run.ledger_path(name)):
+        return ledgers.check_owner(_entries(run, name), name, None if card is None else card.signing_key)
 
 
 def _check_paid(run: Run, name: str) -> str:
     if not run.transcript_verified:
         raise TranscriptInvalid("without a valid transcript nothing witnesses this ledger")
-    entries, heads = run.ledgers.get(name, []), [GENESIS]
-    if entries:
-        heads += [sha256_hex(line) for line in run.ledger_path(name).read_bytes().split(b"\n")[:-1]]
     uploads = [u.header for e in run.transcript for u in e.cohort if u.hospital == name]
-    for header in uploads:
-        _check_upload(run.plan, header, entries, heads)
-    return f"{len(uploads)} uploads, {len(entries)} entries" if entries or uploads else "no uploads"
+    with _naming(run.ledger_path(name)):
+        return ledgers.check_paid(run.plan, uploads, _entries(run, name), run.heads.get(name, []))
 
 
-def _check_upload(plan: StudyPlan, header: UploadHeader, entries: Sequence[LedgerEntry], heads: Sequence[str]) -> None:
-    """The ledger still begins as the upload witnessed it, and held an entry that paid for that very upload."""
-    before = header.ledger_entries
-    if before >= len(heads) or heads[before] != header.ledger_head:
-        raise LedgerInvalid(
-            f"round {header.round + 1} witnessed {before} entries with head {header.ledger_head[:16]}; "
-            f"the ledger has {len(entries)} and does not go on from them"
-        )
-    events = planned_events(plan, header.hospital, header.round)
-    channels = {c.name for c in plan.channels}
-    for entry in releases(entries[:before]):
-        same_round = (entry.study, entry.round) == (plan.hash, header.round)
-        if same_round and entry.events == events and set(entry.values()) == channels:
-            return
-    raise LedgerInvalid(
-        f"no entry of the planned mechanism and channels paid for the upload of round {header.round + 1}"
-    )
+def _check_policy(run: Run, name: str) -> str:
+    folder = HospitalFolder(run.folder / "hospitals" / name)
+    policy = run.policies[name] = folder.policy()
+    url = folder.config().foundation_url if (folder.root / "hospital.toml").is_file() else None
+    broken = broken_clauses(policy, run.plan, name, url)
+    if broken:
+        listed = "; ".join(map(str, broken))
+        raise PolicyViolation(f"{folder.root / 'policy.toml'}: policy {policy.hash[:16]} refuses the plan: {listed}")
+    return f"policy {policy.hash[:16]}"
 
 
-def _check_budget(run: Run, name: str) -> str:
-    privacy = run.plan.privacy_of(name)
-    if not run.ledgers.get(name):
-        return f"0 of {privacy.epsilon:g}"
-    study = [e for e in run.ledgers[name] if e.study == run.plan.hash]
-    both = cross_check(spent(study), privacy.delta, by="dp-accounting")
-    figure = f"{both.pld:.4f} of {privacy.epsilon:g} at delta {privacy.delta:g}"
-    if not within_budget(both.pld, privacy.epsilon):
-        raise LedgerInvalid(f"epsilon {figure}")
-    seeded = "; seeded research noise: no protection from who knows the seed"
-    return figure + (seeded if "seeded-research" in {e.noise_source for e in releases(study)} else "")
+def _check_lifetime(run: Run, name: str) -> str:
+    with _naming(run.ledger_path(name)):
+        return ledgers.check_lifetime(_entries(run, name), run.plan, name, run.policies[name])
 
 
 def _coordinator_key(run: Run) -> str:

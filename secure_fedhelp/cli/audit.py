@@ -27,38 +27,37 @@ def epsilon(
     key: Annotated[
         str | None, typer.Option(help="The hospital's public key (hexadecimal) that must have signed; for one ledger.")
     ] = None,
+    prv: Annotated[
+        bool, typer.Option("--prv", help="Ask Opacus' accountants too, RDP and PRV; imports torch, some seconds.")
+    ] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write every digit to this file.")] = None,
 ) -> None:
-    """Recompute epsilon from ledgers, by two accountants. Exit code 1 if a ledger does not verify.
+    """Recompute epsilon from ledgers, by two accountants: by study, by data set, and over all of them.
 
-    Example: secure-fedhelp audit epsilon runs/demo/hospitals/small-1/ledger.jsonl
+    The last row is for a patient who is in every one of the ledgers. Exit code 1 if a ledger does not verify.
+
+    Example: secure-fedhelp audit epsilon runs/demo/hospitals/*/ledger.jsonl
     """
-    from secure_fedhelp.audit.epsilon import recompute
+    from secure_fedhelp.audit.epsilon import everywhere, recompute
+    from secure_fedhelp.cli.epsilon_table import Read, print_epsilons, write_epsilons
     from secure_fedhelp.errors import FedHelpError
+    from secure_fedhelp.privacy import accountant
 
-    # Figures are never cut to fit a narrow terminal; the file and the full key stand on lines of their own below.
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in ("hospital", "unit", "delta", "entries", "epsilon (PLD)", "by RDP", "noise"):
-        table.add_column(heading, no_wrap=True)
-    sources: list[str] = []
-    failures: list[FedHelpError] = []
+    if delta is not None:
+        accountant.epsilon([], delta)  # a delta that means nothing is an error of its own
+    read: list[Read] = []
     for path in ledgers:
         try:
-            report = recompute(path, key, delta)
+            read.append(Read(path, recompute(path, key, delta, prv)))
         except FedHelpError as error:
-            failures.append(error)
-            table.add_row("[bold red]FAILED[/]", *[""] * 6)
-            sources.append(f"FAILED: {path}")
-            continue
-        figures = (f"{report.delta:g}", str(report.entries), f"{report.pld:.4f}", f"{report.rdp:.4f}")
-        table.add_row(report.hospital, report.unit, *figures, ", ".join(report.noise_sources))
-        sources.append(f"{report.hospital}: {path}, signed by {report.public_key or 'nobody'}")
-    console = Console()
-    console.print(table)
-    for line in sources:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for failure in failures:
-        console.print(f"{type(failure).__name__}: {failure.message}\nhint: {failure.hint}", style="red", markup=False)
-    if failures:
+            read.append(Read(path, error))
+    reports = [r.result for r in read if not isinstance(r.result, FedHelpError)]
+    # What one ledger hides, no sum over the others can say.
+    together = everywhere(reports, delta, prv) if len(reports) == len(read) else None
+    print_epsilons(Console(), read, together)
+    if json_out is not None:
+        write_epsilons(json_out, read, together)
+    if together is None:
         raise typer.Exit(1)
 
 
@@ -94,8 +93,10 @@ def verify(
         subject = f.subject
     console = Console()
     console.print(table)
-    failed = sum(not f.ok for f in findings)
+    failed = [f for f in findings if not f.ok]
+    for f in failed:  # again, uncut by columns: file, entry and reason on one line
+        console.print(f"{f.subject}, {f.check}: {f.detail}", style="red", markup=False, highlight=False, soft_wrap=True)
     if failed:
-        console.print(f"{failed} of {len(findings)} checks failed.", style="bold red")
+        console.print(f"{len(failed)} of {len(findings)} checks failed.", style="bold red")
         raise typer.Exit(1)
     console.print(f"All {len(findings)} checks hold.", style="green")

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from consortia import DAY, NOW, Consortium
+from ledgers import DATASET, EVENT, channels
 from plans import example_plan
 from runs import Run, make_run
 from typer.testing import CliRunner
 
-from secure_fedhelp.audit.epsilon import recompute
+from secure_fedhelp.audit.epsilon import recompute, shown
 from secure_fedhelp.audit.verify import Finding, verify_run
 from secure_fedhelp.cli.audit import app
 from secure_fedhelp.errors import LedgerInvalid, StorageError
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.mechanisms import planned_event
-from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
+from secure_fedhelp.privacy.mechanisms import planned_event, planned_events
 
 PLAN = example_plan()
 
@@ -51,11 +53,13 @@ def test_an_honest_run_passes_every_check(finished: Run) -> None:
     findings = verify_run(finished.root, NOW)
     assert [f for f in findings if not f.ok] == []
     checks = {(f.subject, f.check) for f in findings}
-    assert len(checks) == len(findings) == 3 * 4 + 2 + 3
+    assert len(checks) == len(findings) == 3 * 5 + 4 + 3
     details = {f.check: f.detail for f in findings if f.subject == "beta"}
     spent = epsilon([planned_event(PLAN.privacy_of("beta"))] * 3, 1e-4)
-    assert f"{spent:.4f} of 3 at delta 0.0001" in details["epsilon in budget"]
-    assert details["uploads paid for"] == "3 uploads, 3 entries"
+    assert f"{shown(spent)} of 3 at delta 0.0001" in details["epsilon in budget"]
+    assert details["uploads paid for"] == "3 uploads, 6 entries"
+    assert details["releases as planned"] == "3 releases"
+    assert next(f.detail for f in findings if f.subject == "plan") == PLAN.hash
 
 
 def test_an_audit_may_come_years_later_and_brings_its_own_ca(finished: Run) -> None:
@@ -64,11 +68,17 @@ def test_an_audit_may_come_years_later_and_brings_its_own_ca(finished: Run) -> N
 
 def test_a_spend_without_an_upload_is_no_failure(run: Run) -> None:
     run.spend("alpha", 3)
-    assert failures(run) == []
+    findings = verify_run(run.root, NOW)
+    assert [f for f in findings if not f.ok] == []
+    assert any(f.detail == "3 uploads, 8 entries, 2 after the last upload" for f in findings)
 
 
 def test_a_study_that_never_got_to_a_round_passes(tmp_path: Path) -> None:
     assert failures(make_run(tmp_path / "run", PLAN, rounds=0)) == []
+
+
+def found_in(reason: str, text: str) -> bool:
+    return re.search(re.escape(reason).replace(r"\.\*", ".*"), text) is not None
 
 
 # -- what somebody hides ---------------------------------------------------------------------------------------------
@@ -76,7 +86,7 @@ def test_a_study_that_never_got_to_a_round_passes(tmp_path: Path) -> None:
 
 def cut_ledger(run: Run) -> None:
     path = run.ledger("beta")
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
 
 
 def delete_ledger(run: Run) -> None:
@@ -88,10 +98,10 @@ def empty_ledger(run: Run) -> None:
 
 
 def rewrite_ledger(run: Run) -> None:
-    """The hospital signs a new, shorter and cheaper history with its own key."""
+    """The hospital signs a new history with its own key."""
     run.ledger("beta").unlink()
-    for number in range(3):
-        run.spend("beta", number + 10)
+    for number in (1, 2, 0):
+        run.spend("beta", number)
 
 
 def swap_ledgers(run: Run) -> None:
@@ -107,13 +117,13 @@ def foreign_key(run: Run) -> None:
 
 def spoil_byte(run: Run) -> None:
     content = bytearray(run.ledger("beta").read_bytes())
-    content[700] ^= 1
+    content[300] ^= 1  # in the first entry
     run.ledger("beta").write_bytes(content)
 
 
 def unpaid_upload(run: Run) -> None:
     """A fourth upload that no entry of its round pays for."""
-    entries, head = run.spend("beta", 9)
+    entries, head = run.spend("beta", 0)
     cohort = [run.scribe.signed(run.scribe.header("beta", 3, ledger_entries=entries, ledger_head=head))]
     for name in ("alpha", "gamma"):
         paid, its_head = run.spend(name, 3)
@@ -125,46 +135,122 @@ def unpaid_upload(run: Run) -> None:
 @pytest.mark.parametrize(
     ("hide", "check", "reason"),
     [
-        (cut_ledger, "uploads paid for", "round 3 witnessed 3 entries"),
-        (delete_ledger, "uploads paid for", "round 1 witnessed 1 entries"),
+        (cut_ledger, "uploads paid for", "ledger.jsonl: entry 4 (round 3): the upload witnessed 6 entries"),
+        (delete_ledger, "uploads paid for", "entry 0 (round 1): the upload witnessed 2 entries"),
         (empty_ledger, "uploads paid for", "the ledger has 0"),
-        (rewrite_ledger, "uploads paid for", "does not go on"),
-        (swap_ledgers, "ledger is its own", "ledger is of gamma"),
+        (rewrite_ledger, "uploads paid for", "entry 1 (round 1): .* does not go on"),
+        (swap_ledgers, "ledger is its own", "ledger.jsonl: entry 0: the ledger is of gamma"),
         (foreign_key, "ledger is its own", "ledger is of beta with key"),
-        (spoil_byte, "ledger unbroken", "entry 0"),
-        (unpaid_upload, "uploads paid for", "paid for the upload of round 4"),
+        (spoil_byte, "ledger unbroken", "hospitals/beta/ledger.jsonl: entry 0"),
+        (unpaid_upload, "uploads paid for", "entry 7 (round 4): .* no release up to it paid"),
     ],
 )
 def test_what_a_hospital_hides_is_found(hide: Callable[[Run], None], check: str, reason: str, run: Run) -> None:
     hide(run)
     found = failures(run)
     assert {f.subject for f in found} == {"beta"}
-    assert any(f.check == check and reason in f.detail for f in found), found
+    assert any(f.check == check and found_in(reason, f.detail) for f in found), found
+
+
+def release(run: Run, name: str, number: int, **changes: Any) -> None:
+    """What a hospital writes that goes round its own gate: one release, reserved first, as the plan says or not."""
+    plan = changes.pop("plan", run.plan)
+    fields = {"study": plan.hash, "round": number, "delta": 1e-4, "dataset": DATASET}
+    events = changes.pop("events", planned_events(plan, name, min(number, plan.study.rounds - 1)))
+    fields |= {k: changes.pop(k) for k in ("delta", "dataset") if k in changes}
+    with Ledger.open(run.ledger(name), name, run.scribe.hospitals[name], lambda: NOW + number) as ledger:
+        if changes.pop("reserved", True):
+            ledger.reserve(events, **fields)  # type: ignore[arg-type]
+        ledger.release(events, **fields, **{"channels": channels(), "noise_source": "system"} | changes)  # type: ignore[arg-type]
 
 
 def test_a_budget_that_was_overspent_is_found(tmp_path: Path) -> None:
-    """Paid for by two studies on the same patients, each within its own budget."""
-    plan = example_plan(privacy__small__epsilon=0.5)
-    earlier = example_plan(study__name="earlier", privacy__small__noise_multiplier=1.0, privacy__small__epsilon=9.0)
-    run = make_run(tmp_path / "run", plan, rounds=1)
-    run.spend("beta", 0, earlier)
+    """By a hospital that went on after its gate had said no; the round that broke it is named."""
+    run = make_run(tmp_path / "run", example_plan(privacy__small__epsilon=0.8), rounds=0)
+    for number in range(4):
+        release(run, "beta", number)
     found = failures(run)
     assert [(f.subject, f.check) for f in found] == [("beta", "epsilon in budget")]
-    assert "of 0.5 at delta" in found[0].detail
+    assert re.search(r"hospitals/beta/ledger.jsonl: entry 5 \(round 3\): epsilon \S+ of 0.8 at delta", found[0].detail)
+
+
+def test_what_all_studies_together_spent_is_held_against_the_site_policy(run: Run) -> None:
+    earlier = example_plan(study__name="earlier", privacy__small__noise_multiplier=3.0)
+    run.spend("beta", 0, earlier)
+    ever = epsilon([planned_event(PLAN.privacy_of("beta"))] * 3 + [planned_event(earlier.privacy_of("beta"))], 1e-4)
+    policy = run.ledger("beta").with_name("policy.toml")
+
+    def lifetime(limit: float) -> Finding:
+        policy.write_text(f"smallest_coalition = 0\nlargest_epsilon = 3.0\nlifetime_epsilon = {limit}\n")
+        found = {f.check: f for f in verify_run(run.root, NOW) if f.subject == "beta"}
+        assert found["epsilon in budget"].ok
+        return found["lifetime within the policy"]
+
+    assert lifetime(3.0) == Finding("beta", "lifetime within the policy", True, f"{shown(ever)} of 3 at delta 0.0001")
+    over = lifetime(ever * 0.999)
+    assert not over.ok
+    assert "ledger.jsonl: entry 7 (round 1): data set dddddddddddddddd has spent" in over.detail
+    release(run, "beta", 3, dataset="e" * 64)
+    assert ", over 2 data sets together" in lifetime(3.0).detail
+
+
+def test_a_site_policy_that_refuses_the_plan_is_found(run: Run) -> None:
+    folder = run.ledger("beta").parent
+    (folder / "policy.toml").write_text("smallest_coalition = 0\nlargest_epsilon = 2.0\nlargest_delta = 1e-6\n")
+    found = {f.check: f for f in failures(run)}
+    detail = found["the policy allows the plan"].detail
+    assert detail.startswith("PolicyViolation: hospitals/beta/policy.toml: policy ")
+    assert "largest_epsilon: the plan asks 3" in detail
+    assert "largest_delta" in detail
+    (folder / "policy.toml").write_text("smallest_coalition = 0\n")
+    assert failures(run) == []
+    (folder / "hospital.toml").write_text(
+        'name = "beta"\nconsortium = "north"\nfoundation_url = "https://teacher.example"\n'
+    )
+    assert "foundation_endpoints" in failures(run)[0].detail
+    (folder / "policy.toml").write_text("smalest_coalition = 0\n")
+    assert "InvalidPolicy: hospitals/beta/policy.toml: smalest_coalition" in failures(run)[0].detail
+
+
+NOT_PLANNED: dict[str, tuple[dict[str, Any], str]] = {
+    "a mechanism that the plan does not have": (
+        {"events": (EVENT.model_copy(update={"steps": 6}),)},
+        "its mechanisms are not those",
+    ),
+    "a round that the plan does not have": ({"number": 4}, "the plan has 4 rounds"),
+    "no reservation": ({"reserved": False}, "it was released without a reservation"),
+    "another delta": ({"delta": 1e-3}, "it states delta 0.001"),
+    "a channel less": ({"channels": channels()[:1]}, "channels ['model-update'], the plan says"),
+    "a channel by another mechanism": (
+        {"channels": [channels()[0].model_copy(update={"mechanism": "post-processing"}), channels()[1]]},
+        "channel model-update is not declared for post-processing",
+    ),
+    "noise from a seed": ({"noise_source": "seeded-research"}, "noise of source seeded-research in deployment mode"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_PLANNED)
+def test_a_release_that_the_plan_does_not_allow_is_found(case: str, run: Run) -> None:
+    changes, reason = NOT_PLANNED[case]
+    entry = 6 if case == "no reservation" else 7
+    number = changes.get("number", 3)
+    release(run, "beta", number, **{k: v for k, v in changes.items() if k != "number"})
+    found = failures(run)
+    assert [(f.subject, f.check) for f in found] == [("beta", "releases as planned")]
+    assert f"hospitals/beta/ledger.jsonl: entry {entry} (round {number + 1}): {reason}" in found[0].detail
 
 
 def test_seeded_noise_is_pointed_out(tmp_path: Path) -> None:
-    plan = example_plan(study__mode="research")
-    run = make_run(tmp_path / "run", plan, rounds=1)
-    run.ledger("beta").unlink()
+    run = make_run(tmp_path / "run", example_plan(study__mode="research"), rounds=1)
     text = "seeded research noise"
     assert not any(text in f.detail for f in verify_run(run.root, NOW))
-    with Ledger.open(run.ledger("beta"), "beta", run.scribe.hospitals["beta"], lambda: NOW) as ledger:
-        channels = {c.name: [0.0] * c.length for c in plan.channels}
-        event = planned_event(plan.privacy_of("beta"))
-        output = PrivateOutput(channels, event, frozenset(), "seeded-research")  # type: ignore[arg-type]
-        ReleaseGate(ledger, plan, "beta").release(0, output)
-    assert any(text in f.detail and f.subject == "beta" for f in verify_run(run.root, NOW))
+    release(run, "beta", 1, noise_source="seeded-research")
+    assert any(text in f.detail and f.subject == "beta" and f.ok for f in verify_run(run.root, NOW))
+
+
+#: A fourth round that the ledgers know nothing of.
+ROUND_FOUR: dict[str, Any] = {"ledger_entries": 8, "ledger_head": "e" * 64}
+TRANSCRIPT_FOUR = "coordinator/transcript.jsonl: transcript entry 3: "
 
 
 @pytest.mark.parametrize(
@@ -172,28 +258,41 @@ def test_seeded_noise_is_pointed_out(tmp_path: Path) -> None:
     [({"weight": 0.123}, "weighted by"), ({"body_bytes": 17}, "length"), ({"profile": "fast"}, "another profile")],
 )
 def test_a_round_outside_of_the_plan_is_found(change: dict[str, object], reason: str, run: Run) -> None:
-    run.scribe.round(**change)
+    run.scribe.round(**ROUND_FOUR, **change)
     run.write_transcript()
-    assert any(f.subject == "round 4" and reason in f.detail for f in failures(run))
+    assert any(f.subject == "round 4" and TRANSCRIPT_FOUR in f.detail and reason in f.detail for f in failures(run))
 
 
 def test_too_small_a_cohort_or_sum_is_found(run: Run) -> None:
-    cohort = [run.scribe.signed(run.scribe.header("alpha", 3)), run.scribe.signed(run.scribe.header("beta", 3))]
+    cohort = [run.scribe.signed(run.scribe.header(name, 3, **ROUND_FOUR)) for name in ("alpha", "beta")]
     run.scribe.publish(run.scribe.entry(cohort))
     run.write_transcript()
     assert any(f.subject == "round 4" and "at least 3" in f.detail for f in failures(run))
 
 
 def test_a_sum_of_another_length_is_found(run: Run) -> None:
-    run.scribe.round(lambda e: e.update(sum_bytes=5))
+    run.scribe.round(lambda e: e.update(sum_bytes=5), **ROUND_FOUR)
     run.write_transcript()
     assert any(f.subject == "round 4" and "sum of 5 bytes" in f.detail for f in failures(run))
 
 
 def test_more_rounds_than_planned_are_found(run: Run) -> None:
-    for _ in range(2):
-        run.round()
-    assert any(f.subject == "coordinator" and "5 rounds, the plan has 4" in f.detail for f in failures(run))
+    run.scribe.round(**ROUND_FOUR)
+    run.scribe.round(ledger_entries=10, ledger_head="f" * 64)
+    run.write_transcript()
+    reason = "transcript entry 4: 5 rounds, the plan has 4"
+    assert any(f.subject == "coordinator" and reason in f.detail for f in failures(run))
+
+
+def test_rounds_that_only_the_ledgers_know_are_found(run: Run) -> None:
+    """The transcript's last entry was dropped, or an older copy put in its place."""
+    run.scribe.lines.pop()
+    run.write_transcript()
+    found = failures(run)
+    assert [(f.subject, f.check) for f in found] == [("coordinator", "no round left out")]
+    assert "coordinator/transcript.jsonl: transcript entry 2: missing: the ledgers of alpha, beta, gamma hold" in (
+        found[0].detail
+    )
 
 
 # -- roster, transcript, authority -----------------------------------------------------------------------------------
@@ -255,7 +354,7 @@ def test_epsilon_is_recomputed_from_the_file_alone(finished: Run) -> None:
     report = recompute(finished.ledger("alpha"))
     event = planned_event(PLAN.privacy_of("alpha"))
     assert report.pld == epsilon([event] * 3, 1e-4) < report.rdp
-    assert (report.hospital, report.unit, report.delta, report.entries) == ("alpha", "patient", 1e-4, 3)
+    assert (report.hospital, report.unit, report.delta, report.entries) == ("alpha", "patient", 1e-4, 6)
     assert report.public_key == finished.scribe.hospitals["alpha"].public_hex
     assert report.noise_sources == ("system",)
     assert recompute(finished.ledger("alpha"), report.public_key, delta=1e-6).pld > report.pld
@@ -282,21 +381,21 @@ def invoke(*arguments: object) -> tuple[int, str]:
 def test_the_command_prints_a_table_and_ends_with_zero(finished: Run) -> None:
     code, text = invoke("verify", finished.root)
     assert code == 0
-    assert "All 17 checks hold." in text
+    assert "All 22 checks hold." in text
     ca = finished.root / "ca.crt"
     assert invoke("verify", finished.root, "--ca", ca)[0] == 0
     code, text = invoke("epsilon", *(finished.ledger(n) for n in ("alpha", "beta")))
     assert code == 0
     assert "alpha" in text
     assert "beta" in text
-    assert f"{recompute(finished.ledger('beta')).pld:.4f}" in text
+    assert shown(recompute(finished.ledger("beta")).pld) in text
 
 
 def test_the_command_ends_with_one_if_anything_does_not_hold(run: Run) -> None:
     cut_ledger(run)
     code, text = invoke("verify", run.root)
     assert code == 1
-    assert "1 of 17 checks failed." in text
+    assert "1 of 22 checks failed." in text
     assert "FAILED" in text
     spoil_byte(run)
     code, text = invoke("epsilon", run.ledger("alpha"), run.ledger("beta"))
@@ -312,5 +411,6 @@ def test_the_command_names_a_missing_file(run: Run) -> None:
 
 
 def test_json_of_an_entry_says_all_an_auditor_needs(finished: Run) -> None:
-    entry = json.loads(finished.ledger("alpha").read_bytes().splitlines()[0])["entry"]
-    assert set(entry) >= {"event", "delta", "unit", "study", "round", "channels", "noise_source", "public_key"}
+    entry = json.loads(finished.ledger("alpha").read_bytes().splitlines()[1])["entry"]
+    assert set(entry) >= {"events", "delta", "unit", "study", "round", "channels", "noise_source", "public_key"}
+    assert set(entry) >= {"kind", "dataset", "reservation"}
