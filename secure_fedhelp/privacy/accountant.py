@@ -135,7 +135,7 @@ def cross_check(
     if not events:
         return CrossCheck(0.0, 0.0)
     merged, asked = _merge(events), by == "opacus"
-    rdp = (_opacus_epsilon if asked else _rdp_epsilon)(merged, delta)
+    rdp = max(0.0, (_opacus_epsilon if asked else _rdp_epsilon)(merged, delta))
     if pld < math.inf and rdp < _lowered(pld):
         raise AccountantDisagreement(f"epsilon is {pld:.6g} by PLD but {rdp:.6g} by RDP, which can only be looser")
     prv = _prv_bounds(merged, delta) if asked and pld <= PRV_LARGEST_EPSILON else None
@@ -355,4 +355,4 @@ def _prv_bounds(merged: _Merged, delta: float) -> PrvBounds | None:
             low, estimate, high = composed.compute_epsilon(delta, wrong, PRV_EPSILON_ERROR)
     except (RuntimeError, ValueError):  # what Opacus raises where floating point will not do
         return None
-    return PrvBounds(float(low), float(estimate), float(high))
+    return PrvBounds(*(max(0.0, float(bound)) for bound in (low, estimate, high)))
