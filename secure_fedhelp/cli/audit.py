@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from secure_fedhelp.cli import audit_report
+
 app = typer.Typer(
     help="Check a study from its files alone: recompute epsilon, verify every chain and signature.\n\n"
     "Example: secure-fedhelp audit verify runs/demo",
     no_args_is_help=True,
 )
+app.command("report")(audit_report.report)
 
 
 @app.command("epsilon")

@@ -9,41 +9,39 @@ from typing import TypeVar
 from secure_fedhelp.audit.report.model import Budget, DataSet, Lifetime, Mechanism, Point
 from secure_fedhelp.audit.verify import Run
 from secure_fedhelp.errors import FedHelpError
-from secure_fedhelp.privacy.accountant import cross_check, epsilon
+from secure_fedhelp.privacy.accountant import cross_check, epsilon, running_epsilon
 from secure_fedhelp.privacy.entries import LedgerEntry, Release, committed, releases, spent
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid
-from secure_fedhelp.study.policy import SitePolicy
 
 T = TypeVar("T")
 
-#: Epsilon is recomputed after so many rounds of a hospital at most, and for so many points of all hospitals: a new
-#: composition takes a tenth of a second, and an audit of fifty rounds at ten hospitals must not take minutes.
-MOST_POINTS, MOST_OF_ALL = 12, 120
+
+def budgets(run: Run, prv: bool = False) -> tuple[Budget, ...]:
+    """Every hospital's; ``prv`` asks Opacus' accountants, which takes torch."""
+    curves: dict[tuple[object, ...], list[float]] = {}  # hospitals with the same history share one computation
+    return tuple(_budget(run, h.name, prv, curves) for h in run.plan.hospitals)
 
 
-def budgets(run: Run) -> tuple[Budget, ...]:
-    names = [h.name for h in run.plan.hospitals]
-    # Hospitals with the same history share the accountant's cached answers.
-    histories = {tuple(_by_round(_study(run, name)).items()) for name in names}
-    points = max(4, min(MOST_POINTS, MOST_OF_ALL // max(1, len(histories))))
-    return tuple(_budget(run, name, points) for name in names)
-
-
-def _budget(run: Run, name: str, points: int) -> Budget:
+def _budget(run: Run, name: str, prv: bool, curves: dict[tuple[object, ...], list[float]]) -> Budget:
     privacy, study = run.plan.privacy_of(name), _study(run, name)
-    delta = privacy.delta
-    both = _bounded(lambda: cross_check(spent(study), delta, by="dp-accounting"))
-    damaged = name in _unverified(run)
-    history = _by_round(study)
-    curve = {r: _finite(history[r], delta) for r in spread(list(history), points)}
+    delta, damaged = privacy.delta, name in _unverified(run)
+    both = None
+    if not damaged:
+        both = _bounded(lambda: cross_check(spent(study), delta, by="opacus" if prv else "dp-accounting"))
+    by_round = _by_round(study)
+    key = (delta, *by_round.values())
+    if key not in curves:
+        curves[key] = _bounded(lambda: running_epsilon(list(by_round.values()), delta)) or []
+    bounds = None if both is None else both.prv
     return Budget(
         hospital=name,
         claimed=privacy.epsilon,
         delta=delta,
-        pld=None if both is None or damaged else _or_none(both.pld),
-        rdp=None if both is None or damaged else _or_none(both.rdp),
+        pld=None if both is None else _or_none(both.pld),
+        rdp=None if both is None else _or_none(both.rdp),
+        prv=None if bounds is None else (max(bounds.low, 0.0), max(bounds.high, 0.0)),
         committed=None if damaged else _finite(committed(study), delta),
-        curve=tuple(Point(round=r, epsilon=value) for r, value in curve.items() if value is not None),
+        curve=tuple(Point(round=r, epsilon=e) for r, e in zip(by_round, curves[key], strict=False) if e < math.inf),
         noise=tuple(sorted({e.noise_source for e in releases(study)})),
     )
 
@@ -100,23 +98,14 @@ def data_sets(run: Run) -> tuple[DataSet, ...]:
     return tuple(found)
 
 
-def lifetimes(run: Run, policies: dict[str, SitePolicy]) -> tuple[Lifetime, ...]:
+def lifetimes(run: Run) -> tuple[Lifetime, ...]:
     """Every ledger as a whole. Which data sets share no patient is the hospital's secret, so all count together."""
     found = []
     for name, entries in run.ledgers.items():
-        delta, policy = run.plan.privacy_of(name).delta, policies.get(name)
+        delta, policy = run.plan.privacy_of(name).delta, run.policies.get(name)
         limit = None if policy is None else policy.lifetime
         found.append(Lifetime(hospital=name, epsilon=_finite(spent(entries), delta), delta=delta, limit=limit))
     return tuple(found)
-
-
-def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the values in order, evenly, the first and the last among them."""
-    ordered = sorted(values)
-    if len(ordered) <= most:
-        return ordered
-    step = (len(ordered) - 1) / (most - 1)
-    return [ordered[round(i * step)] for i in range(most)]
 
 
 def _study(run: Run, name: str) -> list[LedgerEntry]:
@@ -129,12 +118,10 @@ def _unverified(run: Run) -> set[str]:
 
 
 def _by_round(entries: Iterable[LedgerEntry]) -> dict[int, tuple[DpSgd | Gaussian, ...]]:
-    """Everything paid up to and including each round that has a release."""
-    so_far: tuple[DpSgd | Gaussian, ...] = ()
+    """What each round that has a release cost, in order of rounds."""
     found: dict[int, tuple[DpSgd | Gaussian, ...]] = {}
     for entry in sorted(releases(entries), key=_round):
-        so_far += tuple(paid(entry.events))
-        found[entry.round] = so_far
+        found[entry.round] = found.get(entry.round, ()) + tuple(paid(entry.events))
     return found
 
 

@@ -67,7 +67,7 @@ def _curve(report: AuditReport) -> Figure:
     for number, of in enumerate(groups.values(), start=1):
         first, names = of[0], listed([b.hospital for b in of])
         points = tuple((float(p.round + 1), p.epsilon) for p in first.curve)
-        last = numbers.epsilon(points[-1][1])
+        last = _epsilon(first.pld)
         said = ", ".join(f"round {x:g} {numbers.epsilon(y)}" for x, y in points)
         panels.append(
             (

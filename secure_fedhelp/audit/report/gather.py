@@ -6,20 +6,17 @@ from secure_fedhelp import __version__
 from secure_fedhelp.audit.report import budget, evidence, left, people, promise
 from secure_fedhelp.audit.report.layout import drawn
 from secure_fedhelp.audit.report.limits import limits
-from secure_fedhelp.audit.report.model import AuditReport, DataSet, Lifetime, Study, plain
+from secure_fedhelp.audit.report.model import AuditReport, Study, plain
 from secure_fedhelp.audit.report.sources import Inputs, Sources, read_sources
 from secure_fedhelp.audit.report.words import counted
-from secure_fedhelp.audit.verify import Finding, Run
-from secure_fedhelp.privacy.accountant import within_budget
+from secure_fedhelp.audit.verify import Run
 
 
 def gather(inputs: Inputs, now: float) -> AuditReport:
     """Everything about the run at ``now`` (unix seconds), whatever state its files are in."""
     found = read_sources(inputs, now)
     run, files = found.run, found.files
-    budgets = budget.budgets(run) if run else ()
-    sets, lifetimes = (budget.data_sets(run), budget.lifetimes(run, found.policies)) if run else ((), ())
-    found.findings += _lifetime_findings(sets, lifetimes)
+    budgets = budget.budgets(run, inputs.prv) if run else ()
     who = people.participants(run) if run else ()
     canaries = promise.empirical(found.canaries, run)
     checks = evidence.checks(found.findings)
@@ -38,8 +35,8 @@ def gather(inputs: Inputs, now: float) -> AuditReport:
         empirical=canaries,
         releases=left.channels(run) if run else (),
         without_privacy=left.without_privacy(run, files) if run else (),
-        data_sets=sets,
-        lifetimes=lifetimes,
+        data_sets=budget.data_sets(run) if run else (),
+        lifetimes=budget.lifetimes(run) if run else (),
         limits=limits(found),
         frameworks=evidence.frameworks(checks, files, drawn(who, budgets, canaries)),
         checks=checks,
@@ -82,18 +79,3 @@ def _study(found: Sources, run: Run) -> Study:
         ca_fingerprint=found.ca_fingerprint,
         ca_of_auditor=found.inputs.ca is not None,
     )
-
-
-def _lifetime_findings(sets: tuple[DataSet, ...], lifetimes: tuple[Lifetime, ...]) -> list[Finding]:
-    """Each data set against its hospital's limit. Whether two share patients is not in the files, so only one at a
-    time can be judged; all together are printed."""
-    findings = []
-    for life in lifetimes:
-        if life.limit is None:
-            continue
-        own = [s.epsilon for s in sets if s.hospital == life.hospital]
-        ok = all(e is not None and within_budget(e, life.limit) for e in own)
-        together = "unbounded" if life.epsilon is None else f"{life.epsilon:.4f}"
-        detail = f"{together} of {life.limit:g} over {counted(len(own), 'data set')} at delta {life.delta:g}"
-        findings.append(Finding(life.hospital, "lifetime within the policy", ok, detail))
-    return findings

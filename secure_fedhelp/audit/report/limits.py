@@ -40,7 +40,7 @@ def _conditions(found: Sources) -> set[Condition]:
     if found.run is None:
         return holds
     plan = found.run.plan
-    holds.add("policies missing" if len(found.policies) < len(plan.hospitals) else "policies there")
+    holds.add("policies missing" if len(found.run.policies) < len(plan.hospitals) else "policies there")
     if plan.aggregation.masks == "none":
         holds.add("no masks")
     else:
@@ -58,5 +58,5 @@ def _facts(found: Sources) -> dict[str, str]:
         "passive": counted(passive, "hospital"),
         "active": str(active),
         "flooding": str(plan.aggregation.flooding_bits),
-        "missing": counted(len(plan.hospitals) - len(found.policies), "hospital"),
+        "missing": counted(len(plan.hospitals) - len(found.run.policies), "hospital"),
     }

@@ -122,9 +122,11 @@ class Budget(Strict):
     #: Recomputed: the figure of record (PLD), and the second accountant (RDP), which is a looser upper bound.
     pld: Epsilon | None
     rdp: Epsilon | None
+    #: Between which figures Opacus' PRV accountant says that it lies; null where it was not asked.
+    prv: tuple[Epsilon, Epsilon] | None = None
     #: PLD with what is reserved and not yet released.
     committed: Epsilon | None
-    #: PLD after the release of a round, for some rounds or all.
+    #: PLD after the release of each round.
     curve: tuple[Point, ...] = ()
     noise: tuple[Text, ...] = ()
 

@@ -18,6 +18,8 @@ from secure_fedhelp.pages.html import environment
 from secure_fedhelp.study.canonical import sha256_hex
 
 _STATES = {"holds": "✓ Checked here, holds", "failed": "✗ Checked here, failed", "unchecked": "Not checked here"}
+#: Rounds in the table of epsilon by round; all are in the JSON and the chart.
+_COLUMNS = 12
 _KINDS = {"check": "Checks:", "file": "Files:", "section": "See", "figure": "See", "test": "Tests:"}
 
 
@@ -33,9 +35,11 @@ def render(report: AuditReport) -> str:
             sections=SECTIONS,
             figures=figures(report),
             states=_STATES,
+            all_rounds=len({p.round for b in report.budgets for p in b.curve}),
+            prv=any(b.prv for b in report.budgets),
             evidence=_evidence,
             total=sum(len(check.results) for check in report.checks),
-            rounds=sorted({p.round for b in report.budgets for p in b.curve}),
+            rounds=words.spread([p.round for b in report.budgets for p in b.curve], _COLUMNS),
             limits=[(group, list(of)) for group, of in groupby(report.limits, key=lambda limit: limit.group)],
             day=lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%d %B %Y, %H:%M} UTC".lstrip("0"),
             json_sha256=sha256_hex(to_json(report)),

@@ -1,7 +1,6 @@
 """The files behind a report: each is read once more to be hashed, and everything that can be wrong is a finding.
 
-Beside what :mod:`secure_fedhelp.audit.verify` reads: the hospitals' policies, where they are in the run, and what a
-canary audit found. No private key and no record is opened.
+Beside what :mod:`secure_fedhelp.audit.verify` reads: what a canary audit found. No private key and no record is opened.
 """
 
 from __future__ import annotations
@@ -17,16 +16,19 @@ from secure_fedhelp.errors import FedHelpError, StorageError
 from secure_fedhelp.identity.certificates import certificate_fingerprint
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import load_plan
-from secure_fedhelp.study.policy import SitePolicy, broken_clauses, load_policy
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where to look: the run's folder, the auditor's own ``ca.crt``, the JSON of a canary audit."""
+    """Where to look: the run's folder, the auditor's own ``ca.crt``, the JSON of a canary audit.
+
+    ``prv``: whether to ask Opacus' PRV accountant too, which takes torch.
+    """
 
     folder: Path
     ca: Path | None = None
     canary: Path | None = None
+    prv: bool = False
 
 
 @dataclass
@@ -36,7 +38,6 @@ class Sources:
     inputs: Inputs
     run: Run | None = None
     findings: list[Finding] = field(default_factory=list)
-    policies: dict[str, SitePolicy] = field(default_factory=dict)
     canaries: list[CanaryResult] = field(default_factory=list)
     ca_fingerprint: str | None = None
     files: tuple[EvidenceFile, ...] = ()
@@ -50,7 +51,6 @@ def read_sources(inputs: Inputs, now: float) -> Sources:
     found = Sources(inputs)
     before = list(_evidence(inputs))
     _examine(found, now)
-    _read_policies(found)
     _read_canaries(found)
     after = list(_evidence(inputs))
     changed = [file.path for file, again in zip(before, after, strict=False) if file.sha256 != again.sha256]
@@ -73,24 +73,6 @@ def _examine(found: Sources, now: float) -> None:
         found.fail("run", "the run can be read", error)
     except OSError as error:
         found.fail("run", "the run can be read", StorageError(f"cannot read {error.filename}: {error.strerror}"))
-
-
-def _read_policies(found: Sources) -> None:
-    """Policies that are in the run: whether they allow the plan. A foundation server is not in the files."""
-    if found.run is None:
-        return
-    for hospital in found.run.plan.hospitals:
-        path = found.inputs.folder / "hospitals" / hospital.name / "policy.toml"
-        if not path.is_file():
-            continue
-        try:
-            policy = found.policies[hospital.name] = load_policy(path)
-        except FedHelpError as error:
-            found.fail(hospital.name, "the policy allows the plan", error)
-            continue
-        broken = broken_clauses(policy, found.run.plan, hospital.name, None)
-        detail = "; ".join(map(str, broken)) or f"policy {policy.hash[:16]}"
-        found.findings.append(Finding(hospital.name, "the policy allows the plan", not broken, detail))
 
 
 def _read_canaries(found: Sources) -> None:
@@ -145,10 +127,11 @@ def _places(inputs: Inputs) -> Iterator[tuple[Path, str, str]]:
     names = _hospitals(folder)
     for name in names:
         yield folder / "hospitals" / name / "ledger.jsonl", f"hospitals/{name}/ledger.jsonl", "ledger"
-    for name in names:
-        path = folder / "hospitals" / name / "policy.toml"
-        if path.is_file():
-            yield path, f"hospitals/{name}/policy.toml", "policy"
+    for file, what in (("policy.toml", "policy"), ("hospital.toml", "settings")):
+        for name in names:
+            home = folder / "hospitals" / name
+            if (home / "policy.toml").is_file() and (home / file).is_file():
+                yield home / file, f"hospitals/{name}/{file}", what
     if inputs.canary is not None:
         yield inputs.canary, f"{inputs.canary.name} (given with --canary)", "canaries"
 

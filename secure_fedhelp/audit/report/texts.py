@@ -29,7 +29,7 @@ Condition = Literal[
     "no canaries",
     "canaries given",
 ]
-FileKind = Literal["plan", "authority", "roster", "transcript", "ledger", "policy", "canaries"]
+FileKind = Literal["plan", "authority", "roster", "transcript", "ledger", "policy", "settings", "canaries"]
 
 
 class Row(Strict):

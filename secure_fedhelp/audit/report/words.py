@@ -42,6 +42,15 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return listed(names) if len(names) <= most else f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
 
 
+def spread(numbers: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of the numbers in order, evenly, the first and the last among them."""
+    ordered = sorted(set(numbers))
+    if len(ordered) <= most:
+        return ordered
+    step = (len(ordered) - 1) / (most - 1)
+    return [ordered[round(i * step)] for i in range(most)]
+
+
 def percent_up(share: float) -> str:
     """A share as a percentage, rounded up so that it never promises too much; 100 % only if nothing is left."""
     if share >= 1:
