@@ -1,7 +1,9 @@
 """From the files of a finished run to its summary: every figure is read back or recomputed, none is remembered.
 
-Epsilon is recomputed from the ledgers alone. The largest error of the encryption is measured: the hospitals' released
-values (kept in research mode) are summed in plain and compared with the sums the hospitals decrypted.
+Epsilon is recomputed from the ledgers alone: of this study, whose budget stands beside it; an audit of a ledger counts
+every study in it. Whose budget ended is read in the transcript, where it was said under a signature. The largest error
+of the encryption is measured: the hospitals' released values (kept in research mode) are summed in plain and compared
+with the sums the hospitals decrypted.
 """
 
 from __future__ import annotations
@@ -12,17 +14,26 @@ from pathlib import Path
 
 import numpy as np
 
-from secure_fedhelp.audit.epsilon import recompute
 from secure_fedhelp.errors import TranscriptInvalid
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.privacy.accountant import epsilon
+from secure_fedhelp.privacy.entries import spent
+from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import RunFolder
-from secure_fedhelp.research.summary import AggregationSummary, HospitalSummary, MetricsSummary, Summary
+from secure_fedhelp.research.summary import (
+    AggregationSummary,
+    HospitalSummary,
+    MetricsSummary,
+    PooledSummary,
+    Summary,
+)
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.messages import FINAL_REASON
 
 
 def collect(
@@ -42,6 +53,7 @@ def collect(
         aggregation=_aggregation(run, plan, cohorts),
         hospitals=tuple(_hospital(run, plan, h.name, cohorts) for h in plan.hospitals),
         public_only=_public_only(run, plan, data),
+        pooled=_pooled(run, plan),
     )
 
 
@@ -98,23 +110,46 @@ def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]
 
 
 def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[str, ...]]) -> HospitalSummary:
-    folder = run.hospital(name)
-    entry = plan.hospital(name)
-    took_part = sum(name in cohort for cohort in cohorts)
-    ledger_epsilon = recompute(folder.ledger).pld if folder.ledger.exists() else 0.0
+    folder, entry = run.hospital(name), plan.hospital(name)
+    privacy, took_part = plan.privacy_of(name), sum(name in cohort for cohort in cohorts)
+    ledger = read_ledger(folder.ledger) if folder.ledger.exists() else []
     values: dict[str, typing.Any] = {
         "name": name,
         "tier": entry.tier,
-        "delta": plan.privacy_of(name).delta,
-        "epsilon_budget": plan.privacy_of(name).epsilon,
+        "epsilon": epsilon(spent(e for e in ledger if e.study == plan.hash), privacy.delta),
+        "delta": privacy.delta,
+        "epsilon_budget": privacy.epsilon,
         "float32_bytes": 4 * plan.total_length * took_part,
     }
-    if folder.result.exists():
-        values = json.loads(folder.result.read_text(encoding="utf-8")) | values
-    else:
+    result = _result(run, name)
+    result.pop("pooled_metrics", None)
+    if not result:
         last = max((i for i, cohort in enumerate(cohorts) if name in cohort), default=-1)
         values |= {"status": f"absent since round {last + 2}", "patients": entry.nominal_patients}
-    return HospitalSummary.model_validate(values | {"epsilon": ledger_epsilon})
+    values["status"] = _budget_ended(run, name) or values.get("status", "contributed")
+    return HospitalSummary.model_validate(result | values)
+
+
+def _result(run: RunFolder, name: str) -> dict[str, typing.Any]:
+    """What a hospital wrote when it had finished; empty if it did not."""
+    path = run.hospital(name).result
+    found: dict[str, typing.Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def _budget_ended(run: RunFolder, name: str) -> str | None:
+    """The round that a hospital's budget ended in, by its own signed word; None if it did not end."""
+    for entry in _entries(run.coordinator / "transcript.jsonl"):
+        if any(d["hospital"] == name and d["reason"] == FINAL_REASON for d in entry["declined"]):
+            # Said before training for this round, which people call one more than the files do.
+            return f"budget ended in round {entry['round']}" if entry["round"] else "budget spent before round 1"
+    return None
+
+
+def _pooled(run: RunFolder, plan: StudyPlan) -> PooledSummary | None:
+    """What the measuring round said; every hospital opened the same sum."""
+    found = (_result(run, h.name).get("pooled_metrics") for h in plan.hospitals)
+    return next((PooledSummary.model_validate(values) for values in found if values is not None), None)
 
 
 def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSummary:

@@ -32,6 +32,20 @@ class MetricsSummary(Strict):
     auroc: Share
 
 
+class PooledSummary(Strict):
+    """What a measuring round said of the shared model on records set aside at all hospitals together.
+
+    Null where no record of a needed class was counted. With noised counts every figure is noisy: numbers of records
+    may be no whole numbers, and below zero. ``confusion`` has a row for each true class.
+    """
+
+    records: float
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    auroc: Share | None
+    confusion: tuple[tuple[float, ...], ...]
+
+
 class RoundSummary(Strict):
     """One published round as one hospital saw it. Epsilon and bytes are totals up to and including this round."""
 
@@ -76,9 +90,10 @@ class HospitalSummary(Strict):
     bytes_down: Amount | None = None
     #: What float32 would have cost up for the same values.
     float32_bytes: Amount | None = None
+    #: A budget that ended in round k paid for round k, and the hospital stopped before training for the next one.
     status: str = Field(
         default="contributed",
-        pattern=r"^(contributed|(budget exhausted in|absent since) round [1-9][0-9]{0,5})$",
+        pattern=r"^(contributed|(budget ended in|absent since) round [1-9][0-9]{0,5}|budget spent before round 1)$",
     )
     study_model: MetricsSummary | None = None
     personal_model: MetricsSummary | None = None
@@ -107,6 +122,8 @@ class Summary(Strict):
     hospitals: tuple[HospitalSummary, ...] = Field(min_length=1)
     #: Trained on the public set and the teacher alone: what a study has to beat without any hospital.
     public_only: MetricsSummary | None = None
+    #: Null in a study that does not measure.
+    pooled: PooledSummary | None = None
 
 
 def write_summary(path: Path, summary: Summary) -> None:

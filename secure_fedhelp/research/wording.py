@@ -74,10 +74,7 @@ def sentences(summary: Summary) -> list[str]:
     compared = [s for s in said if s]
     if not compared:
         compared = ["No local baselines were measured in this run, so it cannot say who gained."]
-    left = [f"{h.name} {h.status}" for h in summary.hospitals if h.status != "contributed"]
-    if left:
-        compared.append(f"Not everybody was in every sum: {'; '.join(left)}.")
-    return compared
+    return compared + [sentence for sentence in (_pooled(summary), _budgets(summary), _absent(summary)) if sentence]
 
 
 def caveat(summary: Summary) -> str | None:
@@ -88,6 +85,31 @@ def caveat(summary: Summary) -> str | None:
         f"This is one run with one seed; differences of AUROC up to {TIE:g} count as none, and larger ones can"
         " still be chance. Several seeds with confidence intervals: secure-fedhelp compare."
     )
+
+
+def _pooled(summary: Summary) -> str | None:
+    found = summary.pooled
+    if found is None or found.auroc is None or found.balanced_accuracy is None:
+        return None
+    return (
+        f"On {found.records:.0f} patients whom no hospital trained on, counted together, the shared model reaches AUROC"
+        f" {found.auroc:.3f} and balanced accuracy {found.balanced_accuracy:.3f}; no hospital's own figure left it."
+    )
+
+
+def _budgets(summary: Summary) -> str | None:
+    """Whose budget ended when. They kept to it, as they should, and the sums after it are of fewer hospitals."""
+    ended = [(h.name, h.status.removeprefix("budget ")) for h in summary.hospitals if h.status.startswith("budget")]
+    if not ended:
+        return None
+    parts = ", ".join(f"of {name} {'was ' if when.startswith('spent') else ''}{when}" for name, when in ended)
+    who, them = ("it", "it") if len(ended) == 1 else ("they", "them")
+    return f"The budget {parts}: {who} stopped before training any further, and the others went on without {them}."
+
+
+def _absent(summary: Summary) -> str | None:
+    absent = [f"{h.name} {h.status}" for h in summary.hospitals if h.status.startswith("absent")]
+    return f"Not everybody was there to the end: {'; '.join(absent)}." if absent else None
 
 
 def _compare(summary: Summary, model: str, rival: str, opening: str) -> str | None:

@@ -12,12 +12,11 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from light_hospitals import STAGES, Hospitals
-from studies import Study, quick_plan, wait_until
+from studies import Study, study, wait_until
 
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.coordinator.events import Uploaded, parse_event
@@ -26,9 +25,6 @@ from secure_fedhelp.identity.signing import ED25519, SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.entries import LedgerEntry, Release, open_reservations, releases, spent
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.research.catalog import prepare
-from secure_fedhelp.research.demo_setup import create_consortium, create_run_folder, write_hospitals, write_plan
-from secure_fedhelp.research.processes import Parties
 from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.wire.messages import UploadHeader, parse_header
 
@@ -53,19 +49,11 @@ def moments(seed: int) -> Iterator[tuple[int, str, int]]:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Study]:
     """A study of three hospitals, with its coordinator running."""
-    data = prepare("breast-cancer", None, 1)
-    data = replace(data, hospitals={name: data.hospitals[name] for name in HOSPITALS})
     # Nobody is given up: the hospital that dies comes back each time.
     seconds = dict.fromkeys((f"aggregation__{what}_deadline_seconds" for what in ("gather", "round", "answer")), 600.0)
-    plan = quick_plan(data, ROUNDS, **seconds)
-    run = create_run_folder(tmp_path / "run", overwrite=False)
-    write_plan(run.plan, plan)
-    create_consortium(run, plan, time.time())
-    write_hospitals(run, plan, data, None)
-    with Parties() as parties:
-        study = Study(run, plan, data, parties)
-        study.start_coordinator()
-        yield study
+    with study(tmp_path / "run", ROUNDS, HOSPITALS, **seconds) as made:
+        made.start_coordinator()
+        yield made
 
 
 def read_as_the_client_does(running: Study, copy: Path) -> tuple[list[str], list[LedgerEntry]]:

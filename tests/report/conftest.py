@@ -86,12 +86,12 @@ def summary() -> Summary:
 
 @pytest.fixture
 def ended(summary: Summary) -> Summary:
-    """One hospital's budget ended in round 5, another did not come back after round 3."""
+    """One hospital's budget ended in round 4, another did not come back after round 3."""
     first, second, *rest = summary.hospitals
     history = rounds(1.0, last_paid=4)
     stopped = second.model_copy(
         update={
-            "status": "budget exhausted in round 5",
+            "status": "budget ended in round 4",
             "epsilon": history[-1].epsilon,
             "epsilon_budget": 1.0,
             "history": history,

@@ -63,7 +63,8 @@ def test_unknown_figures_are_dashes_and_early_leavers_are_marked(ended: Summary,
     assert any("large-2 *" in line for line in lines)
     text = " ".join(line.strip() for line in lines)
     assert "* not in every sum" in text
-    assert "large-2 budget exhausted in round 5; small-4 absent since round 4" in text
+    assert "The budget of large-2 ended in round 4: it stopped before training any further" in text
+    assert "small-4 absent since round 4" in text
 
 
 def test_the_sentences_follow_the_table(summary: Summary) -> None:

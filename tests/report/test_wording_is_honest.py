@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_fedhelp.research import wording
-from secure_fedhelp.research.summary import MetricsSummary, Summary
+from secure_fedhelp.research.summary import MetricsSummary, PooledSummary, Summary
 
 
 def with_auroc(summary: Summary, model: str, values: list[float | None]) -> Summary:
@@ -56,10 +56,32 @@ def test_without_baselines_nothing_is_claimed(deployed: Summary) -> None:
 
 
 def test_who_left_early_is_said(ended: Summary) -> None:
-    assert wording.sentences(ended)[-1] == (
-        "Not everybody was in every sum: large-2 budget exhausted in round 5; small-4 absent since round 4."
-    )
+    assert wording.sentences(ended)[-2:] == [
+        "The budget of large-2 ended in round 4: it stopped before training any further, and the others went on "
+        "without it.",
+        "Not everybody was there to the end: small-4 absent since round 4.",
+    ]
     assert "one seed" in str(wording.caveat(ended))
+
+
+def test_several_budgets_that_ended_share_a_sentence(ended: Summary) -> None:
+    first, *rest = ended.hospitals
+    none_left = first.model_copy(update={"status": "budget spent before round 1"})
+    assert wording.sentences(ended.model_copy(update={"hospitals": (none_left, *rest)}))[-2] == (
+        "The budget of large-1 was spent before round 1, of large-2 ended in round 4: they stopped before training any "
+        "further, and the others went on without them."
+    )
+
+
+def test_what_was_measured_together_is_said_and_nothing_if_it_cannot_be(deployed: Summary) -> None:
+    figures = {"records": 40.0, "accuracy": 0.9, "balanced_accuracy": 0.8761, "auroc": 0.95}
+    together = PooledSummary(confusion=((20.0, 2.0), (2.0, 16.0)), **figures)
+    assert wording.sentences(deployed.model_copy(update={"pooled": together}))[-1] == (
+        "On 40 patients whom no hospital trained on, counted together, the shared model reaches AUROC 0.950 and "
+        "balanced accuracy 0.876; no hospital's own figure left it."
+    )
+    unknown = together.model_copy(update={"auroc": None})
+    assert wording.sentences(deployed.model_copy(update={"pooled": unknown})) == wording.sentences(deployed)
 
 
 @given(st.floats(min_value=0, max_value=1e6))

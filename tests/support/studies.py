@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +133,13 @@ def wait_until(done: Callable[[], bool], check: Callable[[], None] = lambda: Non
 
 
 @contextmanager
-def study(folder: Path, rounds: int = 2, **changes: Any) -> Iterator[Study]:
-    """A study set up in ``folder`` with nothing started yet; every process is ended on the way out."""
+def study(folder: Path, rounds: int = 2, hospitals: tuple[str, ...] = (), **changes: Any) -> Iterator[Study]:
+    """A study set up in ``folder`` with nothing started yet; every process is ended on the way out.
+
+    ``hospitals`` are those of the embedded study that take part; all six if none is named.
+    """
     data = prepare("breast-cancer", None, 1)
+    data = replace(data, hospitals={name: data.hospitals[name] for name in hospitals or data.hospitals})
     plan = quick_plan(data, rounds, **changes)
     run = create_run_folder(folder, overwrite=False)
     write_plan(run.plan, plan)
