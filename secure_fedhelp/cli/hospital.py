@@ -39,6 +39,13 @@ def init(
     consortium: Annotated[str, typer.Option(help="Name of the consortium, as in its certificates.")],
     name: Annotated[str, typer.Option(help="This hospital's name, as in the study plan.")],
     renew: Annotated[bool, typer.Option(help="Make a new request for the same key.")] = False,
+    like: Annotated[
+        Path | None,
+        typer.Option(help="This hospital's folder of an earlier study: same signing key, ledger and policy."),
+    ] = None,
+    like_key_file: Annotated[
+        Path | None, typer.Option(help="The key file that opens that folder, if it is not beside it.")
+    ] = None,
     key_file: NewKeyFile = None,
     passphrase: NewPassphrase = False,
     passphrase_file: PassphraseFile = None,
@@ -52,7 +59,8 @@ def init(
     from secure_fedhelp.identity.lock import opened_by
     from secure_fedhelp.identity.secret_source import SecretSource
 
-    request = init_hospital(folder, consortium, name, SecretSource(key_file, passphrase, passphrase_file), renew=renew)
+    source, earlier = SecretSource(key_file, passphrase, passphrase_file), SecretSource(like_key_file)
+    request = init_hospital(folder, consortium, name, source, renew=renew, like=like, like_source=earlier)
     out = Console(highlight=False, soft_wrap=True)
     out.print(
         f"{'Kept' if renew else 'Made'} the keys of {name} in {folder / 'keys'}, sealed; {opened_by(folder)}.",

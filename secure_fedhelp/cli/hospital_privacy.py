@@ -14,6 +14,7 @@ from secure_fedhelp.cli.unlocking import KeyFile, PassphraseFile
 
 if TYPE_CHECKING:
     from secure_fedhelp.hospital.budget import DataSetBudget
+    from secure_fedhelp.identity.signing import SigningKey
 
 Folder = Annotated[Path, typer.Option("--folder", help="The hospital's own folder.")]
 
@@ -64,15 +65,21 @@ def budget(
     delta: Annotated[
         float | None, typer.Option(help="State epsilon at this delta; default: the smallest in the ledger.")
     ] = None,
+    give_back: Annotated[
+        str | None,
+        typer.Option(metavar="STUDY", help="Give back what this study (by its hash's first digits) has reserved."),
+    ] = None,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Show what is spent, reserved and left of each data set's budget, over all studies in the ledger.
 
-    Nothing is changed, and a running study is not disturbed.
+    Nothing is changed, and a running study is not disturbed, except with --give-back: that is for a study that will
+    never go on at this hospital, and needs the ledger for itself.
 
     Example: secure-fedhelp hospital budget --folder st-anna --plan plan.toml
     """
+    from secure_fedhelp.errors import NotOnRoster
     from secure_fedhelp.hospital.budget import budgets, rounds_left
     from secure_fedhelp.hospital.folder import HospitalFolder
     from secure_fedhelp.identity.lock import open_lock
@@ -88,8 +95,12 @@ def budget(
     signing = SigningKey.load(place.keys / "signing.key", unlock)
     path = folder / config.ledger
     out = Console(highlight=False)
+    if give_back is not None:
+        out.print(_give_back(path, config.name, signing, give_back), markup=False)
     entries = read_ledger(path, signing.public_hex) if path.exists() else []
     study = None if plan is None else load_plan(plan)
+    if study is not None and config.name not in {h.name for h in study.hospitals}:
+        raise NotOnRoster(f"the plan does not list {config.name}")
     used = delta or min((e.delta for e in entries), default=study.privacy_of(config.name).delta if study else 1e-4)
     book = PatientBook(path, signing.derive(KEY_PURPOSE))
     unlock.wipe()
@@ -104,6 +115,25 @@ def budget(
         dataset = next((e.dataset for e in entries if e.study == study.hash), rows[-1].fingerprint if rows else "")
         left = rounds_left(entries, book, dataset, study, config.name, policy.lifetime)
         out.print(f"{left} more round(s) of study {study.study.name} fit ({study.study.rounds} planned).", markup=False)
+
+
+def _give_back(path: Path, name: str, signing: SigningKey, study: str) -> str:
+    import time
+
+    from secure_fedhelp.errors import InvalidConfiguration
+    from secure_fedhelp.privacy.entries import open_reservations
+    from secure_fedhelp.privacy.ledger import Ledger
+
+    with Ledger.open(path, name, signing, time.time) as ledger:
+        found = [e for e in open_reservations(ledger.entries) if e.study.startswith(study)]
+        if len({e.study for e in found}) != 1:
+            waiting = ", ".join(sorted({e.study[:16] for e in open_reservations(ledger.entries)})) or "none"
+            raise InvalidConfiguration(
+                f"no one study beginning with {study!r} has reserved anything", f"Studies with reservations: {waiting}."
+            )
+        for entry in found:
+            ledger.void(entry)
+    return f"Gave back {len(found)} reservation(s) of study {found[0].study[:16]}."
 
 
 def _table(rows: list[DataSetBudget], limit: float) -> Table:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
     BudgetExhausted,
+    InvalidContribution,
     KeyEpochRolledBack,
     PlanChanged,
     RetryRefused,
@@ -314,7 +315,11 @@ class Agent:
             self.vault.forget_values(number)  # never paid for, so never left: train again
         self.gate.reserve(number)
         self.progress("training", {"round": number})
-        output = self.method.contribute(number)
+        try:
+            output = self.method.contribute(number)
+        except InvalidContribution:
+            self.gate.spend_without_release(number, "system")  # the mechanism ran, and that it failed will show
+            raise
         return self.gate.release(number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v)))
 
     def _decline(self, number: int, error: BudgetExhausted) -> None:

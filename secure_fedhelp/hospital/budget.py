@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
 from secure_fedhelp.privacy.datasets import PatientBook
-from secure_fedhelp.privacy.entries import LedgerEntry, committed, releases, spent
+from secure_fedhelp.privacy.entries import LedgerEntry, Release, committed, releases, spent
 from secure_fedhelp.privacy.mechanisms import PooledExact, paid, planned_events
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -41,15 +41,18 @@ def rounds_left(entries: Sequence[LedgerEntry], book: PatientBook, dataset: str,
                 lifetime: float) -> int:  # fmt: skip
     """How many more rounds of ``plan`` fit into its own budget and the hospital's, as the release gate judges it."""
     privacy, apart = plan.privacy_of(hospital), book.apart(dataset)
-    own = committed(e for e in entries if e.study == plan.hash)
-    ever = committed(e for e in entries if e.dataset not in apart)
+    # The plan's own reservations are for rounds that are counted below.
+    counted = [e for e in entries if isinstance(e, Release) or e.study != plan.hash]
+    own = committed(e for e in counted if e.study == plan.hash)
+    ever = committed(e for e in counted if e.dataset not in apart)
+    smallest = min([privacy.delta, *(e.delta for e in entries if e.dataset not in apart)])
     done = {e.round for e in releases(entries) if e.study == plan.hash}
     fits = 0
     for number in (n for n in range(plan.study.rounds) if n not in done):
         events = paid(planned_events(plan, hospital, number))
         own, ever = [*own, *events], [*ever, *events]
-        limits = ((own, privacy.epsilon), (ever, lifetime))
-        if not all(within_budget(epsilon(what, privacy.delta), limit) for what, limit in limits):
+        limits = ((own, privacy.delta, privacy.epsilon), (ever, smallest, lifetime))
+        if not all(within_budget(epsilon(what, delta), limit) for what, delta, limit in limits):
             break
         fits += 1
     return fits

@@ -18,6 +18,7 @@ from secure_fedhelp.errors import (
     NotOnRoster,
     OneClassOnly,
     PlanChanged,
+    TooFewPatients,
 )
 from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from secure_fedhelp.data.records import PublicSet, Records
+    from secure_fedhelp.privacy.datasets import PatientBook
+    from secure_fedhelp.privacy.ledger import Ledger
     from secure_fedhelp.privacy.release import Budget
+
+
+#: Fewest patients that a model is measured on at one hospital.
+SMALLEST_HELD_OUT = 10
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ def prepare_records(member: Membership) -> StudyRecords:
     from secure_fedhelp.data.checks import check_records
     from secure_fedhelp.data.images import load_images, load_public
     from secure_fedhelp.data.tables import load_table
+    from secure_fedhelp.privacy.datasets import canonical_patient
 
     plan, root = member.plan, member.folder.root
     load = load_table if plan.data.kind == "table" else load_images
@@ -130,7 +138,12 @@ def prepare_records(member: Membership) -> StudyRecords:
                 'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
             )
         held_out = load(root / member.config.held_out, plan.data)
-        both = sorted(set(held_out.patients) & set(private.patients))
+        if len(held_out.by_patient) < SMALLEST_HELD_OUT:
+            raise TooFewPatients(
+                f"{root / member.config.held_out}: {len(held_out.by_patient)} patients, "
+                f"{SMALLEST_HELD_OUT} are needed: counts of fewer are about persons"
+            )
+        both = {*map(canonical_patient, held_out.patients)} & {*map(canonical_patient, private.patients)}
         if both:
             raise InvalidData(
                 f"{root / member.config.held_out}: {len(both)} patient(s) are in the training records too",
@@ -139,14 +152,21 @@ def prepare_records(member: Membership) -> StudyRecords:
     return StudyRecords(private, public, test, held_out)
 
 
-def know_patients(member: Membership, records: StudyRecords) -> Budget:
-    """Enter this study's patients into the book beside the ledger; the budget that is theirs (privacy/datasets.py)."""
+def patient_book(member: Membership, ledger: Ledger) -> PatientBook:
+    """The book beside the ledger, which goes on from what the book has seen of it; LedgerInvalid if it does not."""
     from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
-    from secure_fedhelp.privacy.release import Budget
 
     book = PatientBook(member.ledger_path, member.signing.derive(KEY_PURPOSE))
+    book.follow(ledger)
+    return book
+
+
+def know_patients(member: Membership, records: StudyRecords, book: PatientBook) -> Budget:
+    """Enter this study's patients into the book; the budget that is theirs (privacy/datasets.py)."""
+    from secure_fedhelp.privacy.release import Budget
+
     fingerprint = book.enter(records.patients)
-    return Budget(fingerprint, member.policy.lifetime, book.apart(fingerprint))
+    return Budget(fingerprint, member.policy.lifetime, book.apart(fingerprint), member.policy.exact_releases)
 
 
 def check_accounting(member: Membership) -> None:

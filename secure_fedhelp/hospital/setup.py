@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
@@ -9,7 +11,7 @@ from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.certificates import make_request, spiffe_uri
 from secure_fedhelp.identity.clear_keys import seal_clear_keys
-from secure_fedhelp.identity.lock import establish_lock
+from secure_fedhelp.identity.lock import establish_lock, open_lock
 from secure_fedhelp.identity.sealed_files import write_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
@@ -22,10 +24,14 @@ name = "{name}"
 consortium = "{consortium}"
 records = "data/records.csv"
 public = "public/public.npz"
+# The privacy ledger. Studies on the same patients must share one: 'hospital init --like' another study's folder.
+ledger = "ledger.jsonl"
 # test = "data/test.npz"                    # records set aside for evaluation, read here only
 # held_out = "data/held-out.csv"            # records trained on by nobody, for plans that measure the model
 # foundation_url = "https://teacher.example"   # an Open Inference Protocol v2 server, asked once, public inputs only
 """
+
+_LEDGER = 'ledger = "ledger.jsonl"\n'
 
 _POLICY = """\
 # The site policy: this hospital's own limits. The client refuses a plan that breaks one of them.
@@ -40,12 +46,23 @@ metrics = "local"                           # or "noised", "pooled", "research":
 """
 
 
-def init_hospital(root: Path, consortium: str, name: str, source: SecretSource = USUAL, *, renew: bool = False) -> Path:
+def init_hospital(
+    root: Path,
+    consortium: str,
+    name: str,
+    source: SecretSource = USUAL,
+    *,
+    renew: bool = False,
+    like: Path | None = None,
+    like_source: SecretSource = USUAL,
+) -> Path:
     """Create or complete a hospital's folder and return the path of the certificate request (``keys/tls.csr``).
 
     Private keys are made here, sealed under the secret that ``source`` gives, and never leave. With ``renew`` a new
     request is made for the same TLS key, so that the old certificate serves until the new one is put in its place;
-    signing and sealing keys stay, because the other hospitals know them. Raises InvalidConfiguration if the folder
+    signing and sealing keys stay, because the other hospitals know them. ``like`` is this hospital's folder of an
+    earlier study, opened by ``like_source``: the new one signs with the same key and goes on with the same ledger and
+    policy. Raises InvalidConfiguration if the folder
     already has keys and ``renew`` is not set, and what :func:`secure_fedhelp.identity.lock.establish_lock` raises.
     """
     spiffe_uri(consortium, "hospital", name)  # a malformed name is refused before anything is written
@@ -60,17 +77,44 @@ def init_hospital(root: Path, consortium: str, name: str, source: SecretSource =
             sub.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError(f"cannot create {root}: {error.strerror}", "Choose a folder you may write.") from error
+    earlier = None if like is None else _earlier(like, name, like_source)
     unlock = establish_lock(root, source)
     request = make_request(folder.keys, consortium, "hospital", name, unlock)
     if not (folder.keys / "signing.key").exists():
-        SigningKey.generate().save(folder.keys / "signing.key", unlock)
+        signing = SigningKey.generate() if earlier is None else earlier.signing
+        signing.save(folder.keys / "signing.key", unlock)
     if not (folder.keys / "sealing.key").exists():
         write_key(folder.keys / "sealing.key", SealingKey.generate().to_private_bytes(), unlock)
     unlock.wipe()
-    for file, text in (("hospital.toml", _CONFIG.format(name=name, consortium=consortium)), ("policy.toml", _POLICY)):
+    config = _CONFIG.format(name=name, consortium=consortium)
+    if earlier is not None:
+        config = config.replace(_LEDGER, f"ledger = {json.dumps(str(earlier.ledger))}\n")
+    texts = (("hospital.toml", config), ("policy.toml", _POLICY if earlier is None else earlier.policy))
+    for file, text in texts:
         if not (root / file).exists():
             write_atomic(root / file, text.encode())
     return request
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    """What a folder for another study takes over."""
+
+    signing: SigningKey
+    ledger: Path
+    policy: str
+
+
+def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
+    folder = HospitalFolder(root)
+    config = folder.config()
+    if config.name != name:
+        raise InvalidConfiguration(f"{root} is the folder of {config.name}, not of {name}", "Name your own folder.")
+    folder.policy()  # a malformed one is not handed on
+    unlock = open_lock(root, source)
+    signing = SigningKey.load(folder.keys / "signing.key", unlock)
+    unlock.wipe()
+    return _Earlier(signing, (root / config.ledger).resolve(), (root / "policy.toml").read_text(encoding="utf-8"))
 
 
 def seal_hospital(root: Path, source: SecretSource = USUAL) -> list[Path]:

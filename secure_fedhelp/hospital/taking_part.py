@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import StudyEnded
+from secure_fedhelp.errors import KeyCeremonyFailed, StudyEnded
 from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.preparation import (
     Membership,
@@ -20,6 +20,7 @@ from secure_fedhelp.hospital.preparation import (
     ask_teacher,
     check_accounting,
     know_patients,
+    patient_book,
     prepare_membership,
     prepare_records,
 )
@@ -91,7 +92,8 @@ def take_part(
         # The ledger outlives a study and its suite: it is always signed in Ed25519.
         with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), clock) as ledger:
             # Under the ledger's lock, which guards the book of patients beside it too.
-            gate = ReleaseGate(ledger, member.plan, name, know_patients(member, records))
+            book = patient_book(member, ledger)
+            gate = ReleaseGate(ledger, member.plan, name, know_patients(member, records, book))
             say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
             journal = _Journal(member, records, method, gate, say)
             agent = Agent(
@@ -112,10 +114,13 @@ def take_part(
             )
             try:
                 agent.run()
-            except StudyEnded:
+            except (StudyEnded, KeyCeremonyFailed):
                 gate.give_back()  # nothing more will come of what was reserved
                 raise
+            finally:
+                book.follow(ledger)
             gate.give_back()
+            book.follow(ledger)
             journal.finish(client.bytes_up, client.bytes_down)
     finally:
         client.close()

@@ -10,13 +10,18 @@ comparing fingerprints is not enough: :class:`PatientBook`, a sealed file beside
 patients (as keyed hashes of 16 bytes). A data set counts as *apart* only if it is in the book and shares no patient
 with the study's. A fingerprint that the book does not know counts as the same patients: a lost book can only make a
 budget smaller.
+
+The book also remembers how far its ledger had come: one that was deleted, or an older copy that was put back between
+two studies, does not pass for one that has spent less.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
+import unicodedata
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +31,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from secure_fedhelp.errors import LedgerInvalid, StorageError
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.files import write_atomic
 
 #: A key of 32 bytes for a purpose; made from the hospital's signing key.
@@ -48,11 +55,13 @@ class PatientBook:
         """Read the book beside ``ledger``; StorageError if it cannot be read, LedgerInvalid if it does not open."""
         self._path = ledger.with_name(ledger.name + ".patients")
         self._hash_key, self._seal_key = _derive(key, b"hash"), _derive(key, b"seal")
-        self._sets: dict[str, frozenset[str]] = self._read()
+        self._sets: dict[str, frozenset[str]] = {}
+        self._seen: tuple[int, str] = (0, GENESIS)
+        self._read()
 
     def enter(self, patients: Iterable[str]) -> str:
         """Remember a data set by its patients' identifiers, on the disk; its fingerprint."""
-        hashes = frozenset(self._keyed(patient.encode())[: 2 * _HASH_BYTES] for patient in patients)
+        hashes = frozenset(self._keyed(canonical_patient(p).encode())[: 2 * _HASH_BYTES] for p in patients)
         if not hashes:
             raise ValueError("a data set without patients")
         fingerprint = self._keyed(b"\0data-set\0" + "".join(sorted(hashes)).encode())
@@ -76,23 +85,44 @@ class PatientBook:
     def _keyed(self, data: bytes) -> str:
         return hmac.digest(self._hash_key, data, "sha256").hex()
 
-    def _read(self) -> dict[str, frozenset[str]]:
+    def follow(self, ledger: Ledger) -> None:
+        """Hold the ledger against what was seen of it, and remember how far it is now. LedgerInvalid if it does not go
+        on from there."""
+        ledger.require_witnessed(*self._seen)
+        now = ledger.count, ledger.head
+        if now != self._seen:
+            self._seen = now
+            self._write()
+
+    def _read(self) -> None:
         try:
             sealed = self._path.read_bytes()
         except FileNotFoundError:
-            return {}
+            return
         except OSError as error:
             raise StorageError(f"cannot read {self._path}: {error.strerror or error}") from error
         try:
             data = AESGCM(self._seal_key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _CONTEXT)
         except (InvalidTag, ValueError) as error:
             raise LedgerInvalid(f"{self._path} is damaged, or was made with another signing key", _HINT) from error
-        return {name: frozenset(patients) for name, patients in json.loads(data).items()}
+        record = json.loads(data)
+        self._sets = {name: frozenset(patients) for name, patients in record["sets"].items()}
+        self._seen = record["entries"], record["head"]
 
     def _write(self) -> None:
-        data = json.dumps({name: sorted(patients) for name, patients in sorted(self._sets.items())}).encode()
+        sets = {name: sorted(patients) for name, patients in sorted(self._sets.items())}
+        data = json.dumps({"sets": sets, "entries": self._seen[0], "head": self._seen[1]}).encode()
         nonce = secrets.token_bytes(_NONCE_BYTES)
         write_atomic(self._path, nonce + AESGCM(self._seal_key).encrypt(nonce, data, _CONTEXT), 0o600)
+
+
+def canonical_patient(identifier: str) -> str:
+    """One spelling of a patient's identifier, however a program exported it: ``A 12`` and ``a12``, ``0017``, ``17`` and
+    ``17.0`` are one. Two people whom it takes for one share a budget, which costs budget and never privacy."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", identifier).casefold())
+    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf"))
+    kept = re.sub(r"^(\d+)\.0+$", r"\1", kept)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
 
 
 def _derive(key: bytes, purpose: bytes) -> bytes:

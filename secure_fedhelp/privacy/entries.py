@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from secure_fedhelp.errors import BadSignature, LedgerInvalid
 from secure_fedhelp.identity.signing import SigningKey, verify
-from secure_fedhelp.privacy.mechanisms import Event, Mechanism, paid
+from secure_fedhelp.privacy.mechanisms import DpSgd, Event, Gaussian, Mechanism, PooledExact, paid
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
 from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
@@ -130,13 +130,19 @@ class Release(_Entry):
             for number in (int(s[6:]) for s in channel.derived_from if s.startswith("event:")):
                 if number >= len(self.events):
                     raise ValueError(f"channel {channel.name!r} names event {number}, there are {len(self.events)}")
-                if channel.mechanism not in (self.events[number].kind, "post-processing"):
+                if not fits(channel.mechanism, self.events[number]):
                     raise ValueError(f"channel {channel.name!r}: event {number} is no {channel.mechanism}")
         return self
 
     def values(self) -> dict[str, str]:
         """SHA-256 of the released values by channel."""
         return {c.name: c.values_sha256 for c in self.channels}
+
+
+def fits(how: How, event: DpSgd | Gaussian | PooledExact) -> bool:
+    """Whether a channel made by ``how`` may come from ``event``. Post-processing keeps the privacy of what it is done
+    to, so what has none cannot be post-processed into something that leaves."""
+    return not isinstance(event, PooledExact) if how == "post-processing" else how == event.kind
 
 
 LedgerEntry = Reservation | Void | Release
@@ -204,7 +210,11 @@ def check_line(line: bytes, index: int, previous: str, public_hex: str | None) -
     if entry.previous != previous:
         raise LedgerInvalid("it does not follow the line before: an entry was changed, dropped or moved")
     if public_hex is not None and entry.public_key != public_hex:
-        raise LedgerInvalid(f"it names key {entry.public_key[:16]}, expected is {public_hex[:16]}")
+        raise LedgerInvalid(
+            f"it names key {entry.public_key[:16]}, expected is {public_hex[:16]}",
+            "Is it another hospital's? If it is your own from an earlier study, make this study's folder with "
+            "'secure-fedhelp hospital init --like' the earlier one.",
+        )
     try:
         verify(entry.public_key, ENTRY_CONTEXT, canonical_bytes(entry.model_dump(mode="json")), signature)
     except BadSignature as error:
@@ -229,7 +239,7 @@ def check_history(lines: list[bytes], source: str, public_hex: str | None = None
             entry = check_line(line, index, so_far.head, public_hex)
             so_far.require_next(entry)
         except LedgerInvalid as error:
-            raise LedgerInvalid(f"{source}: entry {index}: {error.message}") from error
+            raise LedgerInvalid(f"{source}: entry {index}: {error.message}", error.hint) from error
         so_far.add(entry, line)
         public_hex = entry.public_key
     return so_far
@@ -242,7 +252,8 @@ class History:
         self.entries: list[LedgerEntry] = []
         #: SHA-256 of each line.
         self.heads: list[str] = []
-        self._known: set[str] = set()
+        #: What a later release may say it derives from: releases that were paid for in full.
+        self.sources: set[str] = set()
         self._open: dict[int, Reservation] = {}
 
     @property
@@ -253,7 +264,8 @@ class History:
         """Take an entry that :meth:`require_next` has nothing against."""
         self.entries.append(entry)
         self.heads.append(sha256_hex(line))
-        self._known.add(self.heads[-1])
+        if isinstance(entry, Release) and not any(isinstance(event, PooledExact) for event in entry.events):
+            self.sources.add(f"entry:{self.heads[-1]}")
         if isinstance(entry, Reservation):
             self._open[entry.index] = entry
         elif entry.reservation is not None:
@@ -280,5 +292,5 @@ class History:
                     raise LedgerInvalid(f"its {what} is not that of the reservation in entry {entry.reservation}")
         if isinstance(entry, Release):
             for source in (s for c in entry.channels for s in c.derived_from if s.startswith("entry:")):
-                if source[6:] not in self._known:
-                    raise LedgerInvalid(f"it derives from entry {source[6:22]}, which is not before it")
+                if source not in self.sources:
+                    raise LedgerInvalid(f"it derives from entry {source[6:22]}, which is no paid release before it")

@@ -119,9 +119,9 @@ class Ledger:
         return self._history.head
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """SHA-256 of each line."""
-        return tuple(self._history.heads)
+    def sources(self) -> frozenset[str]:
+        """What a release may say it derives from: ``entry:SHA256`` of each release that was paid for in full."""
+        return frozenset(self._history.sources)
 
     def events(self, study: str | None = None, apart: Container[str] = ()) -> list[Mechanism]:
         """The mechanisms of all releases in order, or of one study's (by plan hash); those about data sets in

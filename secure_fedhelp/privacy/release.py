@@ -30,7 +30,7 @@ import numpy as np
 from secure_fedhelp.errors import BudgetExhausted, InvalidContribution, NotReleasable
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
 from secure_fedhelp.privacy.channels import DECLARED
-from secure_fedhelp.privacy.entries import ChannelRelease, Proof, Release, open_reservations, releases
+from secure_fedhelp.privacy.entries import ChannelRelease, Proof, Release, fits, open_reservations, releases
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid, planned_events
 from secure_fedhelp.privacy.noise import NoiseName
@@ -130,13 +130,16 @@ class Budget:
     dataset: str
     lifetime_epsilon: float = math.inf
     apart: frozenset[str] = frozenset()
+    #: Releases of exact counts about these patients, of all studies: they have no epsilon, so they have a number.
+    exact_releases: int = 1
 
 
 class ReleaseGate:
     """The gate of one hospital in one study.
 
     Two budgets are kept: the plan's, for this study, and the hospital's own over all studies whose patients overlap.
-    Events are composed at the plan's delta, whatever delta their own study used.
+    The study's events are composed at the plan's delta; those over all studies at the smallest delta that any of them
+    was stated at, so that a plan with a large delta cannot make earlier studies look cheap.
     """
 
     def __init__(self, ledger: Ledger, plan: StudyPlan, hospital: str, budget: Budget) -> None:
@@ -150,8 +153,12 @@ class ReleaseGate:
         return epsilon(self._ledger.events(self._plan.hash), self._privacy.delta)
 
     def lifetime_spent(self) -> float:
-        """Epsilon of all releases about these patients, of every study, at the plan's delta."""
-        return epsilon(self._ledger.events(apart=self._budget.apart), self._privacy.delta)
+        """Epsilon of all releases about these patients, of every study, at the smallest delta of any."""
+        return epsilon(self._ledger.events(apart=self._budget.apart), self._lifetime_delta())
+
+    def _lifetime_delta(self) -> float:
+        about = [e.delta for e in self._ledger.entries if e.dataset not in self._budget.apart]
+        return min([*about, self._privacy.delta])
 
     def check_affordable(self, round: int) -> float:
         """Epsilon of the study after ``round`` (from 0). Open reservations of other rounds and studies count.
@@ -169,17 +176,41 @@ class ReleaseGate:
                 f"the plan's budget is {self._privacy.epsilon:g} at delta {delta:g}"
             )
         if limit < math.inf:
-            ever = epsilon([*self._ledger.committed(apart=self._budget.apart), *wanted], delta)
+            smallest = self._lifetime_delta()
+            ever = epsilon([*self._ledger.committed(apart=self._budget.apart), *wanted], smallest)
             if not within_budget(ever, limit):
                 raise BudgetExhausted(
                     f"round {round + 1} would bring epsilon over all studies from {self.lifetime_spent():.6g} to "
-                    f"{ever:.6g}, the site policy's lifetime_epsilon is {limit:g} at delta {delta:g}"
+                    f"{ever:.6g}{self._held_by_others()}; the site policy's lifetime_epsilon is {limit:g} at delta "
+                    f"{smallest:g}"
                 )
+        self._check_exact(round)
         return after
+
+    def _held_by_others(self) -> str:
+        """Which other studies have reserved a part of the budget, for the message."""
+        others = [e for e in open_reservations(self._ledger.entries) if e.study != self._plan.hash]
+        named = ", ".join(f"round {e.round + 1} of study {e.study[:16]}" for e in others)
+        return f" (with what is reserved for {named}; 'hospital budget --give-back' if it is over)" if named else ""
+
+    def _check_exact(self, round: int) -> None:
+        if not any(isinstance(event, PooledExact) for event in self._events(round)):
+            return
+        about = [e for e in releases(self._ledger.entries) if e.dataset not in self._budget.apart]
+        found = sum(isinstance(event, PooledExact) for e in about for event in e.events)
+        if found >= self._budget.exact_releases:
+            raise BudgetExhausted(
+                f"round {round + 1} would release exact counts about these patients, and {found} such release(s) were "
+                f"made before; the site policy's exact_releases is {self._budget.exact_releases}"
+            )
 
     def reserve(self, round: int) -> None:
         """To be called before anything is trained: the round's events are written down, so that no other study takes
-        the same piece of the budget. Again after a crash it does nothing. Raises BudgetExhausted, StorageError."""
+        the same piece of the budget. Again after a crash it does nothing, unless the patients are others by then.
+        Raises BudgetExhausted, StorageError."""
+        held = self._ledger.reservation(self._plan.hash, round)
+        if held is not None and held.dataset != self._budget.dataset:
+            self._ledger.void(held)
         self.check_affordable(round)
         if self._ledger.reservation(self._plan.hash, round) is None:
             self._ledger.reserve(
@@ -190,6 +221,14 @@ class ReleaseGate:
                 dataset=self._budget.dataset,
                 unit=self._privacy.unit,
             )
+
+    def spend_without_release(self, round: int, noise_source: NoiseName) -> None:
+        """Pay for a round whose mechanism ran and whose output is unusable: that it was (training diverged, and this
+        hospital goes silent) is an output too, and nobody may try again for nothing. Raises as :meth:`release`."""
+        nothing = Proof.of("public", "public:plan")
+        channels: dict[str, Vector] = {c.name: np.zeros(c.length) for c in self._plan.channels}
+        proofs: dict[str, Proof] = {c.name: nothing for c in self._plan.channels}
+        self.release(round, PrivateOutput(channels, self._events(round), proofs, noise_source))
 
     def give_back(self) -> None:
         """Void this study's open reservations: it is over, and they will not be used."""
@@ -264,17 +303,17 @@ class ReleaseGate:
 
     def _require_proven(self, output: PrivateOutput, vectors: Mapping[str, bytes]) -> None:
         """Each channel by a mechanism it is declared for, from things that exist; public ones are zeros."""
-        lines = {f"entry:{head}" for head in self._ledger.heads}
+        entries = self._ledger.sources
         for name, proof in output.proofs.items():
             if type(proof) is not Proof or proof.mechanism not in DECLARED[name]:
                 raise NotReleasable(f"channel {name} is not declared for {getattr(proof, 'mechanism', proof)!r}")
             for source in proof.derived_from:
-                if source.startswith("entry:") and source not in lines:
-                    raise NotReleasable(f"channel {name} derives from {source[:22]}, which this ledger does not have")
+                if source.startswith("entry:") and source not in entries:
+                    raise NotReleasable(f"channel {name} derives from {source[:22]}, no paid release of this ledger")
                 number = int(source[6:]) if source.startswith("event:") else None
                 if number is not None and number >= len(output.events):
                     raise NotReleasable(f"channel {name} derives from event {number}, which was not executed")
-                if number is not None and proof.mechanism not in (output.events[number].kind, "post-processing"):
+                if number is not None and not fits(proof.mechanism, output.events[number]):
                     raise NotReleasable(f"channel {name}: event {number} is no {proof.mechanism}")
             if proof.mechanism == "public" and any(vectors[name]):
                 raise NotReleasable(f"channel {name} is called public, and is not zero")

@@ -253,6 +253,8 @@ class StudyPlan(Strict):
             return
         if channel.length != (wanted := self.metrics.length(len(self.data.classes))):
             raise ValueError(f"the channel 'metrics' has {channel.length} values, {wanted} are needed")
+        if self.metrics.release == "pooled" and self.aggregation.minimum_cohort < 3:
+            raise ValueError("exact counts of two hospitals tell each the other's: minimum_cohort must be 3 or more")
         if self.study.rounds < 2:
             raise ValueError("metrics are measured in the last round, so at least two rounds are needed")
 

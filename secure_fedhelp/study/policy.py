@@ -46,6 +46,10 @@ class SitePolicy(Strict):
     #: differential privacy. ``research``: also metrics on the plan's test set, in the study's summary, in clear.
     metrics: Literal["local", "noised", "pooled", "research"] = "local"
 
+    #: Releases of exact counts (``pooled``) about one data set, over all studies. Between two of them nothing hides a
+    #: patient who came or went.
+    exact_releases: int = Field(default=1, ge=0)
+
     @property
     def lifetime(self) -> float:
         """The limit over all studies."""
@@ -58,8 +62,7 @@ class SitePolicy(Strict):
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause held against a plan: its name, what the plan asks, what the policy allows, whether that is too little.
-    """
+    """One clause held against a plan: its name, what the plan asks, what the policy allows, whether that is too little."""
 
     clause: str
     plan: str
@@ -97,6 +100,8 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
         _covers(p, foundation_url) for p in policy.foundation_endpoints
     )
 
+    exact = int(plan.metrics is not None and plan.metrics.release == "pooled")
+
     def at_most(name: str, value: float, limit: float) -> Clause:
         return Clause(name, f"{value:g}", f"at most {limit:g}", value > limit)
 
@@ -126,6 +131,7 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
             foundation_broken,
         ),
         Clause("metrics", f"{', '.join(beyond or asked) or 'no'} metrics", policy.metrics, bool(beyond)),
+        Clause("exact_releases", str(exact), f"at most {policy.exact_releases}", exact > policy.exact_releases),
     ]
 
 

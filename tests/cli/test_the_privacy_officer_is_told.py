@@ -11,7 +11,8 @@ from plans import example_plan
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import LedgerInvalid, PolicyViolation
+from secure_fedhelp.errors import InvalidConfiguration, LedgerInvalid, NotOnRoster, PolicyViolation
+from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.secret_source import SecretSource
@@ -101,6 +102,47 @@ def test_what_still_fits_follows_from_what_others_took(beta: Hospital) -> None:
     assert 0 <= left < 4
     beta.policy("largest_epsilon = 3.0\nlifetime_epsilon = 90.0\n")
     assert int(beta.budget("--plan", beta.plan_file).split(" more round(s)")[0].split()[-1]) > left
+
+
+def test_what_a_study_that_is_over_had_reserved_is_given_back(beta: Hospital) -> None:
+    beta.spend(["ann"], 2, reserve=True)
+    fits = "2 more round(s) of study lungs fit"
+    assert fits in beta.budget("--plan", beta.plan_file), "its own reservation is not counted twice"
+    said = beta.budget("--give-back", PLAN.hash[:12])
+    assert f"Gave back 1 reservation(s) of study {PLAN.hash[:16]}." in said
+    assert " to " not in said
+    with pytest.raises(InvalidConfiguration, match="no one study"):
+        beta.budget("--give-back", PLAN.hash[:12])
+
+
+def test_a_plan_for_others_is_refused_by_name(beta: Hospital) -> None:
+    values = PLAN.model_dump(mode="json", exclude_none=True)
+    values["hospitals"][1]["name"] = "omega"
+    beta.plan_file.write_text(tomli_w.dumps(values), encoding="utf-8")
+    with pytest.raises(NotOnRoster):
+        beta.budget("--plan", beta.plan_file)
+
+
+def test_a_second_studys_folder_goes_on_with_the_same_ledger(beta: Hospital, tmp_path: Path) -> None:
+    beta.policy("largest_epsilon = 2.0\n")
+    beta.spend(["ann"], 2)
+    command = ["hospital", "init", "--folder", str(tmp_path / "next"), "--consortium", "north", "--name", "beta"]
+    like = ["--like", str(beta.root), "--like-key-file", str(beta.key_file)]
+    done = CliRunner().invoke(app, [*command, *like], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    folder = HospitalFolder(tmp_path / "next")
+    assert folder.policy().largest_epsilon == 2.0
+    key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root))
+    assert key.public_hex == beta.key.public_hex
+    path = folder.root / folder.config().ledger
+    with Ledger.open(path, "beta", key, lambda: 1.0) as ledger:
+        assert ledger.count == 2
+        assert PatientBook(path, key.derive(KEY_PURPOSE)).patients(ledger.entries[0].dataset) == 1
+    for wrong in (["--name", "alpha"], ["--like", str(tmp_path / "nowhere")]):
+        other = [*command[:3], str(tmp_path / "third"), *command[4:], *like, *wrong]
+        with pytest.raises(InvalidConfiguration):
+            CliRunner().invoke(app, other, catch_exceptions=False)
+        assert not (tmp_path / "third" / "keys" / "signing.key").exists()
 
 
 def test_a_damaged_ledger_is_named(beta: Hospital) -> None:

@@ -378,7 +378,7 @@ def test_an_entry_derives_only_from_entries_before_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     with open_ledger(path) as ledger:
         before = channel(mechanism="post-processing", derived_from=("entry:" + "a" * 64,))
-        with pytest.raises(LedgerInvalid, match="not before it"):
+        with pytest.raises(LedgerInvalid, match="no paid release before it"):
             settle(ledger, channels=[before])
         settle(ledger)
         settle(ledger, channels=[channel(mechanism="post-processing", derived_from=(f"entry:{ledger.head}",))])

@@ -24,7 +24,7 @@ from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid
 from secure_fedhelp.privacy.release import Budget, PrivateOutput, Released, ReleaseGate, require_released
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.channel import Vector, pack_channels
-from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
 
 PLAN = example_plan()
 BUDGET = Budget(DATASET)
@@ -200,7 +200,7 @@ HEAD = "entry:" + "a" * 64
         ("public-logits", Proof.of("pooled-exact", "event:0"), "not declared"),
         ("model-update", Proof.of("dp-sgd", "event:1"), "not executed"),
         ("public-logits", Proof.of("post-processing", "event:7"), "not executed"),
-        ("public-logits", Proof.of("post-processing", HEAD), "does not have"),
+        ("public-logits", Proof.of("post-processing", HEAD), "no paid release"),
         ("model-update", Proof.of("public", "public:plan"), "called public"),
         ("public-logits", Proof.of("public", "public:public-set"), "called public"),
         ("model-update", "dp-sgd", "not declared"),
@@ -263,6 +263,40 @@ def test_noised_counts_are_paid_for_and_exact_ones_are_written_down(tmp_path: Pa
         entry = gate.release(1, measured(plan, np.full(12, 0.25))).entry
         assert (ledger.events(), gate.epsilon_spent()) == ([], 0.0)
         assert entry.events == (PooledExact(smallest_cohort=plan.aggregation.minimum_cohort),)
+
+
+def test_exact_counts_cannot_be_post_processed_into_something_that_leaves(ledger: Ledger) -> None:
+    plan, logits = measuring_plan(release="pooled"), np.array([3.0, 1.0, 4.0, 1.0])
+    counts = measured(plan, np.full(12, 0.25))
+    gate = ReleaseGate(ledger, plan, "alpha", BUDGET)
+    for source in ("event:0", f"entry:{ledger.head}"):
+        leaky = replace(
+            counts,
+            channels={**counts.channels, "public-logits": logits},
+            proofs={**counts.proofs, "public-logits": Proof.of("post-processing", source)},
+        )
+        with pytest.raises(NotReleasable):
+            gate.release(1, leaky)
+    assert ledger.count == 0
+    gate.release(1, counts)
+    with pytest.raises(NotReleasable, match="no paid release"):  # nor later, nor of a reservation or a void
+        gate.release(0, output(plan, channels={**values(), "metrics": np.zeros(12)}, proofs={
+            **proofs(plan), "public-logits": Proof.of("post-processing", f"entry:{ledger.head}")}))  # fmt: skip
+
+
+def test_exact_counts_about_the_same_patients_have_a_number(ledger: Ledger) -> None:
+    """Between two exact sums nothing hides a patient who came or went, and no epsilon would say so."""
+    for name, allowed in (("first", True), ("second", False)):
+        values_ = measuring_plan(release="pooled").model_dump(mode="json")
+        values_["study"]["name"] = name
+        plan = parse_plan(values_)
+        gate = ReleaseGate(ledger, plan, "alpha", BUDGET)
+        if allowed:
+            gate.release(1, measured(plan, np.full(12, 0.25)))
+            continue
+        with pytest.raises(BudgetExhausted, match="exact_releases is 1"):
+            gate.reserve(1)
+        ReleaseGate(ledger, plan, "alpha", replace(BUDGET, exact_releases=2)).reserve(1)
 
 
 def test_a_round_that_measures_sends_no_model_and_one_that_trains_no_counts(ledger: Ledger) -> None:
@@ -450,6 +484,39 @@ def test_two_studies_cannot_reserve_the_same_last_piece(ledger: Ledger) -> None:
     first.release(3, output(plan))  # what is reserved can be used
     with pytest.raises(BudgetExhausted):
         second.reserve(0)
+
+
+def test_other_patients_after_a_crash_get_a_reservation_of_their_own(ledger: Ledger) -> None:
+    ReleaseGate(ledger, PLAN, "alpha", BUDGET).reserve(0)
+    gate = ReleaseGate(ledger, PLAN, "alpha", Budget("e" * 64))
+    gate.reserve(0)
+    assert gate.release(0, output()).entry.dataset == "e" * 64
+    assert [type(entry) for entry in ledger.entries] == [Reservation, Void, Reservation, Release]
+
+
+def test_training_that_came_to_nothing_is_paid_for(gate: ReleaseGate, ledger: Ledger) -> None:
+    """That it diverged, and the hospital goes silent, is an output of the mechanism too."""
+    gate.reserve(0)
+    gate.spend_without_release(0, "system")
+    assert ledger.events() == paid(output().events)
+    last = ledger.entries[-1]
+    assert isinstance(last, Release)
+    assert {channel.mechanism for channel in last.channels} == {"public"}
+
+
+def test_a_plan_with_a_large_delta_does_not_make_earlier_studies_cheap(ledger: Ledger) -> None:
+    strict = example_plan(study__name="strict", privacy__large__delta=1e-6)
+    ReleaseGate(ledger, strict, "alpha", BUDGET).release(0, output(strict))
+    loose = example_plan(privacy__large__delta=1e-3)
+    gate = ReleaseGate(ledger, loose, "alpha", BUDGET)
+    assert gate.lifetime_spent() == epsilon(ledger.events(), 1e-6) > epsilon(ledger.events(), 1e-3)
+
+
+def test_who_holds_the_budget_is_named(ledger: Ledger) -> None:
+    plan, rival = budget_plan(1), example_plan(study__name="rival")
+    ReleaseGate(ledger, plan, "alpha", Budget(DATASET, 1.5)).reserve(0)
+    with pytest.raises(BudgetExhausted, match=f"reserved for round 1 of study {plan.hash[:16]}"):
+        ReleaseGate(ledger, rival, "alpha", Budget(DATASET, 1.5)).reserve(0)
 
 
 def test_what_is_given_back_is_there_again(ledger: Ledger) -> None:
