@@ -157,7 +157,7 @@ class Agent:
         if signed is not None and signed != self.plan.hash:
             raise PlanChanged(
                 f"this folder signed plan {signed[:16]}…, the plan file now is {self.plan.hash[:16]}…",
-                "Put the signed plan file back, or join the new study from another folder with the same ledger.",
+                "Put the signed plan file back, or make the new study a folder with 'hospital init --like' this one.",
             )
         self.vault.remember_plan(self.plan.hash)
         checkpoint = self.vault.checkpoint()

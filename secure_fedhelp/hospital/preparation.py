@@ -101,8 +101,8 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     if signed is not None and signed != plan.hash:
         raise PlanChanged(
             f"{plan_path}: this folder has signed plan {signed[:16]}, the file is now plan {plan.hash[:16]}",
-            "Put the signed plan file back, or join the new study from another folder that names the same ledger "
-            "('ledger' in hospital.toml), so that what was spent still counts.",
+            "Put the signed plan file back, or make the new study a folder of its own with 'secure-fedhelp hospital "
+            "init --like' this one: it goes on with the same ledger, so that what was spent still counts.",
         )
     credentials = load_credentials(folder.keys, now, unlock)
     _require_identity(credentials, plan, config)

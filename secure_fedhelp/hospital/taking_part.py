@@ -142,7 +142,8 @@ class _Journal:
         shown = {k: int(str(v)) + 1 if k == "round" else v for k, v in details.items()}
         self._say(f"{what} {' '.join(f'{k}={_short(v)}' for k, v in shown.items())}".rstrip())
         if what == "budget exhausted":
-            self._status = f"budget exhausted in round {int(str(details['round'])) + 1}"
+            ended = int(str(details["round"]))  # rounds that were paid for; people count them from 1
+            self._status = f"budget ended in round {ended}" if ended else "budget spent before round 1"
         if what == "absorbed":
             self._record_round(details)
         write_status(self._member.folder.status, what, details)

@@ -15,6 +15,7 @@ from studies import Study, study
 from secure_fedhelp.errors import (
     BadSignature,
     FedHelpError,
+    InvalidContribution,
     KeyCeremonyFailed,
     NotReleasable,
     TranscriptInvalid,
@@ -27,6 +28,8 @@ from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
+from secure_fedhelp.privacy.ledger import Ledger
+from secure_fedhelp.privacy.release import Budget, ReleaseGate
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.packing import SumAccumulator, add_modulo, pack_residues, split_sum
@@ -366,6 +369,24 @@ def test_nothing_is_spent_while_the_others_hold_another_key(running: Study) -> N
         else:
             with pytest.raises(KeyCeremonyFailed):
                 mine.ceremony.require_agreed(key)
+
+
+def test_training_that_diverged_is_paid_for_before_anybody_can_notice(running: Study, tmp_path: Path) -> None:
+    """The hospital goes silent, which the coordinator sees: an output of a mechanism that ran."""
+
+    class Diverges:
+        def contribute(self, number: int) -> None:
+            assert len(mine.ledger.entries) == 1, "reserved first"
+            raise InvalidContribution("private training diverged")
+
+    mine = agent(running, relay(running, answer(running)))
+    with Ledger.open(tmp_path / "ledger.jsonl", ME, mine.signing.of("ed25519"), time.time) as ledger:
+        mine.ledger, mine.gate = ledger, ReleaseGate(ledger, mine.plan, ME, Budget("d" * 64))
+        mine.method = Diverges()  # type: ignore[assignment]
+        with pytest.raises(InvalidContribution):
+            mine._released(0)
+        assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
+        assert mine.gate.epsilon_spent() > 0
 
 
 @pytest.mark.parametrize(
