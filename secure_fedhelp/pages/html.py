@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
+@cache
 def environment(package: str) -> Environment:
     """Templates of ``package`` (its folder ``templates``), and those of this room: ``page.css``."""
     return Environment(

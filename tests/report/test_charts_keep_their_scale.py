@@ -99,3 +99,14 @@ def test_a_long_label_is_cut_and_a_hospital_without_values_says_so() -> None:
     series = [charts.Series("one", charts.diamond, "shared")]
     rows = [charts.Row("a", (None,)), charts.Row("b", (0.5,))]
     assert "not measured" in charts.dot_chart("x", "title", "text", series, rows)
+
+
+@given(st.lists(st.lists(st.sampled_from([None, 0, 1]), min_size=1, max_size=60), min_size=1, max_size=20))
+def test_a_grid_has_a_cell_for_each_state_inside_the_picture(rows: list[list[int | None]]) -> None:
+    series = (("in", "a"), ("out", "b"))
+    svg = charts.grid_chart("x", "title", "text", "round", series, [(f"h{i}", row) for i, row in enumerate(rows)])
+    height = float(re.findall(r'viewBox="0 0 360 ([0-9.]+)"', svg)[0])
+    assert svg.count("<rect") == len(series) + sum(cell is not None for row in rows for cell in row)
+    assert svg.count('class="b"') == 1 + sum(cell == 1 for row in rows for cell in row)
+    for attribute, end in (("x", 360), ("y", height)):
+        assert all(0 <= value <= end for value in numbers(svg, attribute))

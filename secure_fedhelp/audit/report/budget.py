@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from secure_fedhelp.audit.report.model import Budget, DataSet, Lifetime, Mechanism, Point
@@ -18,20 +19,17 @@ T = TypeVar("T")
 
 def budgets(run: Run, prv: bool = False) -> tuple[Budget, ...]:
     """Every hospital's; ``prv`` asks Opacus' accountants, which takes torch."""
-    curves: dict[tuple[object, ...], list[float]] = {}  # hospitals with the same history share one computation
-    return tuple(_budget(run, h.name, prv, curves) for h in run.plan.hospitals)
+    return tuple(_budget(run, h.name, prv) for h in run.plan.hospitals)
 
 
-def _budget(run: Run, name: str, prv: bool, curves: dict[tuple[object, ...], list[float]]) -> Budget:
+def _budget(run: Run, name: str, prv: bool) -> Budget:
     privacy, study = run.plan.privacy_of(name), _study(run, name)
     delta, damaged = privacy.delta, name in _unverified(run)
     both = None
     if not damaged:
         both = _bounded(lambda: cross_check(spent(study), delta, by="opacus" if prv else "dp-accounting"))
     by_round = _by_round(study)
-    key = (delta, *by_round.values())
-    if key not in curves:
-        curves[key] = _bounded(lambda: running_epsilon(list(by_round.values()), delta)) or []
+    curve = _bounded(lambda: _running(tuple(by_round.values()), delta)) or ()
     bounds = None if both is None else both.prv
     return Budget(
         hospital=name,
@@ -41,9 +39,15 @@ def _budget(run: Run, name: str, prv: bool, curves: dict[tuple[object, ...], lis
         rdp=None if both is None else _or_none(both.rdp),
         prv=None if bounds is None else (max(bounds.low, 0.0), max(bounds.high, 0.0)),
         committed=None if damaged else _finite(committed(study), delta),
-        curve=tuple(Point(round=r, epsilon=e) for r, e in zip(by_round, curves[key], strict=False) if e < math.inf),
+        curve=tuple(Point(round=r, epsilon=e) for r, e in zip(by_round, curve, strict=False) if e < math.inf),
         noise=tuple(sorted({e.noise_source for e in releases(study)})),
     )
+
+
+@lru_cache(maxsize=256)
+def _running(rounds: tuple[tuple[DpSgd | Gaussian, ...], ...], delta: float) -> tuple[float, ...]:
+    """Hospitals with the same history share one computation."""
+    return tuple(running_epsilon(rounds, delta))
 
 
 def everywhere(run: Run) -> tuple[float, float] | None:

@@ -253,7 +253,8 @@ class Control(Strict):
     requirement: Text
     supports: Text
     remains: Text
-    evidence: tuple[Link, ...] = Field(min_length=1)
+    #: Empty only if the run has none of the files and checks that it would point to.
+    evidence: tuple[Link, ...]
     state: Literal["holds", "failed", "unchecked"]
 
 
