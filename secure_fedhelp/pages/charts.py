@@ -19,6 +19,8 @@ WIDTH = 360
 TEXT_HEIGHT = 13
 #: Labels longer than this are cut; the full words are in the chart's description and in the tables.
 LONGEST_LABEL = 17
+#: A line of more points than this has marks at its ends only.
+MOST_MARKS = 20
 
 Point = tuple[float, float]
 #: Draws one mark at x, y with a CSS class.
@@ -80,10 +82,12 @@ def line_chart(
     levels: Sequence[Level],
     floor: float | None = None,
     least_span: float = 0.0,
+    last: int = 0,
 ) -> Markup:
     """Lines over rounds; ``floor`` is the lower end of the y axis (default: from the data).
 
-    The y axis spans at least ``least_span``, so that a difference that means nothing does not look like a cliff.
+    With ``last`` the x axis goes from round 1 to that round, whatever rounds the lines have. The y axis spans at least
+    ``least_span``, so that a difference that means nothing does not look like a cliff.
     """
     right, top, bottom = 104, 12, 36
     # Tall enough for a label at the end of every line.
@@ -93,7 +97,7 @@ def line_chart(
     y_ticks = ticks(lowest, max(values), 5)
     form = _same_decimals(y_ticks)
     left = max(38, 14 + 7 * max(len(form(tick)) for tick in y_ticks))
-    rounds = sorted({x for line in lines for x, _ in line.points})
+    rounds: Sequence[float] = range(1, last + 1) or sorted({x for line in lines for x, _ in line.points})
     x_of = _scale(rounds[0], rounds[-1], left + 8, WIDTH - right - 8)
     y_of = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     parts = [_h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
@@ -106,7 +110,8 @@ def line_chart(
     for line in lines:
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
         parts.append(Markup('<polyline points="{}" class="{}"/>').format(path, line.style))
-        parts += [circle(x_of(x), y_of(y), f"{line.style} point") for x, y in line.points]
+        marked = line.points if len(line.points) <= MOST_MARKS else (line.points[0], line.points[-1])
+        parts += [circle(x_of(x), y_of(y), f"{line.style} point") for x, y in marked]
     labels = [(level.label, level.value, "") for level in levels]
     labels += [(line.label, line.points[-1][1], line.style) for line in lines]
     places = spread([y_of(value) for _, value, _ in labels], TEXT_HEIGHT, top, height - bottom)

@@ -153,7 +153,7 @@ def test_channels_say_how_and_from_what(report: AuditReport) -> None:
     assert update.releases == 13
     assert update.hospitals == ("alpha", "beta", "gamma", "delta", "omega")
     assert rows["metrics", "exact counts: no noise"].releases == 4
-    assert rows["metrics", "public values only"].releases == 13
+    assert rows["metrics", "zeros: nothing to send in that round"].releases == 13
     assert sum(r.releases for r in report.releases) == 3 * 17
     # Two tiers train with figures of their own.
     assert [(m.what, m.times) for m in report.mechanisms] == [
@@ -166,7 +166,7 @@ def test_channels_say_how_and_from_what(report: AuditReport) -> None:
 def test_exact_counts_are_named_loudly(report: AuditReport) -> None:
     (found,) = report.without_privacy
     assert found.title == "Exact counts on channel metrics"
-    assert "Alpha, beta, gamma and omega sent exact counts in round 4" in found.text
+    assert "In round 4 exact counts left alpha, beta, gamma and omega, inside" in found.text
     assert "at least 3 hospitals" in found.text
     paths = {f.anchor: f.path for f in report.files}
     assert [paths[a] for a in found.evidence] == [

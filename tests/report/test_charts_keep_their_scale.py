@@ -84,6 +84,18 @@ def test_a_higher_value_is_drawn_higher_and_further_right() -> None:
     assert first > second
 
 
+def test_lines_on_one_axis_can_be_compared_and_long_ones_are_not_beads() -> None:
+    def ends(count: int, last: int) -> list[float]:
+        line = charts.Line("a", tuple((float(n), 1.0) for n in range(1, count + 1)), "both")
+        return numbers(charts.line_chart("x", "title", "text", [line], [], last=last), "cx")
+
+    assert len(ends(20, 0)) == 20
+    assert len(ends(50, 0)) == 2
+    short, full = ends(25, 50), ends(50, 50)
+    assert short[0] == full[0]
+    assert (short[-1] - short[0]) / (full[-1] - full[0]) == pytest.approx(24 / 49, abs=0.01)
+
+
 def test_bars_are_as_long_as_their_values_and_unknown_ones_say_so() -> None:
     rows = [charts.Row("a", (100.0, 50.0)), charts.Row("b", (None, 0.0))]
     svg = charts.bar_chart("x", "title", "text", (("up", "s"), ("down", "t")), rows, lambda v: f"{v:g} bytes")

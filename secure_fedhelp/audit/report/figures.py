@@ -63,11 +63,11 @@ def _curve(report: AuditReport) -> Figure:
         if budget.curve:
             groups.setdefault((budget.curve, budget.claimed), []).append(budget)
     highest = max(max(b.claimed, *(p.epsilon for p in b.curve)) for (b, *_) in groups.values())
+    last = max(p.round for (b, *_) in groups.values() for p in b.curve) + 1
     panels = []
     for number, of in enumerate(groups.values(), start=1):
         first, names = of[0], listed([b.hospital for b in of])
         points = tuple((float(p.round + 1), p.epsilon) for p in first.curve)
-        last = _epsilon(first.pld)
         said = ", ".join(f"round {x:g} {numbers.epsilon(y)}" for x, y in points)
         panels.append(
             (
@@ -76,10 +76,11 @@ def _curve(report: AuditReport) -> Figure:
                     f"chart-curve-{number}",
                     f"Epsilon by round of {names}",
                     f"{said}; budget {numbers.epsilon(first.claimed)}",
-                    [charts.Line(f"spent {last}", points, "shared")],
+                    [charts.Line(f"spent {_epsilon(first.pld)}", points, "shared")],
                     [charts.Level(f"budget {numbers.epsilon(first.claimed)}", first.claimed)],
                     floor=0.0,
                     least_span=highest,
+                    last=last,
                 ),
             )
         )

@@ -16,7 +16,7 @@ _HOW = {
     "gaussian": "Gaussian noise on the answer",
     "pooled-exact": "exact counts: no noise",
     "post-processing": "computed from what was paid for",
-    "public": "public values only",
+    "public": "zeros: nothing to send in that round",
 }
 _SOURCE = {
     "public:plan": "the plan",
@@ -74,9 +74,9 @@ def _exact_counts(run: Run, files: Sequence[EvidenceFile]) -> list[Disclosure]:
     return [
         Disclosure(
             title=f"Exact counts on channel {channel}",
-            text=f"{_capital(_names(run, by))} sent exact counts in {ranges([number for _, number in by])}, inside an "
-            f"encrypted sum of at least {cohort} hospitals. The sum was opened. The counts carry no noise and have no "
-            "epsilon: whoever knows the counts of all the others in the sum reads those of the remaining hospital.",
+            text=f"In {ranges([number for _, number in by])} exact counts left {_names(run, by)}, inside an encrypted "
+            f"sum of at least {cohort} hospitals. The sum was opened. The counts carry no noise and have no epsilon: "
+            "whoever knows the counts of all the others in the sum reads those of the remaining hospital.",
             evidence=_ledgers(files, [name for name, _ in by]),
         )
         for (channel, cohort), by in kept.items()
@@ -90,9 +90,9 @@ def _known_noise(run: Run, files: Sequence[EvidenceFile]) -> list[Disclosure]:
     return [
         Disclosure(
             title="Noise from a seed",
-            text=f"{_capital(_names(run, by))} drew the noise of {ranges([number for _, number in by])} from a "
-            "research seed. Who knows the seed can take the noise away: against them these releases have no "
-            "protection, whatever epsilon is printed.",
+            text=f"In {ranges([number for _, number in by])} the noise of {_names(run, by)} came from a research seed. "
+            "Who knows the seed can take the noise away: against them these releases have no protection, whatever "
+            "epsilon is printed.",
             evidence=_ledgers(files, [name for name, _ in by]),
         )
     ]
@@ -121,7 +121,3 @@ def _names(run: Run, by: Sequence[tuple[str, int]]) -> str:
 
 def _ledgers(files: Sequence[EvidenceFile], of: Sequence[str]) -> tuple[str, ...]:
     return tuple(file.anchor for file in files if file.what == "ledger" and file.path.split("/")[1] in of)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
