@@ -49,6 +49,30 @@ def show(
         _check_policy(out, study, policy, hospital)
 
 
+@app.command("privacy")
+def privacy(
+    plan: Annotated[Path, typer.Argument(help="The study plan (TOML).")],
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(help="Print the noise that keeps to this epsilon; repeatable. Default: 0.5, 1, 2, 3, 5 and 8."),
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+) -> None:
+    """What a plan costs its patients, round by round, and what it would cost if it were another. Takes some seconds.
+
+    Example: secure-fedhelp plan privacy runs/demo/plan.toml --budget 2.5
+    """
+    from secure_fedhelp.cli.privacy_table import print_outlook, write_outlook
+    from secure_fedhelp.privacy.what_if import BUDGETS, outlook
+    from secure_fedhelp.study.plan import load_plan
+
+    study = load_plan(plan)
+    tiers = outlook(study, budget or BUDGETS)
+    print_outlook(Console(highlight=False), study, tiers)
+    if json_out is not None:
+        write_outlook(json_out, study, tiers)
+
+
 def _check_policy(out: Console, plan: StudyPlan, policy: Path, hospital: str | None) -> None:
     from secure_fedhelp.errors import NotOnRoster
     from secure_fedhelp.study.policy import load_policy, require_allowed
