@@ -74,7 +74,6 @@ def canary(**changes: Any) -> CanaryResult:
         "delta": 1e-4,
         "claimed_epsilon": 2.0,
         "lower_bound": 0.5,
-        "method": "f-dp",
         "assumption_free_bound": 0.25,
         "confidence": 0.95,
         "joint_confidence": 0.9,

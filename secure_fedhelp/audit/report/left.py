@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secure_fedhelp.audit.report.model import Disclosure, EvidenceFile, ReleaseRow
+from secure_fedhelp.audit.report.model import Disclosure, EvidenceFile, ReleaseRow, plain
 from secure_fedhelp.audit.report.people import names
 from secure_fedhelp.audit.report.words import ranges
 from secure_fedhelp.audit.verify import Run
@@ -37,7 +37,7 @@ def channels(run: Run) -> tuple[ReleaseRow, ...]:
             rows.setdefault(key, []).append(name)
     return tuple(
         ReleaseRow(
-            channel=channel,
+            channel=plain(channel),
             mechanism=how,
             derived_from=sources,
             hospitals=tuple(dict.fromkeys(by)),
@@ -73,10 +73,12 @@ def _exact_counts(run: Run, files: Sequence[EvidenceFile]) -> list[Disclosure]:
                     kept.setdefault((channel, event.smallest_cohort), []).append((name, entry.round))
     return [
         Disclosure(
-            title=f"Exact counts on channel {channel}",
-            text=f"In {ranges([number for _, number in by])} exact counts left {_names(run, by)}, inside an encrypted "
-            f"sum of at least {cohort} hospitals. The sum was opened. The counts carry no noise and have no epsilon: "
-            "whoever knows the counts of all the others in the sum reads those of the remaining hospital.",
+            title=plain(f"Exact counts on channel {channel}"),
+            text=plain(
+                f"In {ranges([number for _, number in by])} exact counts left {_names(run, by)}, inside an encrypted "
+                f"sum of at least {cohort} hospitals. The sum was opened. The counts carry no noise and have no "
+                "epsilon: whoever knows the counts of all the others in the sum reads those of the remaining hospital."
+            ),
             evidence=_ledgers(files, [name for name, _ in by]),
         )
         for (channel, cohort), by in kept.items()
@@ -90,9 +92,11 @@ def _known_noise(run: Run, files: Sequence[EvidenceFile]) -> list[Disclosure]:
     return [
         Disclosure(
             title="Noise from a seed",
-            text=f"In {ranges([number for _, number in by])} the noise of {_names(run, by)} came from a research seed. "
-            "Who knows the seed can take the noise away: against them these releases have no protection, whatever "
-            "epsilon is printed.",
+            text=plain(
+                f"In {ranges([number for _, number in by])} the noise of {_names(run, by)} came from a research seed. "
+                "Who knows the seed can take the noise away: against them these releases have no protection, whatever "
+                "epsilon is printed."
+            ),
             evidence=_ledgers(files, [name for name, _ in by]),
         )
     ]

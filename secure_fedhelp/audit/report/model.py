@@ -175,8 +175,10 @@ class Measurement(Strict):
     figures: Text
     claimed: Epsilon
     delta: Delta
-    #: With probability ``confidence`` the true epsilon is not below this.
+    #: With probability ``confidence`` it is not more private than DP-SGD of this epsilon, at the same rate and steps.
     lower_bound: Epsilon
+    #: The same without an assumption on the mechanism: looser.
+    assumption_free_bound: Epsilon
     confidence: Annotated[float, Field(gt=0, lt=1)]
     trainings: Count
     canaries: Count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from secure_fedhelp.audit.report.model import Participant
+from secure_fedhelp.audit.report.model import Participant, plain
 from secure_fedhelp.audit.report.words import listed, ranges, rounds
 from secure_fedhelp.audit.verify import Run
 from secure_fedhelp.identity import pem
@@ -42,7 +42,7 @@ def _hospital(run: Run, name: str) -> Participant:
         taken_part=tuple(e.round for e in run.transcript if name in {u.hospital for u in e.cohort}),
         declined=tuple(e.round for e in run.transcript if name in {d.hospital for d in e.declined}),
         absent=tuple(e.round for e in run.transcript if name in e.absent),
-        said=_said(run, name, card),
+        said=plain(_said(run, name, card)),
     )
 
 

@@ -98,6 +98,7 @@ def _measurement(result: CanaryResult, run: Run | None) -> Measurement:
         claimed=result.claimed_epsilon,
         delta=result.delta,
         lower_bound=result.lower_bound,
+        assumption_free_bound=result.assumption_free_bound,
         confidence=result.confidence,
         trainings=result.trainings,
         canaries=result.canaries,

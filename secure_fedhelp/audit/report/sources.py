@@ -43,7 +43,11 @@ class Sources:
     files: tuple[EvidenceFile, ...] = ()
 
     def fail(self, subject: str, check: str, error: FedHelpError) -> None:
-        self.findings.append(Finding(subject, check, False, f"{type(error).__name__}: {error.message}"))
+        message = error.message
+        for path in (self.inputs.folder, self.inputs.ca, self.inputs.canary):
+            if path is not None:  # by its name: the machine's folders say nothing to a reader of the page
+                message = message.replace(str(path), path.name)
+        self.findings.append(Finding(subject, check, False, f"{type(error).__name__}: {message}"))
 
 
 def read_sources(inputs: Inputs, now: float) -> Sources:
