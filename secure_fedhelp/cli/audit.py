@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from secure_fedhelp.cli import audit_report
+from secure_fedhelp.cli import audit_canary, audit_report
 
 app = typer.Typer(
     help="Check a study from its files alone: recompute epsilon, verify every chain and signature.\n\n"
@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command("report")(audit_report.report)
+app.command("canary")(audit_canary.canary)
 
 
 @app.command("epsilon")

@@ -29,7 +29,7 @@ FLOORS = [
 HEAVY = {
     "tenseal": {"secagg/ckks.py", "secagg/keys.py", "secagg/seal_format.py"},
     "opacus": {"privacy", "learning", "audit", "research/bench/noise.py"},
-    "torch": {"privacy", "learning", "research"},
+    "torch": {"privacy", "learning", "research", *(f"audit/canary/{f}.py" for f in ("white_box", "game", "planted"))},
     "grpc": {"wire", "coordinator", "research/bench/plaintext.py"},
 }
 

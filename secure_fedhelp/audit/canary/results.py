@@ -22,12 +22,21 @@ from secure_fedhelp.study.plan import Sha256, Strict, Tier, explain
 #: ``white-box``: canaries of known gradients, the weights are read. ``black-box``: mislabelled records, only outputs of
 #: the released model are read. ``game``: one target, present or absent, in many runs.
 Kind = Literal["white-box", "black-box", "game"]
-#: Which theorem the bound comes from, see :mod:`secure_fedhelp.audit.canary.bounds`.
-Method = Literal["f-dp", "one-run", "clopper-pearson"]
 #: Mistakes that a self-test plants.
-Planted = Literal["noise-halved", "clip-skipped", "batch-size-from-private-count", "teacher-through-the-valve"]
+Planted = Literal[
+    "noise-halved",
+    "clip-skipped",
+    "records-not-patients",
+    "batch-size-from-private-count",
+    "teacher-through-the-valve",
+]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Epsilon = Annotated[float, Field(ge=0)]
+
+
+def stands(claimed_epsilon: float, lower_bound: float) -> bool:
+    """Whether a bound leaves a claim standing. A bound that equals the claim is that of the refuted claim itself."""
+    return lower_bound < claimed_epsilon or lower_bound == 0
 
 
 class CanaryResult(Strict):
@@ -41,15 +50,16 @@ class CanaryResult(Strict):
     event: DpSgd
     delta: Probability
     claimed_epsilon: Epsilon
-    #: With probability ``confidence``, epsilon at ``delta`` is not below this.
+    #: The epsilon of the least noise that DP-SGD of the event's rate and steps would need to have so few right guesses:
+    #: with probability ``confidence``, what was audited is not as private as that (Mahloujifar, Melis, Chaudhuri 2025).
     lower_bound: Epsilon
-    method: Method
-    #: The same without assuming the shape of the privacy curve (Steinke, Nasr and Jagielski 2023); beside one-run bounds.
-    assumption_free_bound: Epsilon | None
+    #: A bound without any assumption on the shape of the privacy curve, and so a looser one: Steinke, Nasr and
+    #: Jagielski (2023) for canaries, Clopper and Pearson for a game.
+    assumption_free_bound: Epsilon
     #: Of this bound alone, and of all bounds on the real code in one run together (union bound).
     confidence: Probability
     joint_confidence: Probability
-    #: Whether the claim stands: ``lower_bound <= claimed_epsilon``. True says "not refuted", never "proven".
+    #: Whether the claim stands, see :func:`stands`. True says "not refuted", never "proven".
     holds: bool
     #: Independent trainings, canaries in all of them together, how many of those were guessed at, and guesses right.
     trainings: Annotated[int, Field(ge=1)]
@@ -70,7 +80,7 @@ class CanaryResult(Strict):
     def _fits(self) -> CanaryResult:
         if not self.correct <= self.guesses <= self.canaries:
             raise ValueError("more guesses than canaries, or more right than guessed")
-        if self.holds != (self.lower_bound <= self.claimed_epsilon):
+        if self.holds != stands(self.claimed_epsilon, self.lower_bound):
             raise ValueError("'holds' is not what the two epsilons say")
         if self.confidence < self.joint_confidence:
             raise ValueError("one bound cannot be less certain than all of them together")

@@ -1,0 +1,60 @@
+"""From a tally to a lower bound of epsilon in the ledger's own terms.
+
+The claim is an event: DP-SGD of some rate, steps and noise multiplier, with the whole privacy curve that the accountant
+computes for it. Of all DP-SGD with the claim's rate and steps, the one with the *least noise that is refuted* by the
+number of right guesses gives the bound. Curves are nested, since less noise allows whatever more noise allows, so all
+with more noise are refuted too, and the bound reaches the claimed epsilon exactly if the claim itself is refuted. If
+training is of another shape than DP-SGD, the bound still says whether it keeps the claimed curve, and no more.
+"""
+
+from __future__ import annotations
+
+from secure_fedhelp.audit.canary.bounds import clopper_pearson_epsilon, one_run_epsilon, p_value
+from secure_fedhelp.audit.canary.curve import claimed_curve
+from secure_fedhelp.audit.canary.tally import Tally
+from secure_fedhelp.privacy.accountant import LARGEST_EPSILON, epsilon
+from secure_fedhelp.privacy.mechanisms import LARGEST_NOISE, SMALLEST_NOISE, DpSgd
+
+#: Candidates are the claimed noise times 2^(k / 32), from 1/32 of it to 32 times as much.
+_STEPS_AN_OCTAVE, _OCTAVES = 32, 5
+
+
+def lower_bound(tally: Tally, delta: float, confidence: float) -> float:
+    """Epsilon at ``delta`` of the least noise that the guesses refute; 0 if they refute none, at most 500."""
+    least = _least_refuted(tally, confidence)
+    return 0.0 if least is None else min(epsilon([least], delta), LARGEST_EPSILON)
+
+
+def assumption_free_bound(tally: Tally, delta: float, confidence: float) -> float:
+    """A lower bound of epsilon at ``delta`` whatever the mechanism is: the one-run theorem's, or of a game's rates.
+
+    Independent trainings, each with canaries of its own, are one mechanism over all canaries.
+    """
+    scale, target = tally.scale, tally.target
+    if target is not None:
+        rates = (target.included, target.found, target.left_out, target.mistaken)
+        return clopper_pearson_epsilon(*rates, delta, confidence)
+    canaries, guesses = scale.trainings * scale.canaries, scale.trainings * scale.guesses
+    return one_run_epsilon(canaries, guesses, tally.correct, delta, confidence)
+
+
+def _least_refuted(tally: Tally, confidence: float) -> DpSgd | None:
+    """Bisection over the candidates: all from some noise on are refuted."""
+
+    def candidate(k: int) -> DpSgd:
+        noise = tally.event.noise_multiplier * 2 ** (k / _STEPS_AN_OCTAVE)
+        return tally.event.model_copy(update={"noise_multiplier": min(max(noise, SMALLEST_NOISE), LARGEST_NOISE)})
+
+    def refuted(k: int) -> bool:
+        scale = tally.scale
+        curve = claimed_curve(candidate(k))
+        return p_value(curve, scale.canaries, scale.guesses, scale.trainings, tally.correct) <= 1 - confidence
+
+    low, high = -_OCTAVES * _STEPS_AN_OCTAVE - 1, _OCTAVES * _STEPS_AN_OCTAVE
+    if not refuted(high):
+        return None
+    while high - low > 1:
+        # The claim itself is asked about first, so that the bound never misses it by rounding.
+        middle = 0 if low < 0 < high else (low + high) // 2
+        low, high = (low, middle) if refuted(middle) else (middle, high)
+    return candidate(high)
