@@ -91,10 +91,16 @@ def check_paid(
             raise LedgerInvalid(
                 f"entry {max(0, before - 1)} {said}; the ledger does not go on from them: it was changed"
             )
-        if not any(e.round == header.round and e.index < before for e in study):
+        if not any(e.round == header.round and e.index < before and _sends(e) for e in study):
             raise LedgerInvalid(f"entry {max(0, before - 1)} {said}; no release up to it paid for the upload")
     after = len(entries) - max((h.ledger_entries for h in uploads), default=0)
     return f"{len(uploads)} uploads, {len(entries)} entries" + (f", {after} after the last upload" if after else "")
+
+
+def _sends(entry: Release) -> bool:
+    """Whether anything left with this release: training that came to nothing is paid for too, with zeros in every
+    channel, and pays for no upload."""
+    return any(channel.mechanism != "public" for channel in entry.channels)
 
 
 def check_budget(entries: Sequence[LedgerEntry], plan: StudyPlan, name: str) -> str:
@@ -119,7 +125,7 @@ def check_lifetime(entries: Sequence[LedgerEntry], plan: StudyPlan, name: str, p
 
     Which data sets share patients is the hospital's secret, so each is judged alone and their sum is not.
     """
-    delta, limit = plan.privacy_of(name).delta, policy.lifetime
+    delta, limit = min([plan.privacy_of(name).delta, *(e.delta for e in entries)]), policy.lifetime
     sets = {d: [e for e in releases(entries) if e.dataset == d] for d in dict.fromkeys(e.dataset for e in entries)}
     for dataset, own in sets.items():
         figure = epsilon(spent(own), delta)

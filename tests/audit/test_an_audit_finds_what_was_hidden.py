@@ -24,6 +24,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_event, planned_events
+from secure_fedhelp.privacy.release import Budget, ReleaseGate
 
 PLAN = example_plan()
 
@@ -123,7 +124,21 @@ def spoil_byte(run: Run) -> None:
 
 def unpaid_upload(run: Run) -> None:
     """A fourth upload that no entry of its round pays for."""
-    entries, head = run.spend("beta", 0)
+    fourth_upload(run, *run.spend("beta", 0))
+
+
+def upload_paid_by_nothing(run: Run) -> None:
+    """A fourth upload whose round's only entry says that training came to nothing, and that zeros left."""
+    key = run.scribe.hospitals["beta"]
+    with Ledger.open(run.ledger("beta"), "beta", key, lambda: NOW) as ledger:
+        gate = ReleaseGate(ledger, run.plan, "beta", Budget(DATASET))
+        gate.reserve(3)
+        gate.spend_without_release(3, "system")
+        entries, head = ledger.count, ledger.head
+    fourth_upload(run, entries, head)
+
+
+def fourth_upload(run: Run, entries: int, head: str) -> None:
     cohort = [run.scribe.signed(run.scribe.header("beta", 3, ledger_entries=entries, ledger_head=head))]
     for name in ("alpha", "gamma"):
         paid, its_head = run.spend(name, 3)
@@ -143,6 +158,7 @@ def unpaid_upload(run: Run) -> None:
         (foreign_key, "ledger is its own", "ledger is of beta with key"),
         (spoil_byte, "ledger unbroken", "hospitals/beta/ledger.jsonl: entry 0"),
         (unpaid_upload, "uploads paid for", "entry 7 (round 4): .* no release up to it paid"),
+        (upload_paid_by_nothing, "uploads paid for", "entry 7 (round 4): .* no release up to it paid"),
     ],
 )
 def test_what_a_hospital_hides_is_found(hide: Callable[[Run], None], check: str, reason: str, run: Run) -> None:
