@@ -20,8 +20,7 @@ SMALLEST_EXPECTED_BATCH = 1.0
 
 
 def shortfall(records: Records, plan: StudyPlan, hospital: str) -> str | None:
-    """What to tell a hospital that has fewer patients than the plan declares for it, and enough to take part; or None.
-    """
+    """What to tell a hospital with fewer patients than the plan declares, and enough to take part; or None."""
     nominal = plan.hospital(hospital).nominal_patients
     if records.n_patients >= nominal:
         return None

@@ -25,7 +25,6 @@ from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import MetricsSection
 
-
 #: Log-odds beyond this go into the first and the last bin.
 LARGEST_SCORE = 10.0
 

@@ -62,7 +62,7 @@ class SitePolicy(Strict):
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause held against a plan: its name, what the plan asks, what the policy allows, whether that is too little."""
+    """One clause held against a plan: its name, what the plan asks, what the policy allows, whether that breaks it."""
 
     clause: str
     plan: str

@@ -13,8 +13,10 @@ from consortia import NOW
 from ledgers import DATASET, proofs
 from plans import example_plan
 from runs import Run, make_run
-from stories import pay, story_plan
+from stories import canary, pay, story_plan
 
+from secure_fedhelp.audit.canary.results import write_results
+from secure_fedhelp.audit.report.budget import described
 from secure_fedhelp.audit.report.gather import gather
 from secure_fedhelp.audit.report.model import AuditReport, Budget
 from secure_fedhelp.audit.report.sources import Inputs
@@ -22,7 +24,7 @@ from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.identity.certificates import certificate_fingerprint, request_fingerprint
 from secure_fedhelp.privacy.accountant import cross_check, epsilon
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.privacy.mechanisms import Gaussian, planned_event
 from secure_fedhelp.privacy.release import Budget as Allowed
 from secure_fedhelp.privacy.release import PrivateOutput, ReleaseGate
 
@@ -214,6 +216,18 @@ def test_what_canaries_found_stands_beside_the_claim(told: Run, canaries: Path) 
     assert report.files[-1].what == "canaries"
 
 
+def test_figures_of_another_plan_are_called_that(told: Run, tmp_path: Path) -> None:
+    write_results(tmp_path / "canary.json", [canary(plan="0" * 64, tier="large")])
+    (found,) = gather(Inputs(told.root, canary=tmp_path / "canary.json"), NOW).empirical.measurements
+    assert found.figures == "another plan's"
+
+
+def test_noise_on_counts_is_described_with_its_size() -> None:
+    what, parameters = described(Gaussian(noise_multiplier=5.0, sensitivity=2.0))
+    assert what == "Gaussian noise on an answer"
+    assert "standard deviation 10" in parameters
+
+
 def test_a_refuted_claim_and_a_missed_mistake_fail(told: Run, canaries: Path) -> None:
     values = json.loads(canaries.read_bytes())
     values[0] |= {"lower_bound": 2.5, "holds": False}
@@ -236,6 +250,8 @@ def watch(event, arguments):
     if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(root):
         opened.append(arguments[0][len(root) + 1:])
 sys.addaudithook(watch)
+from secure_fedhelp.audit.canary.results import write_results
+from secure_fedhelp.audit.report.budget import described
 from secure_fedhelp.audit.report.gather import gather
 from secure_fedhelp.audit.report.sources import Inputs
 report = gather(Inputs(Path(root)), 1_800_000_000.0)
