@@ -9,6 +9,8 @@ training is of another shape than DP-SGD, the bound still says whether it keeps 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from secure_fedhelp.audit.canary.bounds import clopper_pearson_epsilon, one_run_epsilon, p_value
 from secure_fedhelp.audit.canary.curve import claimed_curve
 from secure_fedhelp.audit.canary.tally import Tally
@@ -39,7 +41,7 @@ def assumption_free_bound(tally: Tally, delta: float, confidence: float) -> floa
 
 
 def _least_refuted(tally: Tally, confidence: float) -> DpSgd | None:
-    """Bisection over the candidates: all from some noise on are refuted."""
+    """All candidates from some noise on are refuted: which is the first of these?"""
 
     def candidate(k: int) -> DpSgd:
         noise = tally.event.noise_multiplier * 2 ** (k / _STEPS_AN_OCTAVE)
@@ -50,11 +52,23 @@ def _least_refuted(tally: Tally, confidence: float) -> DpSgd | None:
         curve = claimed_curve(candidate(k))
         return p_value(curve, scale.canaries, scale.guesses, scale.trainings, tally.correct) <= 1 - confidence
 
-    low, high = -_OCTAVES * _STEPS_AN_OCTAVE - 1, _OCTAVES * _STEPS_AN_OCTAVE
-    if not refuted(high):
-        return None
+    limit = _OCTAVES * _STEPS_AN_OCTAVE
+    return candidate(_first(refuted, -limit, limit)) if refuted(limit) else None
+
+
+def _first(true: Callable[[int], bool], least: int, most: int) -> int:
+    """The first number from ``least`` to ``most`` that is ``true``, as all after it are; ``most`` is known to be.
+
+    0 is asked about first, and then numbers ever further from it: the answer is near, and little noise takes long.
+    """
+    low, high, step = least - 1, most, 4
+    middle = 0
     while high - low > 1:
-        # The claim itself is asked about first, so that the bound never misses it by rounding.
-        middle = 0 if low < 0 < high else (low + high) // 2
-        low, high = (low, middle) if refuted(middle) else (middle, high)
-    return candidate(high)
+        if true(middle):
+            high = middle
+            middle = max(high - step, (low + high) // 2)
+        else:
+            low = middle
+            middle = min(low + step, (low + high) // 2)
+        step *= 2
+    return high
