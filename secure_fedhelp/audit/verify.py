@@ -81,7 +81,7 @@ class Run:
             self.findings.append(Finding(subject, check, True, step(*args, **named)))
         except FedHelpError as error:
             # Files are named as the run has them: the folder's own path says nothing, and differs between auditors.
-            message = error.message.replace(f"{self.folder}/", "")
+            message = error.message if self.folder == Path() else error.message.replace(f"{self.folder}/", "")
             self.findings.append(Finding(subject, check, False, f"{type(error).__name__}: {message}"))
 
 

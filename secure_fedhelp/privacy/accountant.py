@@ -49,7 +49,7 @@ LARGEST_STEPS = 10**7
 #: fraction of delta. Smaller errors take memory: arrays grow with epsilon, the root of steps, and one over the error.
 PRV_EPSILON_ERROR, PRV_DELTA_ERROR = 0.01, 1e-3
 #: Beyond these the arrays would fill gigabytes (or overflow), and PRV is not asked.
-PRV_LARGEST_EPSILON, PRV_LARGEST_STEPS = 50.0, 20_000
+PRV_LARGEST_EPSILON, PRV_LARGEST_STEPS = 20.0, 20_000
 
 #: dp-accounting's own interval: never finer, or its users would find more than we say.
 _SMALLEST_INTERVAL = 1e-4
@@ -128,7 +128,7 @@ def cross_check(
     """Epsilon by PLD, by Renyi DP (Mironov 2017), and by PRV if Opacus is asked.
 
     Opacus' accountants are independent code but need torch; an auditor's machine may use dp-accounting's RDP alone.
-    PRV is not asked above epsilon 50 or 20,000 steps. Raises AccountantDisagreement if RDP is below PLD, or PLD outside
+    PRV is not asked above epsilon 20 or 20,000 steps. Raises AccountantDisagreement if RDP is below PLD, or PLD outside
     of PRV's bounds, by more than 1 % plus 0.001.
     """
     pld = epsilon(events, delta)

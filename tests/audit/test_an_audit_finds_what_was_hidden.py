@@ -14,6 +14,7 @@ from consortia import DAY, NOW, Consortium
 from ledgers import DATASET, EVENT, channels
 from plans import example_plan
 from runs import Run, make_run
+from stories import pay, story_plan
 from typer.testing import CliRunner
 
 from secure_fedhelp.audit.epsilon import recompute, shown
@@ -262,6 +263,14 @@ def test_seeded_noise_is_pointed_out(tmp_path: Path) -> None:
     assert not any(text in f.detail for f in verify_run(run.root, NOW))
     release(run, "beta", 1, noise_source="seeded-research")
     assert any(text in f.detail and f.subject == "beta" and f.ok for f in verify_run(run.root, NOW))
+
+
+def test_exact_counts_are_named_beside_the_epsilon_that_does_not_count_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", story_plan(), rounds=0)
+    pay(run, "beta", 3)
+    found = next(f for f in verify_run(run.root, NOW) if (f.subject, f.check) == ("beta", "epsilon in budget"))
+    assert found.ok
+    assert found.detail == "0.0000 of 3 at delta 0.0001; exact counts in round 4: NO DIFFERENTIAL PRIVACY"
 
 
 #: A fourth round that the ledgers know nothing of.
