@@ -32,7 +32,7 @@ def drawn(people: Sequence[Participant], budgets: Sequence[Budget], empirical: E
         found.add("curve")
     if any(b.pld is not None for b in budgets):
         found.add("accountants")
-    if empirical.measurements:
+    if any(m.planted is None for m in empirical.measurements):
         found.add("canaries")
     return frozenset(found)
 

@@ -173,6 +173,8 @@ class Measurement(Strict):
     planted: Text | None
     #: Whose figures were trained with: this plan's tier, or others.
     figures: Text
+    #: What one of its trainings executed; ``claimed`` is the epsilon of that, not of a whole study.
+    training: Text
     claimed: Epsilon
     delta: Delta
     #: With probability ``confidence`` it is not more private than DP-SGD of this epsilon, at the same rate and steps.

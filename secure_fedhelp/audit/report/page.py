@@ -37,6 +37,8 @@ def render(report: AuditReport) -> str:
             states=_STATES,
             all_rounds=len({p.round for b in report.budgets for p in b.curve}),
             prv=any(b.prv for b in report.budgets),
+            # What each kind of audit covers, said once.
+            covers=list(dict.fromkeys((m.kind, m.statement) for m in report.empirical.measurements)),
             evidence=_evidence,
             total=sum(len(check.results) for check in report.checks),
             rounds=words.spread([p.round for b in report.budgets for p in b.curve], _COLUMNS),

@@ -30,7 +30,7 @@ EPSILON = (
 )
 NOT_MEASURED = (
     "Not measured for this report: no claim was put to the test of an attack. To measure, run 'secure-fedhelp audit "
-    "canary --json canary.json', and make the report again with '--canary canary.json'."
+    "canary --plan plan.toml --self-test --json canary.json', and make the report again with '--canary canary.json'."
 )
 
 
@@ -80,11 +80,15 @@ def empirical(results: Sequence[CanaryResult], run: Run | None) -> Empirical:
     if planted:
         caught = sum(not r.holds for r in planted)
         said.append(f"Of {counted(len(planted), 'mistake')} planted on purpose {caught} were caught.")
-    said.append("The audits ran on the machine of whoever made them, with the same code, not at the hospitals.")
+    said.append(
+        "Claimed is the epsilon of the training that was attacked (with a plan's figures: one round), not of a whole "
+        "study. The audits ran on the machine of whoever made them, with the same code, not at the hospitals."
+    )
     return Empirical(said=" ".join(said), measurements=tuple(_measurement(r, run) for r in [*real, *planted]))
 
 
 def _measurement(result: CanaryResult, run: Run | None) -> Measurement:
+    event = result.event
     if result.plan is None:
         figures = "chosen for the audit"
     elif run is not None and result.plan == run.plan.hash:
@@ -95,6 +99,7 @@ def _measurement(result: CanaryResult, run: Run | None) -> Measurement:
         kind=result.kind,
         planted=None if result.planted is None else result.planted.replace("-", " "),
         figures=figures,
+        training=f"{counted(event.steps, 'step')} at rate {event.sampling_rate:g}, noise {event.noise_multiplier:g}",
         claimed=result.claimed_epsilon,
         delta=result.delta,
         lower_bound=result.lower_bound,
