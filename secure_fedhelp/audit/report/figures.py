@@ -111,7 +111,7 @@ def _canaries(report: AuditReport) -> Figure:
     for one in report.empirical.measurements:
         if one.planted is not None:  # caught or not: in the table; its bound would dwarf the others
             continue
-        label = f"{one.kind}, figures: {one.figures}"
+        label = f"{one.kind}, {one.figures}"
         rows.append(charts.Row(label, (one.claimed, one.lower_bound, one.assumption_free_bound)))
         bounds = f"at least {one.lower_bound:.2f}, assuming nothing {one.assumption_free_bound:.2f}"
         said.append(f"{label}: claimed {one.claimed:.2f}, {bounds}")

@@ -77,6 +77,9 @@ def empirical(results: Sequence[CanaryResult], run: Run | None) -> Empirical:
         said.append(f"{counted(len(refuted), 'claim')} refuted: the training leaked more than the ledger says.")
     elif real:
         said.append("No claim was refuted; that is no proof of a claim, only a failed attempt at disproof.")
+    if real:
+        together = min(r.joint_confidence for r in real)
+        said.append(f"The bounds on it hold together with a confidence of {together * 100:.3g} %.")
     if planted:
         caught = sum(not r.holds for r in planted)
         said.append(f"Of {counted(len(planted), 'mistake')} planted on purpose {caught} were caught.")
