@@ -92,13 +92,18 @@ class Subject:
     plan: StudyPlan | None = None
     tier: Tier | None = None
 
+    def __post_init__(self) -> None:
+        if epsilon([planned_event(self.privacy)], self.delta) > LARGEST_EPSILON:
+            raise InvalidConfiguration(
+                f"an epsilon above {LARGEST_EPSILON:g} claims nothing that could be refuted", "Audit another plan."
+            )
+
     @classmethod
     def of_plan(cls, plan: StudyPlan, tier: Tier, delta: float | None) -> Subject:
-        """One round of a plan's tier; InvalidPlan if the plan has no such tier."""
+        """One training round of a plan's tier; InvalidPlan if the plan has no such tier."""
         if tier not in plan.privacy:
             raise InvalidPlan(f"the plan has no [privacy.{tier}] section", f"Choose one of: {', '.join(plan.privacy)}.")
         privacy = plan.privacy[tier]
-        planned_event(privacy)
         return cls(privacy, privacy.delta if delta is None else delta, plan, tier)
 
     @classmethod
@@ -188,7 +193,7 @@ def run(
 ) -> list[CanaryResult]:
     """Make the audits one after another; ``tell`` hears of each before it starts (numbers from 0).
 
-    Raises InvalidConfiguration for a confidence outside (0, 1) or a claim too large to be audited.
+    Raises InvalidConfiguration for a confidence outside (0, 1).
     """
     if not 0 < confidence < 1:
         raise InvalidConfiguration(f"a confidence of {confidence:g}", "Between 0 and 1; 0.95 is usual.")
@@ -207,8 +212,6 @@ def _result(
     started, subject = clock(), audit.subject
     tally = audit.play(noise)
     claimed = epsilon([tally.event], subject.delta)
-    if claimed > LARGEST_EPSILON:
-        raise InvalidConfiguration(f"an epsilon above {LARGEST_EPSILON:g} claims nothing that could be refuted")
     bound = lower_bound(tally, subject.delta, confidence)
     scale = tally.scale
     return CanaryResult(

@@ -17,8 +17,9 @@ from secure_fedhelp.audit.canary.tally import Tally
 from secure_fedhelp.privacy.accountant import LARGEST_EPSILON, epsilon
 from secure_fedhelp.privacy.mechanisms import LARGEST_NOISE, SMALLEST_NOISE, DpSgd
 
-#: Candidates are the claimed noise times 2^(k / 32), from 1/32 of it to 32 times as much.
-_STEPS_AN_OCTAVE, _OCTAVES = 32, 5
+#: Candidates are the claimed noise times 2^(k / 32), from a quarter of it to 32 times as much. Even less noise would
+#: take the accountant long, and whoever needs less than a quarter has been caught.
+_STEPS_AN_OCTAVE, _OCTAVES_DOWN, _OCTAVES_UP = 32, 2, 5
 
 
 def lower_bound(tally: Tally, delta: float, confidence: float) -> float:
@@ -52,8 +53,8 @@ def _least_refuted(tally: Tally, confidence: float) -> DpSgd | None:
         curve = claimed_curve(candidate(k))
         return p_value(curve, scale.canaries, scale.guesses, scale.trainings, tally.correct) <= 1 - confidence
 
-    limit = _OCTAVES * _STEPS_AN_OCTAVE
-    return candidate(_first(refuted, -limit, limit)) if refuted(limit) else None
+    least, most = -_OCTAVES_DOWN * _STEPS_AN_OCTAVE, _OCTAVES_UP * _STEPS_AN_OCTAVE
+    return candidate(_first(refuted, least, most)) if refuted(most) else None
 
 
 def _first(true: Callable[[int], bool], least: int, most: int) -> int:
