@@ -105,16 +105,23 @@ def running_epsilon(rounds: Sequence[Sequence[Mechanism]], delta: float) -> list
     return found[1:]
 
 
-def deltas(events: Sequence[Mechanism], epsilons: Sequence[float]) -> list[float]:
-    """Delta of all events together at each epsilon: points of the privacy curve that :func:`epsilon` inverts.
+def privacy_curve(
+    events: Sequence[Mechanism], least_delta: float, points: int, coarsening: int = 1
+) -> list[tuple[float, float]]:
+    """Pairs of epsilon and delta that all events together keep: ``points`` of them, evenly from epsilon 0 to the one at
+    ``least_delta``, or to 500.
 
-    Upper bounds, by the same PLD at the same interval.
+    Upper bounds, by the same PLD as :func:`epsilon`'s. ``coarsening`` multiplies its interval: ten times is ten times
+    as quick and about a thousandth looser. Raises InvalidPlan without events, and as :func:`epsilon` does.
     """
     merged = _merge(events)
     if not merged:
-        return [0.0 for _ in epsilons]
-    found = _composed(merged, _interval(merged)).get_delta_for_epsilon(np.asarray(epsilons, dtype=np.float64))
-    return [min(max(float(delta) + _hidden(merged), 0.0), 1.0) for delta in found]
+        raise InvalidPlan("no curve without a mechanism")
+    certain, hidden = _certain(merged, least_delta), _hidden(merged)
+    total = _composed(merged, coarsening * _interval(merged))
+    grid = np.linspace(0.0, min(_read_off(total, certain), LARGEST_EPSILON), points)
+    at = np.clip(total.get_delta_for_epsilon(grid) + hidden, 0.0, 1.0)
+    return list(zip(grid.tolist(), at.tolist(), strict=True))
 
 
 def within_budget(spent: float, budget: float) -> bool:

@@ -22,7 +22,8 @@ from secure_fedhelp.audit.canary.bounds import (
     total_tail,
 )
 from secure_fedhelp.audit.canary.curve import PrivacyCurve, claimed_curve
-from secure_fedhelp.privacy.accountant import deltas, epsilon
+from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.privacy.accountant import epsilon, privacy_curve
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian
 
 
@@ -117,25 +118,22 @@ def largest_tail(lines: list[tuple[float, float]], m: int, r: int, c: int) -> fl
 @pytest.mark.parametrize(("m", "r"), [(1, 1), (3, 2), (6, 6), (12, 5)])
 @pytest.mark.parametrize("mu", [0.5, 1.5])
 def test_the_recursion_solves_the_linear_program(m: int, r: int, mu: float) -> None:
-    epsilons = [0.0, 0.3, 1.0, 2.0]
-    spent = deltas([gaussian(mu)], epsilons)
-    curve = PrivacyCurve.of(epsilons, spent)
-    lines = [(math.exp(e), d) for e, d in zip(epsilons, spent, strict=True)]
-    lines += [(math.exp(-e), 1 - math.exp(-e) * (1 - d)) for e, d in zip(epsilons, spent, strict=True)]
+    pairs = privacy_curve([gaussian(mu)], 1e-3, 4)
+    curve = PrivacyCurve.of(pairs)
+    lines = [(math.exp(e), d) for e, d in pairs] + [(math.exp(-e), 1 - math.exp(-e) * (1 - d)) for e, d in pairs]
     found = right_guesses(curve, m, r)
     for c in range(1, r + 1):
         assert found[c] == pytest.approx(largest_tail(lines, m, r, c), abs=1e-5)
 
 
 @given(
-    epsilons=st.lists(st.floats(0, 5), min_size=1, max_size=6),
-    spent=st.lists(st.floats(0, 0.9), min_size=6, max_size=6),
+    pairs=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 0.9)), min_size=1, max_size=6),
     y=st.floats(0, 1),
 )
-def test_the_curves_inverse_is_the_greatest_of_its_lines(epsilons: list[float], spent: list[float], y: float) -> None:
-    curve = PrivacyCurve.of(epsilons, spent[: len(epsilons)])
+def test_the_curves_inverse_is_the_greatest_of_its_lines(pairs: list[tuple[float, float]], y: float) -> None:
+    curve = PrivacyCurve.of(pairs)
     least = 0.0
-    for e, d in zip(epsilons, spent, strict=False):
+    for e, d in pairs:
         least = max(least, (y - d) * math.exp(-e), 1 - d - math.exp(e) * (1 - y))
     assert float(curve.inverse(np.asarray(y))) == pytest.approx(least, abs=1e-9)
 
@@ -148,13 +146,13 @@ def test_one_canary_of_one_training_is_bounded_tightly(mu: float) -> None:
 
 @pytest.mark.parametrize("eps", [0.5, 2.0])
 def test_independent_canaries_are_within_the_bound(eps: float) -> None:
-    tails = right_guesses(PrivacyCurve.of([eps], [0.0]), 40, 40)
+    tails = right_guesses(PrivacyCurve.of([(eps, 0.0)]), 40, 40)
     for v in range(41):
         assert tails[v] >= float(binom.sf(v - 1, 40, accuracy(eps))) - 1e-9
 
 
 def test_canaries_that_are_betrayed_together_are_within_the_bound() -> None:
-    tails = right_guesses(PrivacyCurve.of([0.0], [0.1]), 20, 20)
+    tails = right_guesses(PrivacyCurve.of([(0.0, 0.1)]), 20, 20)
     for v in range(21):
         assert tails[v] >= 0.1 + 0.9 * float(binom.sf(v - 1, 20, 0.5)) - 1e-9
 
@@ -218,3 +216,27 @@ def test_a_games_bound_is_valid_for_randomised_response(eps: float) -> None:
         if clopper_pearson_epsilon(n, found, n, mistaken, 0.0, 0.95) > eps:
             wrongly += float(binom.pmf(found, n, q) * binom.pmf(mistaken, n, 1 - q))
     assert wrongly <= 0.05
+
+
+# --- the accountant's curve -------------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_what_the_accountant_says_at_every_delta() -> None:
+    event = DpSgd(sampling_rate=0.7, noise_multiplier=3.0, clipping_norm=1.0, steps=4)
+    pairs = privacy_curve([event], 1e-9, 12)
+    assert (pairs[0][0], pairs[-1][0]) == (0.0, pytest.approx(epsilon([event], 1e-9)))
+    for spent, at in pairs[1:]:
+        assert epsilon([event], at) == pytest.approx(spent, rel=1e-3)
+
+
+def test_a_coarser_curve_only_allows_more() -> None:
+    event = DpSgd(sampling_rate=0.7, noise_multiplier=1.0, clipping_norm=1.0, steps=4)
+    fine = PrivacyCurve.of(privacy_curve([event], 1e-9, 32))
+    y = np.linspace(0, 1, 50)
+    assert (claimed_curve(event).inverse(y) <= fine.inverse(y) + 1e-6).all()
+    assert claimed_curve(event).inverse(y) == pytest.approx(fine.inverse(y), rel=0.02, abs=1e-6)
+
+
+def test_no_curve_without_a_mechanism() -> None:
+    with pytest.raises(InvalidPlan, match="mechanism"):
+        privacy_curve([], 1e-9, 4)

@@ -81,7 +81,7 @@ def black_box(
     privacy: PrivacySection,
     scale: Scale,
     noise: NoiseSource,
-    tier: Tier = "large",
+    tier: Tier,
     learning: LearningSection | None = None,
 ) -> Tally:
     """Run ``scale.trainings`` rounds; guess whose wrong label each has learnt. ``noise`` also gives the coins."""

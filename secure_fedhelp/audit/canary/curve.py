@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fedhelp.privacy.accountant import LARGEST_EPSILON, deltas, epsilon
+from secure_fedhelp.privacy.accountant import privacy_curve
 from secure_fedhelp.privacy.mechanisms import Mechanism
 
 Floats = NDArray[np.float64]
@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 _POINTS = 32
 #: The curve ends at the epsilon of this delta: events that rare do not decide an audit.
 _LEAST_DELTA = 1e-9
+#: Of the accountant's interval: a search asks for some ten curves.
+_COARSENING = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +41,14 @@ class PrivacyCurve:
     x: Floats
 
     @classmethod
-    def of(cls, epsilons: Sequence[float], at_deltas: Sequence[float]) -> PrivacyCurve:
+    def of(cls, pairs: Sequence[tuple[float, float]]) -> PrivacyCurve:
         """From pairs of epsilon >= 0 and delta, each of which holds for patients added and removed.
 
         Of each pair also the mirrored line: what holds for A holds for its complement. Mirrored lines of an epsilon
         above 20 matter where y is within 1e-9 of 1 only, and would be lost in rounding.
         """
-        grown, lost = np.exp(np.asarray(epsilons, dtype=np.float64)), np.asarray(at_deltas, dtype=np.float64)
+        epsilons, lost = np.asarray(pairs, dtype=np.float64).T
+        grown = np.exp(epsilons)
         small = grown < math.exp(20)
         # x >= slope * y + offset, and x >= 0.
         slopes = np.concatenate([[0.0], 1 / grown, grown[small]])
@@ -79,6 +82,4 @@ def _crossing(one: tuple[float, float], other: tuple[float, float]) -> float:
 @lru_cache(maxsize=256)
 def claimed_curve(event: Mechanism) -> PrivacyCurve:
     """The curve that an event of a ledger claims, by the accountant of record."""
-    top = min(epsilon([event], _LEAST_DELTA), LARGEST_EPSILON)
-    points = [top * (k / (_POINTS - 1)) for k in range(_POINTS)]
-    return PrivacyCurve.of(points, deltas([event], points))
+    return PrivacyCurve.of(privacy_curve([event], _LEAST_DELTA, _POINTS, _COARSENING))

@@ -166,7 +166,7 @@ def self_test_audits(delta: float, size: Size) -> list[Audit]:
         Audit(
             "black-box",
             subject,
-            lambda noise: black_box(taught_by_pupil, subject.privacy, size.black_box, noise),
+            lambda noise: black_box(taught_by_pupil, subject.privacy, size.black_box, noise, "large"),
             "teacher-through-the-valve",
         ),
     ]
@@ -181,7 +181,7 @@ def _white_box(subject: Subject, size: Size, trainer: Trainer, planted: Planted 
 
 def _black_box(subject: Subject, size: Size, noise: NoiseSource) -> Tally:
     learning = None if subject.plan is None else subject.plan.learning
-    return black_box(fedhelp_round, subject.privacy, size.black_box, noise, subject.tier or "large", learning)
+    return black_box(fedhelp_round, subject.privacy, size.black_box, noise, subject.tier or "small", learning)
 
 
 def run(
