@@ -119,6 +119,11 @@ class Ledger:
         return self._history.head
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """SHA-256 of each line, in order."""
+        return tuple(self._history.heads)
+
+    @property
     def sources(self) -> frozenset[str]:
         """What a release may say it derives from: ``entry:SHA256`` of each release that was paid for in full."""
         return frozenset(self._history.sources)

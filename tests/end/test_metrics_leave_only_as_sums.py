@@ -15,7 +15,7 @@ from studies import Study, quick_plan, study
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.data.tables import load_table, write_table
-from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidPlan
+from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidPlan, TooFewPatients
 from secure_fedhelp.hospital.preparation import prepare_membership, prepare_records
 from secure_fedhelp.learning.evaluation import evaluate
 from secure_fedhelp.learning.models import build
@@ -26,7 +26,7 @@ from secure_fedhelp.study.plan import MetricsSection, parse_plan
 
 
 def measuring(running: Study, **section: Any) -> dict[str, Records]:
-    """Make the study one that measures, with a fifth of each hospital's patients set aside; those, by hospital."""
+    """Make the study one that measures, with twelve patients more at each hospital, set aside; those, by hospital."""
     values = quick_plan(running.data, 3).model_dump(mode="json")
     values["metrics"] = {"bins": 200, **section}
     length = MetricsSection.model_validate(values["metrics"]).length(2)
@@ -34,14 +34,9 @@ def measuring(running: Study, **section: Any) -> dict[str, Records]:
     running.plan = parse_plan(values)
     write_plan(running.run.plan, running.plan)
     aside = {}
-    for name in running.names:
+    for place, name in enumerate(running.names):
         root = running.run.hospital(name).root
-        records = load_table(root / "data" / "records.csv", running.plan.data)
-        fifth = records.n_patients // 5
-        aside[name] = records.take_patients(range(fifth))
-        write_table(
-            root / "data" / "records.csv", records.take_patients(range(fifth, records.n_patients)), running.plan.data
-        )
+        aside[name] = running.data.test.take_patients(range(12 * place, 12 * place + 12))
         write_table(root / "data" / "held-out.csv", aside[name], running.plan.data)
         config = root / "hospital.toml"
         config.write_text(config.read_text(encoding="utf-8") + 'held_out = "data/held-out.csv"\n', encoding="utf-8")
@@ -103,8 +98,11 @@ def test_records_set_aside_are_named_and_of_other_patients(tmp_path: Path) -> No
             *aside[name].patients,
         }
         records = load_table(root / "data" / "records.csv", running.plan.data)
-        write_table(root / "data" / "held-out.csv", records.take(range(5)), running.plan.data)
-        with pytest.raises(InvalidData, match=r"held-out\.csv: 5 patient\(s\) are in the training records too"):
+        write_table(root / "data" / "held-out.csv", aside[name].take(range(9)), running.plan.data)
+        with pytest.raises(TooFewPatients, match="9 patients, 10 are needed"):
+            prepare_records(prepare_membership(root, running.run.plan, time.time()))
+        write_table(root / "data" / "held-out.csv", records.take(range(12)), running.plan.data)
+        with pytest.raises(InvalidData, match=r"held-out\.csv: 12 patient\(s\) are in the training records too"):
             prepare_records(prepare_membership(root, running.run.plan, time.time()))
         config = root / "hospital.toml"
         config.write_text(config.read_text(encoding="utf-8").replace("held_out", "# held_out"), encoding="utf-8")

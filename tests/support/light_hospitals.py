@@ -34,7 +34,7 @@ import numpy as np
 from secure_fedhelp.errors import StudyEnded
 from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.folder import HospitalFolder
-from secure_fedhelp.hospital.preparation import know_patients, prepare_membership, prepare_records
+from secure_fedhelp.hospital.preparation import know_patients, patient_book, prepare_membership, prepare_records
 from secure_fedhelp.identity.signing import ED25519
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.entries import Proof
@@ -90,7 +90,8 @@ def take_part(root: Path, plan_path: Path, address: str, say: Callable[[str], No
     name, plan = member.config.name, member.plan
     client = CoordinatorClient(address, member.credentials, plan.consortium, largest_roster=len(plan.hospitals) + 1)
     with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), time.time) as ledger:
-        gate = ReleaseGate(ledger, plan, name, know_patients(member, prepare_records(member)))
+        budget = know_patients(member, prepare_records(member), patient_book(member, ledger))
+        gate = ReleaseGate(ledger, plan, name, budget)
         agent = Agent(
             plan=plan,
             policy=member.policy,
