@@ -118,7 +118,8 @@ def _verdict(result: CanaryResult) -> str:
 def _explain(out: Console, results: Sequence[CanaryResult]) -> None:
     """What the table says, and what it does not."""
     first = results[0]
-    lines = [
+    lines = [] if first.tier is None else [f"Claimed is one training round of the plan's tier {first.tier}."]
+    lines += [
         f"Epsilon at delta {first.delta:g}. 'bound': the claim is refuted if this reaches it, judged by the whole "
         "privacy curve of DP-SGD; 'any': a looser bound that assumes nothing about the mechanism's curve.",
         f"All bounds on the real code hold together with probability {first.joint_confidence:.0%}: of runs on code "
@@ -132,10 +133,10 @@ def _explain(out: Console, results: Sequence[CanaryResult]) -> None:
     refuted, missed = [r for r in real if not r.holds], [r for r in results if r.planted and r.holds]
     out.print()
     if refuted:
-        out.print(f"{len(refuted)} of {len(real)} claims are refuted.", style="bold red")
+        out.print(f"Claims refuted: {len(refuted)} of {len(real)} audits.", style="bold red")
     else:
-        out.print(f"All {len(real)} claims stand.", style="green")
+        out.print(f"The claim stands in all {len(real)} audits.", style="green")
     if missed:
-        out.print(f"{len(missed)} planted mistakes were not caught.", style="bold red")
+        out.print(f"Planted mistakes not caught: {len(missed)}.", style="bold red")
     elif len(results) > len(real):
         out.print(f"All {len(results) - len(real)} planted mistakes were caught.", style="green")

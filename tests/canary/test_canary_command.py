@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def first() -> Iterator[tuple[Result, list[CanaryResult], Path]]:
 def test_a_sound_run_says_what_it_found_and_exits_with_0(first: tuple[Result, list[CanaryResult], Path]) -> None:
     result, results, _ = first
     assert result.exit_code == 0, result.output
-    assert "All 3 claims stand." in result.output
+    assert "The claim stands in all 3 audits." in result.output
     assert "All 5 planted mistakes were caught." in result.output
     assert max(map(len, result.output.splitlines())) <= 80
     words = " ".join(result.output.split())
@@ -82,7 +81,7 @@ def test_a_refuted_claim_is_an_alarm_and_exit_code_1(monkeypatch: pytest.MonkeyP
     result = audit("--epsilon", 2)
     assert result.exit_code == 1
     assert "REFUTED" in result.output
-    assert re.search("1 of 3 claims are refuted", result.output)
+    assert "Claims refuted: 1 of 3 audits." in result.output
 
 
 def test_a_mistake_that_is_not_caught_is_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +89,7 @@ def test_a_mistake_that_is_not_caught_is_exit_code_1(monkeypatch: pytest.MonkeyP
     result = audit("--epsilon", 2, "--self-test")
     assert result.exit_code == 1
     assert "MISSED" in result.output
-    assert "1 planted mistakes were not caught" in result.output
+    assert "Planted mistakes not caught: 1." in result.output
 
 
 def test_a_plan_is_audited_by_its_own_figures(tmp_path: Path) -> None:
@@ -98,6 +97,7 @@ def test_a_plan_is_audited_by_its_own_figures(tmp_path: Path) -> None:
     plan.write_text(tomli_w.dumps(canary_plan_values()), encoding="utf-8")
     result = audit("--plan", plan, "--tier", "large", "--json", out)
     assert result.exit_code == 0, result.output
+    assert "one training round of the plan's tier large" in " ".join(result.output.split())
     results = read_results(out)
     assert {(r.tier, r.event.noise_multiplier, r.delta) for r in results} == {("large", 1.5, 1e-4)}
 
