@@ -9,6 +9,7 @@ Opacus' hooks forbid them.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,10 @@ from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
 # Hospitals, and in research mode many of them on one machine, are processes: with more threads each than cores they
 # only wait for one another (measured ten times slower with two threads each on two cores).
 torch.set_num_threads(1)
+
+#: torch has one random state for all threads: two networks built at once would get each other's weights, and hospitals
+#: that start from different weights add updates that mean nothing to one another.
+_SEEDED = threading.Lock()
 
 _GROUPS = 4
 _KNOWN = "mlp-WIDTH[-WIDTH...], cnn-CHANNELS[-CHANNELS...] (channels divisible by 4), monai-resnet10"
@@ -68,7 +73,7 @@ def build(architecture: str, input_shape: Sequence[int], classes: int, seed: int
 
     Both heads start equal. The global random state is left as it was.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDED, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         extractor, features = _extractor(architecture, tuple(input_shape))
         model = TwoHeaded(extractor, features, classes)

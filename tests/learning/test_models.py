@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,13 @@ def test_initial_weights_follow_from_the_seed_alone() -> None:
     torch.manual_seed(2)
     np.testing.assert_array_equal(first, flatten(build("mlp-8-4", (3,), 2, seed=5)))
     assert not np.array_equal(first, flatten(build("mlp-8-4", (3,), 2, seed=6)))
+
+
+def test_networks_built_at_once_get_the_weights_of_their_seed() -> None:
+    expected = flatten(build("mlp-64-64", (30,), 2, seed=5))
+    with ThreadPoolExecutor(8) as threads:
+        built = list(threads.map(lambda _: flatten(build("mlp-64-64", (30,), 2, seed=5)), range(200)))
+    assert all(np.array_equal(vector, expected) for vector in built)
 
 
 @pytest.mark.parametrize(
