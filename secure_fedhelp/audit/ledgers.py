@@ -12,7 +12,7 @@ from secure_fedhelp.audit.epsilon import exact_releases, shown
 from secure_fedhelp.errors import LedgerInvalid
 from secure_fedhelp.identity.signing import ledger_key
 from secure_fedhelp.privacy.accountant import cross_check, epsilon, within_budget
-from secure_fedhelp.privacy.channels import DECLARED
+from secure_fedhelp.privacy.channels import objection
 from secure_fedhelp.privacy.entries import LedgerEntry, Release, open_reservations, releases, spent
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.study.canonical import GENESIS
@@ -53,7 +53,7 @@ def place(entry: LedgerEntry) -> str:
 
 
 def _require_planned(entry: Release, plan: StudyPlan, name: str) -> None:
-    privacy, channels = plan.privacy_of(name), {c.name for c in plan.channels}
+    privacy = plan.privacy_of(name)
     if entry.round >= plan.study.rounds:
         raise LedgerInvalid(f"the plan has {plan.study.rounds} rounds")
     if entry.reservation is None:
@@ -62,11 +62,11 @@ def _require_planned(entry: Release, plan: StudyPlan, name: str) -> None:
         raise LedgerInvalid("its mechanisms are not those that the plan says for this round")
     if (entry.unit, entry.delta) != (privacy.unit, privacy.delta):
         raise LedgerInvalid(f"it states delta {entry.delta:g} for a {entry.unit}, the plan {privacy.delta:g}")
-    if set(entry.values()) != channels:
+    if set(entry.values()) != set(channels := plan.lengths(entry.round)):
         raise LedgerInvalid(f"channels {sorted(entry.values())}, the plan says {sorted(channels)}")
     for channel in entry.channels:
-        if channel.mechanism not in DECLARED[channel.name]:
-            raise LedgerInvalid(f"channel {channel.name} is not declared for {channel.mechanism}")
+        if (reason := objection(plan, entry.round, channel.name, channel)) is not None:
+            raise LedgerInvalid(reason)
     if entry.noise_source != "system" and plan.study.mode != "research":
         raise LedgerInvalid(f"noise of source {entry.noise_source} in {plan.study.mode} mode")
 

@@ -211,16 +211,16 @@ def _check_round(run: Run, entry: TranscriptEntry) -> str:
 
 
 def _as_planned(plan: StudyPlan, entry: TranscriptEntry) -> str:
-    chosen, count = plan_profile(plan), len(entry.cohort)
+    chosen, length, count = plan_profile(plan), plan.length_of(entry.round), len(entry.cohort)
     if count < plan.aggregation.minimum_cohort:
         raise TranscriptInvalid(f"a cohort of {count}, the plan says at least {plan.aggregation.minimum_cohort}")
     for upload in entry.cohort:
-        header, body_bytes = upload.header, chosen.body_bytes(plan.total_length)
+        header, body_bytes = upload.header, chosen.body_bytes(length)
         if (header.profile, header.body_bytes) != (chosen.name, body_bytes):
             raise TranscriptInvalid(f"the upload of {header.hospital} has another profile or length than the plan's")
         if header.weight != plan.weights[header.hospital]:
             raise TranscriptInvalid(f"{header.hospital} weighted by {header.weight}, which is not the plan's weight")
-    if entry.sum_bytes != chosen.sum_bytes(plan.total_length, count):
+    if entry.sum_bytes != chosen.sum_bytes(length, count):
         raise TranscriptInvalid(f"a sum of {entry.sum_bytes} bytes is not one of {count} uploads")
     return f"{count} hospitals, sum {entry.sum_sha256[:16]}"
 

@@ -123,7 +123,7 @@ def _print_sums(out: Console, plan: StudyPlan, facts: SumFacts) -> None:
     )
     lines = [
         f"Encryption: profile {chosen.name}, {why}; {chosen.security_bits} bits of security ({chosen.source}).",
-        f"{plan.total_length} values a round: {facts.up:.2f} bytes a value up, {facts.down:.2f} down (float32: 4).",
+        f"{plan.largest_length} values a round: {facts.up:.2f} bytes a value up, {facts.down:.2f} down (float32: 4).",
         f"Largest sum {facts.largest_sum:g}, the profile holds {chosen.largest_sum:.4g}; largest error of a value "
         f"{facts.error:.2g}.",
     ]

@@ -29,11 +29,14 @@ from secure_fedhelp.wire.messages import HEADER_CONTEXT, Phase, UploadHeader, pa
 
 @dataclass(frozen=True)
 class Constants:
-    """What an upload of this study must say: the plan, the body's length in bytes, the pinned TenSEAL version."""
+    """What an upload of this study must say: what follows from the plan, and the pinned TenSEAL version."""
 
     plan: StudyPlan
-    body_bytes: int
     tenseal: str
+
+    def body_bytes(self, round_number: int) -> int:
+        """Length of every body of a round."""
+        return plan_profile(self.plan).body_bytes(self.plan.length_of(round_number))
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,10 @@ def _check_parameters(constants: Constants, name: str, header: UploadHeader) -> 
         raise CiphertextWrongParameters(
             f"the upload was weighted by {header.weight!r}, the plan says {constants.plan.weights[name]!r}"
         )
-    if header.body_bytes != constants.body_bytes:
-        error = MessageTooLarge if header.body_bytes > constants.body_bytes else CiphertextWrongLength
-        raise error(f"a body of {header.body_bytes} bytes, the plan says {constants.body_bytes}")
+    expected = constants.body_bytes(header.round)
+    if header.body_bytes != expected:
+        error = MessageTooLarge if header.body_bytes > expected else CiphertextWrongLength
+        raise error(f"a body of {header.body_bytes} bytes, the plan says {expected}")
 
 
 def _check_ledger(state: State, name: str, header: UploadHeader) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from secure_fedhelp.study.plan import Strict
+from secure_fedhelp.study.sections import Strict
 
 
 class _Event(Strict):

@@ -48,10 +48,10 @@ class Keeper:
         chosen = plan_profile(plan)
         self.plan = plan
         self._key, self._clock = key, clock
-        constants = Constants(plan, chosen.body_bytes(plan.total_length), TENSEAL_VERSION)
+        constants = Constants(plan, TENSEAL_VERSION)
         self._rules = Rounds(constants)
-        self.spool = Spool(folder, chosen, plan.total_length)
-        self._sum = RunningSum(self.spool, chosen, plan.total_length)
+        self.spool = Spool(folder, chosen, plan.length_of)
+        self._sum = RunningSum(self.spool, chosen, plan.length_of)
         self._tidied = (-1, -1)
         self._journal = Journal(folder / "journal.sqlite", plan.hash)
         self._changed = threading.Condition()

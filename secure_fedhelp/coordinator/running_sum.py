@@ -5,7 +5,7 @@ Memory holds one total and the hospitals' seeds. After a restart the bodies that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.state import State
@@ -17,7 +17,7 @@ from secure_fedhelp.secagg.profiles import Profile
 class RunningSum:
     """The sum of one attempt after another. For one thread, which need not hold the keeper's lock."""
 
-    def __init__(self, spool: Spool, profile: Profile, length: int) -> None:
+    def __init__(self, spool: Spool, profile: Profile, length: Callable[[int], int]) -> None:
         self._spool, self._profile, self._length = spool, profile, length
         self._place: tuple[int, int] | None = None
         self._added: set[str] = set()
@@ -35,7 +35,7 @@ class RunningSum:
         waiting = sorted(state.uploads.keys() - self._added)
         if not waiting:
             return False
-        self._sum = self._sum or SumAccumulator(self._profile, self._length)
+        self._sum = self._sum or SumAccumulator(self._profile, self._length(state.round))
         self._spool.add(self._sum, state.uploads[waiting[0]].header)
         self._added.add(waiting[0])
         return True
@@ -45,7 +45,7 @@ class RunningSum:
         length. The running sum is used up by it."""
         while self.add_next(state):
             pass
-        total = self._sum or SumAccumulator(self._profile, self._length)
+        total = self._sum or SumAccumulator(self._profile, self._length(state.round))
         self._place, self._sum = None, None
         if plus or minus:
             add_expanded(total.total, self._profile, plus, minus)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import grpc
 
+from secure_fedhelp.coordinator.admission import Admission
 from secure_fedhelp.coordinator.calls import LIVE_CALLS
 from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
@@ -54,7 +55,6 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
         self._plan = keeper.plan
         self._streams = Streams(tuple(h.name for h in self._plan.hospitals))
         chosen = plan_profile(self._plan)
-        self._body_bytes = chosen.body_bytes(self._plan.total_length)
         self._largest_sealed = chosen.key_bytes + _SEALING_BYTES
 
     # -- study --------------------------------------------------------------------------------------------------------
@@ -169,10 +169,10 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
             name = self._member(context)
             # From here on an older stream of this hospital writes nothing more, so the offset stays what is said now.
             with self._streams.only(name, "upload", context), self._streams.turn(name, "upload", context):
-                header = self._admitted(name, request)
-                if header is None:
-                    return pb.UploadState(offset=self._body_bytes, accepted=True)
-                return pb.UploadState(offset=self._keeper.spool.offset(header))
+                found = self._admitted(name, request)
+                if found.done:
+                    return pb.UploadState(offset=found.header.body_bytes, accepted=True)
+                return pb.UploadState(offset=self._keeper.spool.offset(found.header))
 
     def Upload(self, request_iterator: Iterator[pb.UploadRequest], context: Context) -> pb.UploadState:
         with answering(context):
@@ -181,22 +181,26 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
                 first = next(request_iterator, None)
                 if first is None or first.WhichOneof("part") != "head":
                     raise ProtocolError("an upload begins with its head")
-                self._receive(name, first.head, request_iterator, context)
-            return pb.UploadState(offset=self._body_bytes, accepted=True)
+                header = self._receive(name, first.head, request_iterator, context)
+            return pb.UploadState(offset=header.body_bytes, accepted=True)
 
-    def _admitted(self, name: str, head: pb.UploadHead) -> UploadHeader | None:
-        """The checked header; None if its body already counts."""
+    def _admitted(self, name: str, head: pb.UploadHead) -> Admission:
+        """The checked header, and whether its body already counts."""
         admission = self._keeper.admit(name, head.header, head.signature)
         if admission.header.round != head.round:
             raise WrongRound(f"the upload is for round {head.round}, its header for round {admission.header.round}")
-        return None if admission.done else admission.header
+        return admission
 
-    def _receive(self, name: str, head: pb.UploadHead, requests: Iterator[pb.UploadRequest], context: Context) -> None:
+    def _receive(
+        self, name: str, head: pb.UploadHead, requests: Iterator[pb.UploadRequest], context: Context
+    ) -> UploadHeader:
+        """Store what comes until the body is whole and counts; its header."""
         spool = self._keeper.spool
         with self._streams.turn(name, "upload", context):
-            header = self._admitted(name, head)
-            if header is None:
-                return
+            found = self._admitted(name, head)
+            header = found.header
+            if found.done:
+                return header
             if head.offset != spool.offset(header):
                 raise ProtocolError(f"the upload goes on at byte {head.offset}, {spool.offset(header)} are stored")
         seen = self._keeper.state
@@ -212,6 +216,7 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
                 raise CiphertextWrongLength("the upload ended before its last byte")
             spool.check(header)
             self._submit_upload(name, head, header)
+        return header
 
     def _submit_upload(self, name: str, head: pb.UploadHead, header: UploadHeader) -> None:
         """A body that comes too late to count is erased: nobody needs it."""

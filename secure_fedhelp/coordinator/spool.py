@@ -37,7 +37,8 @@ class Spool:
     Every method raises StorageError if the disk is full or cannot be read or written.
     """
 
-    def __init__(self, folder: Path, profile: Profile, length: int, write: Write = os.write) -> None:
+    def __init__(self, folder: Path, profile: Profile, length: Callable[[int], int], write: Write = os.write) -> None:
+        """``length`` says how many values the bodies of a round have."""
         self._uploads, self._sums = folder / "uploads", folder / "sums"
         self._profile, self._length, self._write = profile, length, write
         #: Bodies that this process has hashed, with the file as it was then.
@@ -99,7 +100,7 @@ class Spool:
                 # Mapped, not read: many bodies may be checked at once. Unmapped with the last reference to it; a
                 # refusal's traceback still holds views, which closing here would stumble over.
                 body = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                check_body(self._profile, self._length, memoryview(body))
+                check_body(self._profile, self._length(header.round), memoryview(body))
             if time.time_ns() - mark[-1] > _CLOCK_STEP_NS:  # a change within one step would leave the same mark
                 self._hashed[path.name] = mark
         except (BadSignature, ProtocolError):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secure_fedhelp.data.records import Inputs, Labels, PublicSet, Records
 from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue, PublicSetMismatch
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import DataSection
+from secure_fedhelp.study.sections import DataSection
 
 #: Largest unpacked size of one file.
 LARGEST_BYTES = 8 * 2**30

@@ -17,7 +17,7 @@ import numpy as np
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Column, DataSection
+from secure_fedhelp.study.sections import Column, DataSection
 
 MISSING = ("", "?")
 #: Standardised numbers are cut here: a value ten public scales from the centre is a unit mistake more often than a

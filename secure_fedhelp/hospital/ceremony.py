@@ -99,7 +99,7 @@ class KeyCeremony:
         if key is None:
             raise KeyCeremonyFailed(f"this hospital has no study key of epoch {epoch}")
         cipher = CipherPool(plan_profile(self.plan), key)
-        cipher.start(self.plan.total_length)  # while this hospital trains; small vectors start nothing
+        cipher.start(self.plan.largest_length)  # while this hospital trains; small vectors start nothing
         return EpochKey(epoch, key.fingerprint(self.plan.hash, epoch), cipher, key.flooding_key)
 
     def require_agreed(

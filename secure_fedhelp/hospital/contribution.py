@@ -23,7 +23,7 @@ from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding, sanitise
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
-from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
+from secure_fedhelp.study.channel import Vector, pack_channels, split_channels, unpack_mean
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.wire.messages import HEADER_CONTEXT, NO_VIEW
@@ -85,9 +85,8 @@ def make_upload(
     Raises InvalidContribution if a value is not finite or beyond its channel's bound.
     """
     require_released(released)
-    weight = plan.weights[hospital]
     chosen = keys.cipher.profile
-    seed, residues = keys.cipher.encrypt_residues(pack_channels(plan, dict(released.channels), weight))
+    seed, residues = keys.cipher.encrypt_residues(pack_channels(plan, round_number, hospital, released.channels))
     if masking.keys is not None:
         add_expanded(residues, chosen, masking.keys.plus, masking.keys.minus)
     body = pack_body(chosen, seed, residues)
@@ -109,7 +108,7 @@ def make_upload(
             "study": plan.hash,
             "tenseal": TENSEAL_VERSION,
             "view": masking.view,
-            "weight": weight,
+            "weight": plan.weights[hospital],
         }
     )
     return SignedUpload(header, signing.sign(HEADER_CONTEXT, header), body)
@@ -143,7 +142,7 @@ def check_round(
     mine = next((u for u in entry.cohort if u.hospital == hospital), None)
     if sent_body_sha256 is not None and mine is None:
         raise TranscriptInvalid(f"round {entry.round}: the coordinator confirmed our upload but left it out of the sum")
-    expected = plan_profile(plan).sum_bytes(plan.total_length, len(cohort))
+    expected = plan_profile(plan).sum_bytes(plan.length_of(entry.round), len(cohort))
     if entry.sum_bytes != expected:
         raise TranscriptInvalid(f"round {entry.round}: a sum of {entry.sum_bytes} bytes, {expected} are right")
     if mine is not None and sent_body_sha256 is not None and mine.header.body_sha256 != sent_body_sha256:
@@ -163,13 +162,13 @@ def open_sum(plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], d
     if len(data) != entry.sum_bytes or sha256_hex(data) != entry.sum_sha256:
         raise TranscriptInvalid(f"round {entry.round}: the sum differs from the one in the transcript")
     chosen = key.cipher.profile
-    _, seeds = split_sum(chosen, plan.total_length, cohort, data)
+    _, seeds = split_sum(chosen, plan.length_of(entry.round), cohort, data)
     for upload in entry.cohort:
         if sha256_hex(seeds[upload.hospital]) != upload.header.seeds_sha256:
             raise TranscriptInvalid(
                 f"round {entry.round}: the sum holds other ciphertexts than {upload.hospital} signed"
             )
-    exact = key.cipher.decrypt_sum(data, cohort, plan.total_length)
+    exact = key.cipher.decrypt_sum(data, cohort, plan.length_of(entry.round))
     total, error = exact, chosen.error_bound(len(cohort))
     if plan.aggregation.decrypted == "sanitised":
         noise = plan_flooding(plan, chosen)
@@ -183,20 +182,18 @@ def open_sum(plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], d
             raise TranscriptInvalid(f"round {entry.round}: {impossible.message}", impossible.hint) from impossible
         error += noise.error_bound()
     _require_possible(plan, entry, cohort, total, error)
-    return OpenedSum(exact, unpack_mean(plan, total, cohort))
+    return OpenedSum(exact, unpack_mean(plan, entry.round, total, cohort))
 
 
 def _require_possible(
     plan: StudyPlan, entry: TranscriptEntry, cohort: tuple[str, ...], total: Vector, error: float
 ) -> None:
-    """TranscriptInvalid if a value of the sum is beyond bound times the cohort's weights."""
-    weights, start = sum(plan.weights[name] for name in cohort), 0
-    for channel in plan.channels:
-        largest = float(np.abs(total[start : start + channel.length]).max())
-        limit = channel.bound * (weights if channel.weighted else len(cohort)) + error
+    """TranscriptInvalid if a value of the sum is beyond bound times the cohort's factors."""
+    for name, part in split_channels(plan, entry.round, total).items():
+        largest = float(np.abs(part).max())
+        limit = plan.channel(name).bound * sum(plan.factor(name, hospital) for hospital in cohort) + error
         if not largest <= limit:
             raise TranscriptInvalid(
-                f"round {entry.round}: channel {channel.name} of the sum reaches {largest:.3g}, "
+                f"round {entry.round}: channel {name} of the sum reaches {largest:.3g}, "
                 f"the cohort can make at most {limit:.3g}: somebody sent no honest ciphertext, or another key"
             )
-        start += channel.length

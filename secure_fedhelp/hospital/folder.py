@@ -18,8 +18,9 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidConfiguration
-from secure_fedhelp.study.plan import Name, Strict, explain, read_toml
+from secure_fedhelp.study.plan import explain, read_toml
 from secure_fedhelp.study.policy import SitePolicy, load_policy
+from secure_fedhelp.study.sections import Name, Strict
 
 
 class HospitalConfig(Strict):

@@ -43,7 +43,8 @@ from secure_fedhelp.identity.signing import (
 from secure_fedhelp.identity.tls import load_pair
 from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.canonical import canonical_bytes
-from secure_fedhelp.study.plan import Name, Sha256, Strict, StudyPlan, explain
+from secure_fedhelp.study.plan import StudyPlan, explain
+from secure_fedhelp.study.sections import Name, Sha256, Strict
 
 #: Far above a card with an ML-KEM-768 + X25519 key and hybrid signatures (about 15 kB), far below what could trouble
 #: a parser.

@@ -30,7 +30,7 @@ from secure_fedhelp.identity.revocation import read_revocations
 from secure_fedhelp.identity.sealed_files import read_key, write_key
 from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Name
+from secure_fedhelp.study.sections import Name
 
 Role = Literal["hospital", "coordinator"]
 

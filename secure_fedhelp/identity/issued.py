@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from secure_fedhelp.errors import StorageError
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Name, Sha256, Strict
+from secure_fedhelp.study.sections import Name, Sha256, Strict
 
 Serial = Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
 

@@ -21,7 +21,8 @@ from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.unlock import Kind, Secret, Unlock
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Strict
 
 LOCK: Final = "unlock.json"
 #: Where private keys may lie under a folder; found without a lock, they are an earlier version's, in clear.

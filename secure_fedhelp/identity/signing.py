@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from secure_fedhelp.errors import BadSignature, IdentityError
 from secure_fedhelp.identity.sealed_files import read_key, write_key
 from secure_fedhelp.identity.unlock import Unlock
-from secure_fedhelp.study.plan import Signatures
+from secure_fedhelp.study.sections import Signatures
 
 ED25519: Final = "ed25519"
 HYBRID: Final = "ed25519+ml-dsa-65"

@@ -23,7 +23,7 @@ from secure_fedhelp.learning.inference_client import FoundationAnswer, Foundatio
 from secure_fedhelp.learning.inference_protocol import first_complaint
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Sha256, Strict
+from secure_fedhelp.study.sections import Sha256, Strict
 
 __all__ = ["FoundationAnswer", "FoundationClient", "TeacherCache", "TeacherRecord"]
 

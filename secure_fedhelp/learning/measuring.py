@@ -23,7 +23,7 @@ from secure_fedhelp.data.records import Records
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.study.channel import Vector
-from secure_fedhelp.study.plan import MetricsSection
+from secure_fedhelp.study.sections import MetricsSection
 
 #: Log-odds beyond this go into the first and the last bin.
 LARGEST_SCORE = 10.0

@@ -25,7 +25,8 @@ from secure_fedhelp.identity.signing import SigningKey, verify
 from secure_fedhelp.privacy.mechanisms import DpSgd, Event, Gaussian, Mechanism, PooledExact, paid
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
-from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Name, Sha256, Strict
 
 ENTRY_CONTEXT = "ledger-entry"
 #: An entry has some hundred bytes and a few for each channel; longer lines are not ours.

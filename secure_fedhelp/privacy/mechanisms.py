@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidPlan
-from secure_fedhelp.study.plan import PrivacySection, Strict, StudyPlan, explain
+from secure_fedhelp.study.plan import StudyPlan, explain
+from secure_fedhelp.study.sections import ChannelSection, PrivacySection, Strict
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 #: Below 0.1 one step on everybody has an epsilon near 100: a mistake, not a mechanism. Above 1,000 nothing is learnt.
@@ -83,12 +84,14 @@ def planned_event(privacy: PrivacySection) -> DpSgd:
 def planned_events(plan: StudyPlan, hospital: str, round_number: int) -> tuple[DpSgd | Gaussian | PooledExact, ...]:
     """Everything that one round (from 0) of ``plan`` asks of a hospital's records.
 
-    A training round is one DP-SGD event. The measuring round that a plan with ``[metrics]`` ends with trains nothing:
-    it is one answer about the records set aside.
+    A training round is one DP-SGD event, and after it one Gaussian event for each channel that is sent and declared
+    ``gaussian``, in the plan's order. The measuring round that a plan with ``[metrics]`` ends with trains nothing: it
+    is one answer about the records set aside.
     """
     metrics = plan.metrics
     if metrics is None or round_number != plan.measuring_round:
-        return (planned_event(plan.privacy_of(hospital)),)
+        answers = [_answer(plan.channel(name)) for name in plan.lengths(round_number)]
+        return (planned_event(plan.privacy_of(hospital)), *(answer for answer in answers if answer is not None))
     if metrics.release == "pooled":
         return (PooledExact(smallest_cohort=plan.aggregation.minimum_cohort),)
     sensitivity = math.sqrt(metrics.squared_sensitivity(len(plan.data.classes)))
@@ -96,6 +99,16 @@ def planned_events(plan: StudyPlan, hospital: str, round_number: int) -> tuple[D
         return (Gaussian(noise_multiplier=metrics.noise_multiplier or 0.0, sensitivity=sensitivity),)
     except ValidationError as error:
         raise InvalidPlan(f"metrics: {explain(error)}") from error
+
+
+def _answer(channel: ChannelSection) -> Gaussian | None:
+    """What a channel's own noise pays for; None if it is of another mechanism."""
+    if channel.mechanism != "gaussian":
+        return None
+    try:
+        return Gaussian(noise_multiplier=channel.noise_multiplier or 0.0, sensitivity=channel.sensitivity or 0.0)
+    except ValidationError as error:
+        raise InvalidPlan(f"channel {channel.name}: {explain(error)}") from error
 
 
 def study_events(plan: StudyPlan, hospital: str) -> list[DpSgd | Gaussian]:

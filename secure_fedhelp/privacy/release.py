@@ -29,7 +29,7 @@ import numpy as np
 
 from secure_fedhelp.errors import BudgetExhausted, InvalidContribution, NotReleasable
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
-from secure_fedhelp.privacy.channels import DECLARED
+from secure_fedhelp.privacy.channels import objection
 from secure_fedhelp.privacy.entries import ChannelRelease, Proof, Release, fits, open_reservations, releases
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid, planned_events
@@ -226,9 +226,9 @@ class ReleaseGate:
         """Pay for a round whose mechanism ran and whose output is unusable: that it was (training diverged, and this
         hospital goes silent) is an output too, and nobody may try again for nothing. Raises as :meth:`release`."""
         nothing = Proof.of("public", "public:plan")
-        channels: dict[str, Vector] = {c.name: np.zeros(c.length) for c in self._plan.channels}
-        proofs: dict[str, Proof] = {c.name: nothing for c in self._plan.channels}
-        self.release(round, PrivateOutput(channels, self._events(round), proofs, noise_source))
+        channels = {name: np.zeros(length) for name, length in self._plan.lengths(round).items()}
+        output = PrivateOutput(channels, self._events(round), dict.fromkeys(channels, nothing), noise_source)
+        self.release(round, output)
 
     def give_back(self) -> None:
         """Void this study's open reservations: it is over, and they will not be used."""
@@ -250,8 +250,8 @@ class ReleaseGate:
         BudgetExhausted; and StorageError if the ledger cannot be written: then nothing was spent and nothing may leave.
         """
         self._require_planned(round, output)
-        vectors, clipped = self._clip(output.channels)
-        self._require_proven(output, vectors)
+        vectors, clipped = self._clip(round, output.channels)
+        self._require_proven(round, output, vectors)
         self.check_affordable(round)
         if before_spending is not None:
             before_spending(MappingProxyType({name: np.frombuffer(data, "<f8") for name, data in vectors.items()}))
@@ -276,9 +276,9 @@ class ReleaseGate:
         ``channels`` are the values that ``before_spending`` was given. None if no entry of this study and round names
         exactly these values: then they were never paid for, and must not leave.
         """
-        if set(channels) != {c.name for c in self._plan.channels}:
+        if set(channels) != set(self._plan.lengths(round)):
             return None
-        vectors, clipped = self._clip(channels)
+        vectors, clipped = self._clip(round, channels)
         hashes = {name: sha256_hex(data) for name, data in vectors.items()}
         for entry in releases(self._ledger.entries):
             if (entry.study, entry.round) == (self._plan.hash, round) and entry.values() == hashes:
@@ -295,18 +295,20 @@ class ReleaseGate:
         seeded_allowed = output.noise_source == "seeded-research" and self._plan.study.mode == "research"
         if output.noise_source != "system" and not seeded_allowed:
             raise NotReleasable(f"noise of source {output.noise_source!r} in {self._plan.study.mode} mode")
-        wanted = {c.name for c in self._plan.channels}
+        wanted = set(self._plan.lengths(round))
         if set(output.channels) != wanted:
             raise NotReleasable(f"channels {sorted(output.channels)}, the plan says {sorted(wanted)}")
         if set(output.proofs) != wanted:
             raise NotReleasable(f"proofs of channels {sorted(output.proofs)}, the plan says {sorted(wanted)}")
 
-    def _require_proven(self, output: PrivateOutput, vectors: Mapping[str, bytes]) -> None:
+    def _require_proven(self, round: int, output: PrivateOutput, vectors: Mapping[str, bytes]) -> None:
         """Each channel by a mechanism it is declared for, from things that exist; public ones are zeros."""
         entries = self._ledger.sources
         for name, proof in output.proofs.items():
-            if type(proof) is not Proof or proof.mechanism not in DECLARED[name]:
-                raise NotReleasable(f"channel {name} is not declared for {getattr(proof, 'mechanism', proof)!r}")
+            if type(proof) is not Proof:
+                raise NotReleasable(f"channel {name} has no proof, but {type(proof).__name__}")
+            if (reason := objection(self._plan, round, name, proof)) is not None:
+                raise NotReleasable(reason)
             for source in proof.derived_from:
                 if source.startswith("entry:") and source not in entries:
                     raise NotReleasable(f"channel {name} derives from {source[:22]}, no paid release of this ledger")
@@ -318,18 +320,16 @@ class ReleaseGate:
             if proof.mechanism == "public" and any(vectors[name]):
                 raise NotReleasable(f"channel {name} is called public, and is not zero")
 
-    def _clip(self, channels: Mapping[str, Vector]) -> tuple[dict[str, bytes], dict[str, int]]:
+    def _clip(self, round: int, channels: Mapping[str, Vector]) -> tuple[dict[str, bytes], dict[str, int]]:
         """Each channel's clipped values as little-endian float64 bytes, and how many were clipped."""
         vectors: dict[str, bytes] = {}
         clipped: dict[str, int] = {}
-        for channel in self._plan.channels:
-            values = np.asarray(channels[channel.name], dtype=np.float64)
-            if values.shape != (channel.length,):
-                raise InvalidContribution(
-                    f"channel {channel.name}: shape {values.shape}, the plan says ({channel.length},)"
-                )
-            cut, clipped[channel.name] = clip_to_bound(values, channel.bound)
-            vectors[channel.name] = cut.astype("<f8").tobytes()
+        for name, length in self._plan.lengths(round).items():
+            values = np.asarray(channels[name], dtype=np.float64)
+            if values.shape != (length,):
+                raise InvalidContribution(f"channel {name}: shape {values.shape}, the plan says ({length},)")
+            cut, clipped[name] = clip_to_bound(values, self._plan.channel(name).bound)
+            vectors[name] = cut.astype("<f8").tobytes()
         return vectors, clipped
 
 

@@ -29,7 +29,7 @@ from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
-from secure_fedhelp.study.plan import PrivacySection
+from secure_fedhelp.study.sections import PrivacySection
 
 #: (logits [b, ...], labels [b]) to one loss a record, [b]. Summing is done here, so that no loss can average over a
 #: private number of records.

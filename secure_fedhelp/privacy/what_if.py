@@ -14,7 +14,8 @@ from functools import partial
 from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.privacy.accountant import epsilon, noise_for_budget, running_epsilon, within_budget
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid, planned_event, planned_events
-from secure_fedhelp.study.plan import PrivacySection, StudyPlan, Tier
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import PrivacySection, Tier
 
 #: Budgets that noise is given for.
 BUDGETS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0)

@@ -20,7 +20,7 @@ from secure_fedhelp.data.images import normalise
 from secure_fedhelp.data.records import Indices, PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
-from secure_fedhelp.study.plan import Column, Tier
+from secure_fedhelp.study.sections import Column, Tier
 
 DATASETS = ("breast-cancer", "heart", "pneumonia", "breast")
 

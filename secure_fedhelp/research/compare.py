@@ -147,15 +147,15 @@ def run_in_process(
     cohort = tuple(sorted(methods))
     events: dict[str, list[Mechanism]] = {name: [] for name in methods}
     for number in range(plan.study.rounds):
-        total = np.zeros(plan.total_length)
+        total = np.zeros(plan.length_of(number))
         for name, method in methods.items():
             output = method.contribute(number)
             events[name] += paid(output.events)
-            total += pack_channels(plan, dict(output.channels), plan.weights[name])
+            total += pack_channels(plan, number, name, output.channels)
         if plan.aggregation.decrypted == "sanitised":
             noise, key = plan_flooding(plan, plan_profile(plan)), hashlib.sha256(plan.hash.encode()).digest()
             total = sanitise(total, noise, key, number.to_bytes(8, "big"))
-        means = unpack_mean(plan, total, cohort)
+        means = unpack_mean(plan, number, total, cohort)
         for method in methods.values():
             method.absorb(number, means)
     for name, method in methods.items():

@@ -12,7 +12,8 @@ from secure_fedhelp.errors import UnknownDataset
 from secure_fedhelp.learning.models import parameter_count
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.study.plan import StudyPlan, Tier, parse_plan
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
+from secure_fedhelp.study.sections import Tier
 from secure_fedhelp.study.threshold import Masks
 
 #: Largest error of a value of a sum, the noise of sanitised sums included; the values' bounds are 4 and 16.

@@ -71,12 +71,12 @@ def measured_error(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...
     worst = 0.0
     vaults = {h.name: _vault(run, h.name) for h in plan.hospitals}
     for number, cohort in enumerate(cohorts):
-        plain = np.zeros(plan.total_length)
+        plain = np.zeros(plan.length_of(number))
         for name in cohort:
             values = vaults[name].values(number)
             if values is None:
                 raise TranscriptInvalid(f"round {number}: {name} is in the cohort but kept no released values")
-            plain += pack_channels(plan, values, plan.weights[name])
+            plain += pack_channels(plan, number, name, values)
         for name in cohort:
             total = vaults[name].sum(number)
             if total is not None:
@@ -100,8 +100,8 @@ def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]
     down = max((entry["sum_bytes"] for entry in entries), default=0)
     return AggregationSummary(
         profile=chosen.name,
-        up_bytes_per_value=round(up / plan.total_length, 3),
-        down_bytes_per_value=round(down / plan.total_length, 3),
+        up_bytes_per_value=round(up / plan.largest_length, 3),
+        down_bytes_per_value=round(down / plan.largest_length, 3),
         max_error=float(f"{error:.1e}"),  # two digits: an exact decryption's error is no figure to publish in full
         masks=plan.aggregation.masks,
         coalition=plan.coalition[1],
@@ -111,7 +111,7 @@ def _aggregation(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]
 
 def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[str, ...]]) -> HospitalSummary:
     folder, entry = run.hospital(name), plan.hospital(name)
-    privacy, took_part = plan.privacy_of(name), sum(name in cohort for cohort in cohorts)
+    privacy, rounds = plan.privacy_of(name), [number for number, cohort in enumerate(cohorts) if name in cohort]
     ledger = read_ledger(folder.ledger) if folder.ledger.exists() else []
     values: dict[str, typing.Any] = {
         "name": name,
@@ -119,7 +119,7 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
         "epsilon": epsilon(spent(e for e in ledger if e.study == plan.hash), privacy.delta),
         "delta": privacy.delta,
         "epsilon_budget": privacy.epsilon,
-        "float32_bytes": 4 * plan.total_length * took_part,
+        "float32_bytes": 4 * sum(map(plan.length_of, rounds)),
     }
     result = _result(run, name)
     result.pop("pooled_metrics", None)

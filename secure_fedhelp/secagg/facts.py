@@ -53,7 +53,7 @@ def attempt_facts(plan: StudyPlan) -> list[AttemptFacts]:
 def sum_facts(plan: StudyPlan) -> SumFacts:
     """The plan's profile and what it costs. Raises InvalidPlan, CapacityExceeded or NotReleasable."""
     check_sums(plan)
-    chosen, cohort, length = plan_profile(plan), len(plan.hospitals), plan.total_length
+    chosen, cohort, length = plan_profile(plan), len(plan.hospitals), plan.largest_length
     noise = plan_flooding(plan, chosen) if plan.aggregation.decrypted == "sanitised" else None
     error = chosen.error_bound(cohort, plan.largest_sum) + (noise.error_bound() if noise else 0.0)
     up, down = chosen.body_bytes(length) / length, chosen.sum_bytes(length, cohort) / length

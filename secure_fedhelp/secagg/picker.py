@@ -100,6 +100,6 @@ def _chosen(plan: StudyPlan) -> Profile:
         plan.aggregation.required_error,
         plan.largest_sum,
         len(plan.hospitals),
-        length=plan.total_length,
+        length=plan.largest_length,
         extra_error=flooded,
     )

@@ -150,7 +150,7 @@ def plan_flooding(plan: StudyPlan, profile: Profile) -> Flooding:
     largest = plan.largest_sum
     decryptions = min(plan.study.rounds, plan.aggregation.key_epoch_rounds)
     bits = plan.aggregation.flooding_bits
-    return flooding(profile, plan.total_length, len(plan.hospitals), decryptions, bits, largest)
+    return flooding(profile, plan.largest_length, len(plan.hospitals), decryptions, bits, largest)
 
 
 def error_norm(profile: Profile, length: int, cohort_size: int, decryptions: int, largest_sum: float) -> float:

@@ -7,206 +7,34 @@ canonical form names the study; a changed plan is another study.
 
 from __future__ import annotations
 
-import math
 import tomllib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.threshold import Masks, active_coalition, passive_coalition
+from secure_fedhelp.study.sections import (
+    AggregationSection,
+    ChannelSection,
+    DataSection,
+    HospitalSection,
+    LearningSection,
+    MetricsSection,
+    ModelSection,
+    Name,
+    PrivacySection,
+    Strict,
+    StudySection,
+    Tier,
+)
+from secure_fedhelp.study.threshold import active_coalition, passive_coalition
 
 #: Hospitals whose hybrid signatures, 3373 bytes each, travel in one message of a mebibyte with room to spare.
 _LARGEST_HYBRID = 256
-Signatures = Literal["ed25519", "ed25519+ml-dsa-65"]
-Tier = Literal["large", "small"]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Strict(BaseModel):
-    """Frozen, unknown keys refused, and no NaN or infinity anywhere."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class StudySection(Strict):
-    name: Name
-    method: Literal["fedhelp"] = "fedhelp"
-    rounds: int = Field(ge=1, le=10_000)
-    #: Public seed of model initialisation and of the order of public steps. Never of privacy noise in deployment.
-    seed: int = Field(ge=0, lt=2**31)
-    #: With ML-DSA-65 (FIPS 204) every signature is two, and both must hold: nobody forges one by a quantum computer.
-    signatures: Signatures = "ed25519"
-    #: ``research``: hospitals also train local baselines and report metrics on the plan's test set.
-    mode: Literal["research", "deployment"] = "deployment"
-
-
-class Column(Strict):
-    """One column of a table. Centre and scale are public constants (of the public set), never of private records."""
-
-    name: str = Field(min_length=1)
-    kind: Literal["numeric", "categorical"]
-    center: float = 0.0
-    scale: float = Field(default=1.0, gt=0)
-    categories: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _categories_fit(self) -> Column:
-        if (self.kind == "categorical") != bool(self.categories):
-            raise ValueError(f"column {self.name!r}: categories are for categorical columns, and those need some")
-        return self
-
-
-class DataSection(Strict):
-    dataset: str
-    kind: Literal["table", "image"]
-    classes: tuple[str, ...] = Field(min_length=2)
-    #: Shape of one input as the model sees it: (features,) for a table, (channels, height, width) for an image.
-    input_shape: tuple[int, ...]
-    columns: tuple[Column, ...] = ()
-    target: str = "target"
-    patient_id: str = "patient_id"
-    public_sha256: Sha256
-    public_records: int = Field(ge=1)
-    public_labelled: bool = True
-
-    @property
-    def public_elements(self) -> int:
-        return self.public_records * math.prod(self.input_shape)
-
-
-class ModelSection(Strict):
-    #: Architectures by the names in ``learning/models.py``; ``small`` is the surrogate's and the proxy's shape.
-    small: str
-    large: str
-
-
-class LearningSection(Strict):
-    private_learning_rate: float = Field(gt=0)
-    public_learning_rate: float = Field(gt=0)
-    public_steps: int = Field(ge=0)
-    #: Public steps before the first round, from the plan's seed: the warm start everybody shares.
-    warm_steps: int = Field(default=0, ge=0)
-    public_batch: int = Field(ge=1)
-    temperature: float = Field(default=1.0, gt=0)
-    #: mu of the methods' equations: weight of the foundation teacher on the public set.
-    teacher_weight: float = Field(default=1.0, ge=0)
-    #: Weight of the aggregated ensemble's soft outputs on the public set.
-    ensemble_weight: float = Field(default=1.0, ge=0)
-    #: eta: weight of the ranking loss, the only thing that flows from weak to strong.
-    ranking_weight: float = Field(default=0.2, ge=0)
-    #: k of the ranking loss; 1 for two classes.
-    ranking_top: int = Field(default=1, ge=1)
-    #: Large model and proxy trained as one jointly clipped module; off means the large model is a pupil.
-    twin: bool = False
-    pupil_steps: int = Field(ge=0)
-    pupil_learning_rate: float = Field(gt=0)
-    personal_steps: int = Field(ge=0)
-    personal_learning_rate: float = Field(gt=0)
-    home_batch: int = Field(default=32, ge=1)
-    #: Weight of the shared model's soft outputs where models that stay at home are trained.
-    home_soft_weight: float = Field(default=0.0, ge=0)
-    #: Public class frequencies for logit adjustment, one a class; empty: off. Never counted in private records.
-    class_prior: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    #: Research mode: a tier's learning rate for the local-only rival, so that it is not judged by the study's.
-    local_learning_rates: dict[Tier, Annotated[float, Field(gt=0)]] = {}
-    weight_decay: float = Field(default=1e-4, ge=0)
-
-
-class PrivacySection(Strict):
-    """DP-SGD of one tier: every figure public, so that none is computed from a private count."""
-
-    sampling_rate: float = Field(gt=0, lt=1)
-    noise_multiplier: float = Field(gt=0)
-    clipping_norm: float = Field(gt=0)
-    #: Private steps in one round.
-    steps: int = Field(ge=1)
-    epsilon: float = Field(gt=0)
-    delta: float = Field(gt=0, lt=1)
-    unit: Literal["patient"] = "patient"
-
-
-class ChannelSection(Strict):
-    """A fixed-length real vector that hospitals sum: its length and a bound on the size of each value."""
-
-    name: Literal["model-update", "public-logits", "metrics"]
-    length: int = Field(ge=1, le=2**28)
-    bound: float = Field(gt=0)
-
-    @property
-    def weighted(self) -> bool:
-        """Whether hospitals multiply by their public weight, so that the sum is a weighted mean. Counts are counts."""
-        return self.name != "metrics"
-
-
-class MetricsSection(Strict):
-    """How well the study's model does on records that hospitals set aside; measured in a round after the last.
-
-    ``pooled``: exact counts leave inside the encrypted sum, which is opened: **no differential privacy**. ``noised``:
-    each hospital adds Gaussian noise to its counts first, and pays for it.
-    """
-
-    release: Literal["pooled", "noised"]
-    #: Of each histogram of scores.
-    bins: int = Field(default=40, ge=2, le=1000)
-    noise_multiplier: float | None = Field(default=None, gt=0)
-    #: Public. Counts travel divided by it, so that they fit the encryption beside everything else. A hospital's counts
-    #: are cut at this times the channel's bound; exact ones come out whole if sums err by less than half its inverse.
-    divisor: int = Field(default=500, ge=1, le=2**24)
-
-    @model_validator(mode="after")
-    def _noise_fits(self) -> MetricsSection:
-        if (self.release == "noised") != (self.noise_multiplier is not None):
-            raise ValueError("noise_multiplier is for noised metrics, and those need one")
-        return self
-
-    def length(self, classes: int) -> int:
-        """Counts in the channel: a confusion matrix, and for each class two histograms of its scores."""
-        return classes * classes + 2 * classes * self.bins
-
-    def squared_sensitivity(self, classes: int) -> int:
-        """Squared L2 distance that one patient makes: one record of each is counted, once in the matrix and once for
-        each class."""
-        return 1 + classes
-
-
-class AggregationSection(Strict):
-    #: A profile by its name (secagg/profiles.py) ...
-    profile: str | None = None
-    #: ... or the largest error a value of the sum may have, and the cheapest profile that keeps it is taken.
-    required_error: float | None = Field(default=None, gt=0)
-    #: Fewer hospitals than this in a round, and nothing is summed.
-    minimum_cohort: int = Field(ge=2)
-    weights: Literal["precision", "uniform"] = "precision"
-    round_deadline_seconds: float = Field(default=600, gt=0)
-    gather_deadline_seconds: float = Field(default=3600, gt=0)
-    #: For each of the short steps of the masks (keys, shares, agreement, reveal), once the uploads are ready.
-    answer_deadline_seconds: float = Field(default=120, gt=0)
-    key_epoch_rounds: int = Field(default=1000, ge=1)
-    #: The second lock (study/threshold.py): ``none`` leaves every upload open to the coordinator with one hospital.
-    masks: Masks = "repairing"
-    #: ``sanitised``: what is decrypted is flooded with noise before anything is computed from it, so that all that
-    #: follows may leave a hospital. ``closed``: it is not, and nothing computed from it may leave.
-    decrypted: Literal["sanitised", "closed"] = "sanitised"
-    #: Security, in bits, of the flooding noise (secagg/sanitise.py).
-    flooding_bits: int = Field(default=30, ge=10, le=128)
-
-    @model_validator(mode="after")
-    def _one_way_to_choose(self) -> AggregationSection:
-        if (self.profile is None) == (self.required_error is None):
-            raise ValueError("give either a profile or a required_error")
-        return self
-
-
-class HospitalSection(Strict):
-    name: Name
-    tier: Tier
-    #: Public nominal number of patients; the true number stays private and must not be smaller than the rate needs.
-    nominal_patients: int = Field(ge=2)
 
 
 class StudyPlan(Strict):
@@ -227,8 +55,6 @@ class StudyPlan(Strict):
         if len(set(names)) != len(names):
             double = sorted({n for n in names if names.count(n) > 1})
             raise ValueError(f"two hospitals with one name: {', '.join(double)}")
-        if len({c.name for c in self.channels}) != len(self.channels):
-            raise ValueError("two channels with one name")
         missing = {h.tier for h in self.hospitals} - set(self.privacy)
         if missing:
             raise ValueError(f"no [privacy.{missing.pop()}] section for a tier that has hospitals")
@@ -243,7 +69,19 @@ class StudyPlan(Strict):
         if self.data.kind == "table" and not self.data.columns:
             raise ValueError("a table needs its columns")
         self._metrics_fit()
+        self._channels_fit()
         return self
+
+    def _channels_fit(self) -> None:
+        if len({c.name for c in self.channels}) != len(self.channels):
+            raise ValueError("two channels with one name")
+        for channel in self.channels:
+            if isinstance(channel.length, tuple) and len(channel.length) != self.training_rounds:
+                found = f"{len(channel.length)} lengths for {self.training_rounds} training rounds"
+                raise ValueError(f"the channel {channel.name!r} has {found}: give one a round, or one number for all")
+        silent = [number + 1 for number in range(self.study.rounds) if not self.lengths(number)]
+        if silent:
+            raise ValueError(f"no channel has a value in round {silent[0]}")
 
     def _metrics_fit(self) -> None:
         channel = next((c for c in self.channels if c.name == "metrics"), None)
@@ -252,7 +90,7 @@ class StudyPlan(Strict):
         if self.metrics is None or channel is None:
             return
         if channel.length != (wanted := self.metrics.length(len(self.data.classes))):
-            raise ValueError(f"the channel 'metrics' has {channel.length} values, {wanted} are needed")
+            raise ValueError(f"the channel 'metrics' has length {channel.length}, {wanted} is right")
         if self.metrics.release == "pooled" and self.aggregation.minimum_cohort < 3:
             raise ValueError("exact counts of two hospitals tell each the other's: minimum_cohort must be 3 or more")
         if self.study.rounds < 2:
@@ -292,16 +130,38 @@ class StudyPlan(Strict):
     def training_rounds(self) -> int:
         return self.study.rounds - (self.metrics is not None)
 
-    @property
-    def total_length(self) -> int:
-        """Values in one contribution: all channels of a round, packed one after another in the plan's order."""
-        return sum(c.length for c in self.channels)
+    def lengths(self, round_number: int) -> dict[str, int]:
+        """The channels of a round (from 0) in the plan's order, each with its number of values; silent ones are not
+        in it. Metrics are sent in the measuring round and everything else in the others."""
+        measuring, found = round_number == self.measuring_round, {}
+        for channel in self.channels:
+            length = channel.length if isinstance(channel.length, int) else (*channel.length, 0)[round_number]
+            if length and (channel.mechanism == "counts") == measuring:
+                found[channel.name] = length
+        return found
+
+    def length_of(self, round_number: int) -> int:
+        """Values in one contribution of a round: its channels, packed one after another in the plan's order."""
+        return sum(self.lengths(round_number).values())
+
+    @cached_property
+    def largest_length(self) -> int:
+        """The most values that a round has."""
+        return max(self.length_of(number) for number in range(self.study.rounds))
+
+    def divisor(self, channel: str, cohort: Iterable[str]) -> float:
+        """What the cohort's sum of a channel is divided by: the sum of its hospitals' factors, or 1 for a sum."""
+        factors = [self.factor(channel, name) for name in cohort]
+        return 1.0 if self.channel(channel).combine == "sum" else sum(factors)
+
+    def factor(self, channel: str, hospital: str) -> float:
+        """What a hospital multiplies its values of a channel by before it encrypts them, in (0, 1]."""
+        return self.weights[hospital] if self.channel(channel).combine == "weighted-mean" else 1.0
 
     @property
     def largest_sum(self) -> float:
         """The largest value that a sum of this plan's hospitals can have."""
-        total, hospitals = sum(self.weights.values()), len(self.hospitals)
-        return max(channel.bound * (total if channel.weighted else hospitals) for channel in self.channels)
+        return max(c.bound * sum(self.factor(c.name, h.name) for h in self.hospitals) for c in self.channels)
 
     @cached_property
     def weights(self) -> dict[str, float]:

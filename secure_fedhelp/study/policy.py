@@ -15,7 +15,8 @@ from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.plan import Strict, StudyPlan, explain, read_toml
+from secure_fedhelp.study.plan import StudyPlan, explain, read_toml
+from secure_fedhelp.study.sections import Strict
 
 
 class SitePolicy(Strict):

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import FedHelpError, MessageTooLarge, ProtocolError, StudyEnded, error_classes
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes
-from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Name, Sha256, Strict
 
 #: Largest piece of a stream, and largest card, sealed key or header. Together they bound every gRPC message.
 CHUNK_BYTES: Final = 1024 * 1024

@@ -32,7 +32,8 @@ from secure_fedhelp.identity.signing import SIGNATURE_PATTERN, verify
 from secure_fedhelp.secagg.masked.checks import check_agreement
 from secure_fedhelp.secagg.masked.statements import SurvivorsStatement
 from secure_fedhelp.study.canonical import GENESIS, canonical_bytes, sha256_hex
-from secure_fedhelp.study.plan import Name, Sha256, Strict, StudyPlan, explain
+from secure_fedhelp.study.plan import StudyPlan, explain
+from secure_fedhelp.study.sections import Name, Sha256, Strict
 from secure_fedhelp.wire.messages import (
     DECLINE_CONTEXT,
     FINAL_REASON,

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from secure_fedhelp.cli.main import app
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.mechanisms import study_events
-from secure_fedhelp.study.plan import MetricsSection, StudyPlan, parse_plan
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
+from secure_fedhelp.study.sections import MetricsSection
 
 
 def shown(folder: Path, plan: StudyPlan) -> str:

@@ -283,7 +283,7 @@ def peak_of_a_sum(folder: Path, hospitals: int) -> float:
         hospitals=[{"name": f"h{i}", "tier": "small", "nominal_patients": 40} for i in range(hospitals)],
     )
     chosen = plan_profile(plan)
-    spool = Spool(folder, chosen, plan.total_length)
+    spool = Spool(folder, chosen, plan.length_of)
     state = State(phase=Phase.COLLECTING, deadline=0.0)
     for i in range(hospitals):
         body = some_body(plan, i)
@@ -291,10 +291,10 @@ def peak_of_a_sum(folder: Path, hospitals: int) -> float:
         spool.append(header, body)
         state = replace(state, uploads={**state.uploads, f"h{i}": SignedHeader(header, b"")})
     tracemalloc.start()
-    RunningSum(spool, chosen, plan.total_length).finish(state, (), ())
+    RunningSum(spool, chosen, plan.length_of).finish(state, (), ())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return peak / chosen.body_bytes(plan.total_length)
+    return peak / chosen.body_bytes(plan.largest_length)
 
 
 def test_the_memory_of_a_sum_does_not_grow_with_the_hospitals(tmp_path: Path) -> None:

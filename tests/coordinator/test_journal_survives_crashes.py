@@ -215,7 +215,7 @@ def test_an_unreadable_event_is_named(tmp_path: Path) -> None:
 
 def test_the_sum_counts_each_body_once_and_bodies_are_erased(run: Run) -> None:
     run.to_collecting().whole_round()
-    expected = SumAccumulator(PROFILE, PLAN.total_length)
+    expected = SumAccumulator(PROFILE, PLAN.largest_length)
     for name in NAMES:
         expected.add(name, BODIES[name])
     entry = json.loads(run.keeper.lines(0)[0])["entry"]
@@ -291,7 +291,7 @@ def test_a_partial_body_goes_on_at_its_offset(run: Run) -> None:
 
 
 def test_another_body_replaces_a_partial_one_of_the_same_hospital_only(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, PROFILE, PLAN.total_length)
+    spool = Spool(tmp_path, PROFILE, PLAN.length_of)
     first, second = (parse_header(Hospital(PLAN, "alpha").header(BODIES[n])) for n in ("alpha", "beta"))
     neighbour = first.model_copy(update={"hospital": "alpha-north"})
     for header in (first, neighbour, second):
@@ -402,8 +402,8 @@ def test_a_body_that_meets_a_full_disk_goes_on_where_it_stopped(tmp_path: Path) 
 
     header = parse_header(Hospital(PLAN, "alpha").header(BODIES["alpha"]))
     with pytest.raises(StorageError, match="No space left"):
-        Spool(tmp_path, PROFILE, PLAN.total_length, write).append(header, BODIES["alpha"])
-    spool = Spool(tmp_path, PROFILE, PLAN.total_length)
+        Spool(tmp_path, PROFILE, PLAN.length_of, write).append(header, BODIES["alpha"])
+    spool = Spool(tmp_path, PROFILE, PLAN.length_of)
     assert spool.offset(header) == 10
     spool.append(header, BODIES["alpha"][10:])
     spool.check(header)
@@ -440,7 +440,7 @@ def test_a_file_that_cannot_grow_loses_nothing_that_was_stored(tmp_path: Path) -
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
-        Spool(tmp_path / "file", PROFILE, PLAN.total_length)
+        Spool(tmp_path / "file", PROFILE, PLAN.length_of)
     with pytest.raises(StorageError):
         Journal(tmp_path / "absent" / "journal.sqlite", PLAN.hash)
 
@@ -468,7 +468,7 @@ def test_a_folder_that_vanishes_is_named(run: Run) -> None:
         lambda: spool.append(header, b"x"),
         lambda: spool.read_sum(0, 0),
         lambda: spool.forget_bodies_before((1, 0)),
-        lambda: spool.add(SumAccumulator(PROFILE, PLAN.total_length), header),
+        lambda: spool.add(SumAccumulator(PROFILE, PLAN.largest_length), header),
         lambda: spool.store_sum(0, b"sum"),
     ):
         with pytest.raises(StorageError):

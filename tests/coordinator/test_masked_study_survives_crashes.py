@@ -94,7 +94,7 @@ class KeptStudy(MaskedStudy):
 
     def sum_of(self, *names: str, round_number: int = 0) -> bytes:
         """What the sum of these hospitals' uploads without any masks is, but for the seeds' order."""
-        accumulator = SumAccumulator(plan_profile(self.plan), self.plan.total_length)
+        accumulator = SumAccumulator(plan_profile(self.plan), self.plan.largest_length)
         for name in names:
             accumulator.add(name, self.plain(name, round_number))
         return accumulator.finish()

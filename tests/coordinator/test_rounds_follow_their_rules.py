@@ -47,7 +47,7 @@ PLAN = example_plan(
     aggregation__round_deadline_seconds=100,
     aggregation__gather_deadline_seconds=1000,
 )
-BODY_BYTES = profile("standard").body_bytes(PLAN.total_length)
+BODY_BYTES = profile("standard").body_bytes(PLAN.largest_length)
 BODY = b"1" * BODY_BYTES
 
 

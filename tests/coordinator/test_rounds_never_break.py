@@ -26,9 +26,9 @@ PLAN = example_plan(
     aggregation__minimum_cohort=MINIMUM,
     aggregation__key_epoch_rounds=2,
 )
-BODY_BYTES = profile("standard").body_bytes(PLAN.total_length)
+BODY_BYTES = profile("standard").body_bytes(PLAN.largest_length)
 BODIES = (b"1" * BODY_BYTES, b"2" * BODY_BYTES)
-RULES = Rounds(Constants(PLAN, BODY_BYTES, TENSEAL_VERSION))
+RULES = Rounds(Constants(PLAN, TENSEAL_VERSION))
 #: One set of keys for all examples: making and signing is what costs time.
 HOSPITALS = {name: Hospital(PLAN, name) for name in NAMES}
 

@@ -13,7 +13,7 @@ from secure_fedhelp.data import images
 from secure_fedhelp.data.images import load_images, load_public, normalise, write_images, write_public
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, PublicSetMismatch
-from secure_fedhelp.study.plan import DataSection
+from secure_fedhelp.study.sections import DataSection
 
 DATA = DataSection(
     dataset="scans",

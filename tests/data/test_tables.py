@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.data.tables import LARGEST_STANDARDISED, feature_count, load_table, write_table
 from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn, UnknownCategory
-from secure_fedhelp.study.plan import Column, DataSection
+from secure_fedhelp.study.sections import Column, DataSection
 
 COLUMNS = (
     Column(name="age", kind="numeric", center=50.0, scale=10.0),

@@ -135,4 +135,4 @@ def test_summary_and_report_say_so(finished: tuple[Study, Summary]) -> None:
     assert f"{POOR} large budget ended in round 2" in page, "in the table too"
     poor, other = (next(h for h in summary.hospitals if h.name == name) for name in (POOR, "large-2"))
     assert poor.epsilon < other.epsilon <= other.epsilon_budget
-    assert poor.float32_bytes == 4 * running.plan.total_length * 2
+    assert poor.float32_bytes == 4 * running.plan.largest_length * 2

@@ -70,7 +70,7 @@ def test_encrypted_sums_equal_the_plain_sums_of_every_channel(run: tuple[Path, s
         for name in names:
             values = vaults[name].values(number)
             assert values is not None
-            pack_channels(plan, values, plan.weights[name])  # what was released keeps the plan's shapes and bounds
+            pack_channels(plan, number, name, values)  # what was released keeps the plan's shapes and bounds
             for channel, vector in values.items():
                 plain[channel] += plan.weights[name] * vector
         for name in names:

@@ -23,7 +23,8 @@ from secure_fedhelp.learning.models import build
 from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.research.demo_setup import write_plan
 from secure_fedhelp.secagg.picker import check_sums
-from secure_fedhelp.study.plan import MetricsSection, parse_plan
+from secure_fedhelp.study.plan import parse_plan
+from secure_fedhelp.study.sections import MetricsSection
 
 
 def measuring(running: Study, **section: Any) -> dict[str, Records]:
@@ -87,7 +88,7 @@ def test_noised_counts_are_paid_for_by_every_hospital(tmp_path: Path) -> None:
             last = running.ledger(name)[-1]
             assert last["events"] == [{"kind": "gaussian", "noise_multiplier": 30.0, "sensitivity": 3**0.5}]
             proofs = {c["name"]: c["mechanism"] for c in last["channels"]}
-            assert proofs == {"metrics": "gaussian", "model-update": "public", "public-logits": "public"}
+            assert proofs == {"metrics": "gaussian"}
 
 
 def test_records_set_aside_are_named_and_of_other_patients(tmp_path: Path) -> None:

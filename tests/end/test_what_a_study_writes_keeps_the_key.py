@@ -93,7 +93,7 @@ def test_the_shared_model_does_not(finished: tuple[Study, Seen]) -> None:
     moved = [after.numpy() - before for after, before in zip(saved.values(), seen.before, strict=True)]
     update = np.concatenate([m.reshape(-1) for m in moved]).astype(np.float64)
     assert np.abs(update - seen.means["model-update"]).max() < 1e-3  # it is the update that the attack is aimed at
-    released = np.full(running.plan.total_length, np.nan)
+    released = np.full(running.plan.largest_length, np.nan)
     released[: len(update)] = update * weights(running)
     assert not attack(running, released)
 

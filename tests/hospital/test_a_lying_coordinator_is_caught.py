@@ -66,7 +66,7 @@ def entry(
     chosen = plan_profile(plan)
     header: dict[str, Any] = {
         "attempt": 0,
-        "body_bytes": chosen.body_bytes(plan.total_length),
+        "body_bytes": chosen.body_bytes(plan.largest_length),
         "format": 2,
         "key_epoch": 0,
         "key_fingerprint": "4" * 64,
@@ -87,7 +87,7 @@ def entry(
         return {"header": {**header, **hashes, "hospital": name, "weight": plan.weights[name]}, "signature": "0" * 128}
 
     uploads = [upload(name) for name in cohort]
-    right_size = chosen.sum_bytes(plan.total_length, len(cohort))
+    right_size = chosen.sum_bytes(plan.largest_length, len(cohort))
     values = {
         "absent": (),
         "agreed": (),
@@ -149,10 +149,10 @@ class Sums:
         self.cipher = Cipher(self.profile, key)
         self.key = EpochKey(0, key.fingerprint(self.plan.hash, 0), self.cipher, key.flooding_key)
         self.cohort = tuple(running.names[:3])
-        self.bodies = {n: self.cipher.encrypt(np.full(self.plan.total_length, value)) for n in self.cohort}
+        self.bodies = {n: self.cipher.encrypt(np.full(self.plan.largest_length, value)) for n in self.cohort}
 
     def add(self, bodies: list[bytes]) -> bytes:
-        adder = SumAccumulator(self.profile, self.plan.total_length)
+        adder = SumAccumulator(self.profile, self.plan.largest_length)
         for name, body in zip(self.cohort, bodies, strict=True):
             adder.add(name, body)
         return adder.finish()
@@ -178,9 +178,9 @@ def test_versions_of_one_sum_carry_one_noise(running: Study) -> None:
     """Else a coordinator would give each hospital another version of the last sum, and average their noises away."""
     sums = Sums(running)
     data = sums.add([sums.bodies[n] for n in sums.cohort])
-    residues, _ = split_sum(sums.profile, sums.plan.total_length, sums.cohort, data)
+    residues, _ = split_sum(sums.profile, sums.plan.largest_length, sums.cohort, data)
     add_modulo(residues, np.ones_like(residues), sums.profile.moduli_column())  # a constant too small to matter
-    shifted = pack_residues(sums.profile, residues) + data[sums.profile.residues_bytes(sums.plan.total_length) :]
+    shifted = pack_residues(sums.profile, residues) + data[sums.profile.residues_bytes(sums.plan.largest_length) :]
     assert shifted != data
     noise = plan_flooding(sums.plan, sums.profile)
     for name, mean in sums.open(running, data).means.items():
@@ -197,7 +197,7 @@ def test_one_hospitals_upload_in_place_of_the_cohorts_is_not_opened(running: Stu
 
 def test_an_earlier_rounds_uploads_are_not_opened_again(running: Study) -> None:
     sums = Sums(running)
-    earlier = [sums.cipher.encrypt(np.full(sums.plan.total_length, 0.1)) for _ in sums.cohort]
+    earlier = [sums.cipher.encrypt(np.full(sums.plan.largest_length, 0.1)) for _ in sums.cohort]
     with pytest.raises(TranscriptInvalid, match="other ciphertexts"):
         sums.open(running, sums.add(earlier))
 
@@ -205,7 +205,7 @@ def test_an_earlier_rounds_uploads_are_not_opened_again(running: Study) -> None:
 def test_a_sum_beyond_what_the_cohort_can_make_never_reaches_a_model(running: Study) -> None:
     sums = Sums(running)
     strange = Cipher(sums.profile, StudyKey.generate(sums.profile))
-    sums.bodies[sums.cohort[1]] = strange.encrypt(np.zeros(sums.plan.total_length))  # another key: decrypts to noise
+    sums.bodies[sums.cohort[1]] = strange.encrypt(np.zeros(sums.plan.largest_length))  # another key: decrypts to noise
     with pytest.raises(TranscriptInvalid, match="at most"):
         sums.open(running, sums.add([sums.bodies[n] for n in sums.cohort]))
 

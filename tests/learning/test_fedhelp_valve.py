@@ -32,11 +32,8 @@ def hospital(study: Study, name: str, noise: object | None = None, records: obje
 
 
 def run_round(study: Study, hospitals: dict[str, FedHelp], number: int) -> dict[str, Vector]:
-    total = sum(
-        pack_channels(study.plan, dict(h.contribute(number).channels), study.plan.weights[name])
-        for name, h in hospitals.items()
-    )
-    means = unpack_mean(study.plan, np.asarray(total), tuple(sorted(hospitals)))
+    total = sum(pack_channels(study.plan, number, name, h.contribute(number).channels) for name, h in hospitals.items())
+    means = unpack_mean(study.plan, number, np.asarray(total), tuple(sorted(hospitals)))
     for h in hospitals.values():
         h.absorb(number, means)
     return means

@@ -13,7 +13,7 @@ from torch import nn
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.learning.measuring import count, leaving, one_record_each, pooled
 from secure_fedhelp.privacy.noise import SeededNoise
-from secure_fedhelp.study.plan import MetricsSection
+from secure_fedhelp.study.sections import MetricsSection
 
 EXACT = MetricsSection(release="pooled", bins=500)
 

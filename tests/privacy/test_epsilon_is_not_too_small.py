@@ -26,7 +26,7 @@ from secure_fedhelp.privacy.accountant import (
     within_budget,
 )
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, Mechanism, planned_event
-from secure_fedhelp.study.plan import PrivacySection
+from secure_fedhelp.study.sections import PrivacySection
 
 #: Two tiers of a study, a long one, a rare one: (sampling rate, noise multiplier, steps).
 SETTINGS = [(0.05, 1.0, 40), (0.3, 4.0, 40), (0.01, 1.0, 2000), (0.9, 20.0, 100)]

@@ -71,7 +71,7 @@ def test_a_release_is_clipped_paid_for_and_ready_to_pack(gate: ReleaseGate, ledg
         assert isinstance(first, Release)
         assert first.values()[channel.name] == sha256_hex(kept.astype("<f8").tobytes())
     assert sum(released.clipped.values()) > 0
-    assert pack_channels(PLAN, dict(released.channels), 1.0).shape == (14,)
+    assert pack_channels(PLAN, 2, "alpha", released.channels).shape == (14,)
     assert (ledger.count, released.entry, released.index) == (1, ledger.entries[0], 0)
     entry = released.entry
     assert (entry.study, entry.round, entry.hospital) == (PLAN.hash, 2, "alpha")
@@ -203,8 +203,8 @@ HEAD = "entry:" + "a" * 64
         ("public-logits", Proof.of("post-processing", HEAD), "no paid release"),
         ("model-update", Proof.of("public", "public:plan"), "called public"),
         ("public-logits", Proof.of("public", "public:public-set"), "called public"),
-        ("model-update", "dp-sgd", "not declared"),
-        ("model-update", None, "not declared"),
+        ("model-update", "dp-sgd", "has no proof, but str"),
+        ("model-update", None, "has no proof, but NoneType"),
     ],
 )
 def test_a_channel_needs_a_proof_of_the_mechanism_it_is_declared_for(
@@ -240,11 +240,11 @@ def measuring_plan(**metrics: Any) -> StudyPlan:
 
 
 def measured(plan: StudyPlan, counts: Vector, **changes: Any) -> PrivateOutput:
-    nothing, event = Proof.of("public", "public:plan"), planned_events(plan, "alpha", 1)[0]
+    event = planned_events(plan, "alpha", 1)[0]
     made = PrivateOutput(
-        channels={"model-update": np.zeros(10), "public-logits": np.zeros(4), "metrics": counts},
+        channels={"metrics": counts},
         events=(event,),
-        proofs={"model-update": nothing, "public-logits": nothing, "metrics": Proof.of(event.kind, "event:0")},
+        proofs={"metrics": Proof.of(event.kind, "event:0")},
         noise_source="system",
     )
     return replace(made, **changes)
@@ -279,9 +279,9 @@ def test_exact_counts_cannot_be_post_processed_into_something_that_leaves(ledger
             gate.release(1, leaky)
     assert ledger.count == 0
     gate.release(1, counts)
+    later = {**proofs(plan), "public-logits": Proof.of("post-processing", f"entry:{ledger.head}")}
     with pytest.raises(NotReleasable, match="no paid release"):  # nor later, nor of a reservation or a void
-        gate.release(0, output(plan, channels={**values(), "metrics": np.zeros(12)}, proofs={
-            **proofs(plan), "public-logits": Proof.of("post-processing", f"entry:{ledger.head}")}))  # fmt: skip
+        gate.release(0, output(plan, proofs=later))
 
 
 def test_exact_counts_about_the_same_patients_have_a_number(ledger: Ledger) -> None:
@@ -303,14 +303,52 @@ def test_a_round_that_measures_sends_no_model_and_one_that_trains_no_counts(ledg
     plan = measuring_plan(release="noised", noise_multiplier=5.0)
     gate, counts = ReleaseGate(ledger, plan, "alpha", BUDGET), np.full(12, 0.25)
     leaky = {**measured(plan, counts).channels, "model-update": np.full(10, 1e-9)}
-    with pytest.raises(NotReleasable, match="called public"):
+    with pytest.raises(NotReleasable, match=r"the plan says \['metrics'\]"):
         gate.release(1, measured(plan, counts, channels=leaky))
     with pytest.raises(NotReleasable, match="executed"):
         gate.release(0, measured(plan, counts))
     training = output(plan, channels={**values(), "metrics": counts})
-    with pytest.raises(NotReleasable, match="called public"):
+    with pytest.raises(NotReleasable, match=r"the plan says \['model-update', 'public-logits'\]"):
         gate.release(0, training)
     assert ledger.count == 0
+
+
+def answering_plan(**changes: Any) -> StudyPlan:
+    """Two answers with noise of their own beside each round's training; the second is silent in the first round."""
+    answer = {"bound": 1.0, "mechanism": "gaussian", "combine": "sum", "sensitivity": 2.0, "noise_multiplier": 5.0}
+    channels = [c.model_dump() for c in example_plan().channels]
+    channels += [
+        {"name": "class-counts", "length": 2, **answer},
+        {"name": "prototypes", "length": (0, 6, 6, 6), **answer},
+    ]
+    return example_plan(channels=channels, **changes)
+
+
+def answered(plan: StudyPlan, number: int, **sources: str) -> PrivateOutput:
+    own = {"class-counts": "event:1", "prototypes": "event:2"} | {k.replace("_", "-"): v for k, v in sources.items()}
+    said = {name: Proof.of("gaussian", source) for name, source in own.items()}
+    sizes = plan.lengths(number)
+    return PrivateOutput(
+        channels={**values(), **{name: np.full(sizes[name], 0.5) for name in own if name in sizes}},
+        events=planned_events(plan, "alpha", number),
+        proofs={name: (proofs(PLAN) | said)[name] for name in sizes},
+        noise_source="system",
+    )
+
+
+def test_noise_pays_for_one_answer_and_not_for_two(ledger: Ledger) -> None:
+    plan = answering_plan()
+    gate = ReleaseGate(ledger, plan, "alpha", BUDGET)
+    for sources in ({"prototypes": "event:1"}, {"class_counts": "event:2"}):
+        with pytest.raises(NotReleasable, match="its noise is event"):
+            gate.release(1, answered(plan, 1, **sources))
+    assert ledger.count == 0
+    gate.release(0, answered(plan, 0))
+    gate.release(1, answered(plan, 1))
+    noise = Gaussian(noise_multiplier=5.0, sensitivity=2.0)
+    training = planned_events(PLAN, "alpha", 0)[0]
+    assert ledger.events() == [training, noise, training, noise, noise]
+    assert gate.epsilon_spent() == epsilon([training, noise, training, noise, noise], 1e-4)
 
 
 def test_noise_from_a_seed_protects_nobody_and_stays_in_research(ledger: Ledger) -> None:

@@ -11,7 +11,8 @@ from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.privacy.accountant import epsilon, noise_for_budget
 from secure_fedhelp.privacy.mechanisms import planned_event, study_events
 from secure_fedhelp.privacy.what_if import TierOutlook, outlook
-from secure_fedhelp.study.plan import MetricsSection, StudyPlan, parse_plan
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
+from secure_fedhelp.study.sections import MetricsSection
 
 
 def measuring(release: str, noise: float | None = None, **more: Any) -> StudyPlan:

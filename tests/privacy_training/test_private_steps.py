@@ -16,7 +16,7 @@ from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise, SystemNoise
 from secure_fedhelp.privacy.training import check_model, draw_records, train_private
-from secure_fedhelp.study.plan import PrivacySection
+from secure_fedhelp.study.sections import PrivacySection
 
 
 class Scripted:

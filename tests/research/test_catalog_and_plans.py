@@ -16,7 +16,7 @@ from secure_fedhelp.privacy.accountant import epsilon, within_budget
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.research.catalog import DATASETS, StudyData, prepare
 from secure_fedhelp.research.plans import DEFAULTS, build_plan, nominal
-from secure_fedhelp.study.plan import DataSection
+from secure_fedhelp.study.sections import DataSection
 
 #: Values in one ciphertext of the "standard" profile.
 RING_DEGREE = 2048
@@ -66,7 +66,7 @@ def test_all_rounds_together_keep_the_budget(dataset: str, study: StudyData) -> 
 
 
 def test_uploads_waste_at_most_an_eighth_of_a_ciphertext(dataset: str, study: StudyData) -> None:
-    length = build_plan(dataset, study, None, None, seed=3).total_length
+    length = build_plan(dataset, study, None, None, seed=3).largest_length
     padded = -(-length // RING_DEGREE) * RING_DEGREE
     assert padded / length <= 1.12
 

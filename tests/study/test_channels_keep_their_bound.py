@@ -27,10 +27,10 @@ logits = arrays(np.float64, 4, elements=st.floats(-8, 8))
 @given(st.lists(st.tuples(updates, logits), min_size=3, max_size=3))
 def test_the_weighted_mean_of_packed_channels_comes_back(values: list[tuple[np.ndarray, np.ndarray]]) -> None:
     names = tuple(h.name for h in PLAN.hospitals)
-    total = np.zeros(PLAN.total_length)
+    total = np.zeros(PLAN.largest_length)
     for name, (update, logit) in zip(names, values, strict=True):
-        total += pack_channels(PLAN, {"model-update": update, "public-logits": logit}, PLAN.weights[name])
-    means = unpack_mean(PLAN, total, names)
+        total += pack_channels(PLAN, 0, name, {"model-update": update, "public-logits": logit})
+    means = unpack_mean(PLAN, 0, total, names)
     weights = np.array([PLAN.weights[n] for n in names])
     expected = np.average(np.stack([v[0] for v in values]), axis=0, weights=weights)
     np.testing.assert_allclose(means["model-update"], expected, atol=1e-12)
@@ -43,7 +43,7 @@ def test_a_value_that_is_not_finite_or_beyond_the_bound_is_refused(bad: float) -
     update = np.zeros(10)
     update[3] = bad
     with pytest.raises(InvalidContribution):
-        pack_channels(PLAN, {"model-update": update, "public-logits": np.zeros(4)}, 1.0)
+        pack_channels(PLAN, 0, "alpha", {"model-update": update, "public-logits": np.zeros(4)})
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_a_value_that_is_not_finite_or_beyond_the_bound_is_refused(bad: float) -
 )
 def test_channels_other_than_the_plans_are_refused(channels: dict[str, np.ndarray]) -> None:
     with pytest.raises(InvalidContribution):
-        pack_channels(PLAN, channels, 1.0)
+        pack_channels(PLAN, 0, "alpha", channels)
 
 
 def test_a_sum_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(InvalidContribution):
-        unpack_mean(PLAN, np.zeros(13), ("alpha",))
+        unpack_mean(PLAN, 0, np.zeros(13), ("alpha",))
 
 
 def test_clipping_counts_what_it_cut_and_never_hides_nan() -> None:

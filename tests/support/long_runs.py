@@ -16,7 +16,8 @@ from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import paid, planned_events
 from secure_fedhelp.privacy.release import Budget, PrivateOutput, ReleaseGate
-from secure_fedhelp.study.plan import MetricsSection, StudyPlan, parse_plan
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
+from secure_fedhelp.study.sections import MetricsSection
 
 #: What the site policies of these hospitals say: the plan's budget, once.
 _POLICY = 'largest_epsilon = 3.0\nlifetime_epsilon = 3.0\nmetrics = "noised"\nlargest_delta = 1e-3\n'
@@ -70,12 +71,8 @@ def make_long_run(root: Path, hospitals: int, rounds: int) -> Run:
 
 def _output(plan: StudyPlan, name: str, number: int) -> PrivateOutput:
     """Made-up values of a round of training, or of the round that measures."""
-    said = proofs(plan)
-    if number == plan.measuring_round:
-        said = dict.fromkeys(said, Proof.of("public", "public:plan")) | {"metrics": Proof.of("gaussian", "event:0")}
+    counts = {"metrics": Proof.of("gaussian", "event:0")}
+    said = counts if number == plan.measuring_round else proofs(plan)
     draw = np.random.default_rng([number, sum(name.encode())])
-    values = {
-        c.name: np.zeros(c.length) if said[c.name].mechanism == "public" else draw.normal(0, 0.1, c.length)
-        for c in plan.channels
-    }
+    values = {channel: draw.normal(0, 0.1, length) for channel, length in plan.lengths(number).items()}
     return PrivateOutput(values, planned_events(plan, name, number), said, "system")

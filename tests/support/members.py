@@ -25,7 +25,7 @@ FINGERPRINT = "f" * 64
 def some_body(plan: StudyPlan, seed: int) -> bytes:
     """A body any hospital could have sent: a seed and residues below the modulus, uniform."""
     chosen, generator = plan_profile(plan), np.random.default_rng(seed)
-    count = chosen.ciphertexts(plan.total_length)
+    count = chosen.ciphertexts(plan.largest_length)
     shape = (count, len(chosen.moduli), chosen.ring_degree)
     residues = generator.integers(0, chosen.moduli_column(), shape, dtype=np.uint64)
     return pack_body(chosen, generator.bytes(SEED_BYTES), residues)
@@ -34,7 +34,7 @@ def some_body(plan: StudyPlan, seed: int) -> bytes:
 def masked_body(plan: StudyPlan, body: bytes, masks: MaskKeys) -> bytes:
     """The same upload with its masks on."""
     chosen = plan_profile(plan)
-    shape = chosen.ciphertexts(plan.total_length), len(chosen.moduli), chosen.ring_degree
+    shape = chosen.ciphertexts(plan.largest_length), len(chosen.moduli), chosen.ring_degree
     residues = unpack_residues(chosen, body[SEED_BYTES:]).reshape(shape)
     add_expanded(residues, chosen, masks.plus, masks.minus)
     return body[:SEED_BYTES] + pack_residues(chosen, residues)

@@ -28,7 +28,7 @@ class PureStudy:
 
     def __init__(self, plan: StudyPlan, *joining: str) -> None:
         self.plan = plan
-        self.rules = Rounds(Constants(plan, plan_profile(plan).body_bytes(plan.total_length), TENSEAL_VERSION))
+        self.rules = Rounds(Constants(plan, TENSEAL_VERSION))
         self.hospitals = {h.name: Hospital(plan, h.name) for h in plan.hospitals}
         self.now = 0.0
         self.state = self.rules.start(self.now)
@@ -120,7 +120,7 @@ class MaskedStudy(PureStudy):
 
     def masked(self, name: str, masks: MaskKeys) -> bytes:
         """The body to upload: right in length; the rules never look inside."""
-        size = plan_profile(self.plan).body_bytes(self.plan.total_length)
+        size = plan_profile(self.plan).body_bytes(self.plan.largest_length)
         return f"{name} {self.state.place} ".encode().ljust(size, b".")
 
     def agreed_event(self, name: str) -> events.Agreed:

@@ -60,7 +60,7 @@ class Scribe:
         chosen = plan_profile(self.plan)
         return {
             "attempt": 0,
-            "body_bytes": chosen.body_bytes(self.plan.total_length),
+            "body_bytes": chosen.body_bytes(self.plan.largest_length),
             "body_sha256": sha256_hex(f"{name} {number}".encode()),
             "format": 2,
             "hospital": name,
@@ -101,7 +101,7 @@ class Scribe:
             "previous": self.head,
             "round": len(self.lines),
             "study": self.plan.hash,
-            "sum_bytes": chosen.sum_bytes(self.plan.total_length, len(cohort)),
+            "sum_bytes": chosen.sum_bytes(self.plan.largest_length, len(cohort)),
             "sum_sha256": sha256_hex(f"sum {len(self.lines)}".encode()),
             **self.agreement(cohort),
         } | changes

@@ -297,7 +297,7 @@ class Raw:
 
 def sum_of(bodies: dict[str, bytes], plan: StudyPlan = PLAN) -> bytes:
     """The sum that a coordinator of the plan must publish for these bodies."""
-    accumulator = SumAccumulator(plan_profile(plan), plan.total_length)
+    accumulator = SumAccumulator(plan_profile(plan), plan.largest_length)
     for name, body in bodies.items():
         accumulator.add(name, body)
     return accumulator.finish()

@@ -33,13 +33,11 @@ def story_plan(name: str = "lungs") -> StudyPlan:
 def pay(run: Run, name: str, number: int, plan: StudyPlan | None = None) -> tuple[int, str]:
     """A round's release, of an update or of exact counts; the ledger's length and head afterwards."""
     plan = plan or run.plan
-    measuring, nothing = number == plan.measuring_round, Proof.of("public", "public:plan")
-    counts = {"model-update": nothing, "public-logits": nothing, "metrics": Proof.of("pooled-exact", "event:0")}
-    sizes = {c.name: c.length for c in plan.channels}
+    counts = {"metrics": Proof.of("pooled-exact", "event:0")}
     output = PrivateOutput(
-        channels={c: np.full(size, 0.25 if measuring == (c == "metrics") else 0.0) for c, size in sizes.items()},
+        channels={channel: np.full(length, 0.25) for channel, length in plan.lengths(number).items()},
         events=planned_events(plan, name, number),
-        proofs=counts if measuring else proofs(plan),
+        proofs=counts if number == plan.measuring_round else proofs(plan),
         noise_source="system",
     )
     with Ledger.open(run.ledger(name), name, run.scribe.hospitals[name], lambda: NOW + number) as ledger:

@@ -29,7 +29,8 @@ from secure_fedhelp.learning.steps import public_steps, warm_model
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
-from secure_fedhelp.study.plan import LearningSection, PrivacySection, StudyPlan, Tier, parse_plan
+from secure_fedhelp.study.plan import StudyPlan, parse_plan
+from secure_fedhelp.study.sections import LearningSection, PrivacySection, Tier
 
 Logits = NDArray[np.float64]
 #: One hospital's first round: (plan, hospital, records, public set, teacher's answers, noise) to what it would release.

@@ -18,7 +18,7 @@ from secure_fedhelp.audit.canary.tally import Scale, Tally, Target, same_event, 
 from secure_fedhelp.audit.canary.white_box import Trainer
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.privacy.noise import NoiseSource
-from secure_fedhelp.study.plan import PrivacySection
+from secure_fedhelp.study.sections import PrivacySection
 
 #: Patients of the audited hospital, the target included. Few, so that one more makes a difference worth hiding.
 _PATIENTS = 10

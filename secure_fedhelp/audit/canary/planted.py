@@ -24,7 +24,8 @@ from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseName, NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.privacy.training import NoisyOptimizer, RecordLoss, train_private
-from secure_fedhelp.study.plan import PrivacySection, StudyPlan
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import PrivacySection
 
 
 def noise_halved(
@@ -89,7 +90,7 @@ def taught_by_pupil(
     It only ever answers public inputs, which looks harmless: but its answers are a function of private records.
     """
     pupil = FedHelp(plan, hospital, records, public, teacher, noise)
-    pupil.absorb(0, {c.name: np.zeros(c.length) for c in plan.channels})
+    pupil.absorb(0, {name: np.zeros(length) for name, length in plan.lengths(0).items()})
     answers = predict(pupil.personalise(), public.inputs)
     return fedhelp_round(plan, hospital, records, public, answers, noise)
 

@@ -17,7 +17,8 @@ from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Sha256, Strict, Tier, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Sha256, Strict, Tier
 
 #: ``white-box``: canaries of known gradients, the weights are read. ``black-box``: mislabelled records, only outputs of
 #: the released model are read. ``game``: one target, present or absent, in many runs.

@@ -33,7 +33,8 @@ from secure_fedhelp.privacy.accountant import LARGEST_EPSILON, epsilon, noise_fo
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
-from secure_fedhelp.study.plan import PrivacySection, StudyPlan, Tier
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import PrivacySection, Tier
 
 #: What is audited where no plan says otherwise: several steps on a part of the patients, and noise to fit an epsilon.
 _RATE, _STEPS = 0.7, 4

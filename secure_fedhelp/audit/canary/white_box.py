@@ -29,7 +29,7 @@ from secure_fedhelp.learning.models import Surrogate, build
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import RecordLoss
-from secure_fedhelp.study.plan import PrivacySection
+from secure_fedhelp.study.sections import PrivacySection
 
 #: The signature of :func:`secure_fedhelp.privacy.training.train_private`: what is audited is passed in.
 Trainer = Callable[[nn.Module, RecordLoss, Records, PrivacySection, int, float, NoiseSource], DpSgd]

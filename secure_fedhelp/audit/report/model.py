@@ -14,7 +14,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidConfiguration
-from secure_fedhelp.study.plan import Sha256, Strict, Tier, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
 FORMAT: Final = 1

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from secure_fedhelp.audit.report.layout import FIGURES, SECTIONS
-from secure_fedhelp.study.plan import Strict
+from secure_fedhelp.study.sections import Strict
 
 #: Line breaks in the files are for who edits them.
 Prose = Annotated[str, BeforeValidator(lambda text: " ".join(text.split())), Field(min_length=1)]

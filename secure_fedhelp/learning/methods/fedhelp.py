@@ -46,7 +46,8 @@ from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.channel import Vector, clip_to_bound
-from secure_fedhelp.study.plan import LearningSection, StudyPlan
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import LearningSection
 
 _HOME, _PERSONAL = 3, 4
 
@@ -119,15 +120,13 @@ class FedHelp:
     def _output(
         self, raw: dict[str, Vector], proofs: dict[str, Proof], event: DpSgd | Gaussian | PooledExact
     ) -> PrivateOutput:
-        """Channels that this round has nothing to say in are zeros, which everybody knows."""
-        silent = Proof.of("public", "public:plan")
+        """Those of the values that the plan has a channel for in this round."""
+        plan = self._plan
+        names = [name for name in raw if name in {c.name for c in plan.channels}]
         return PrivateOutput(
-            channels={
-                c.name: clip_to_bound(raw[c.name], c.bound)[0] if c.name in raw else np.zeros(c.length)
-                for c in self._plan.channels
-            },
+            channels={name: clip_to_bound(raw[name], plan.channel(name).bound)[0] for name in names},
             events=(event,),
-            proofs={c.name: proofs.get(c.name, silent) for c in self._plan.channels},
+            proofs={name: proofs[name] for name in names},
             noise_source=self._noise.name,
         )
 

@@ -35,7 +35,7 @@ from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.noise import SystemNoise
 from secure_fedhelp.research.plans import DEFAULTS
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Strict
+from secure_fedhelp.study.sections import Strict
 
 #: What a step may cost, over Opacus' default step.
 LARGEST_RATIO: Final = 1.3

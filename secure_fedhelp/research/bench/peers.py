@@ -18,7 +18,8 @@ from secure_fedhelp.errors import FedHelpError, InvalidConfiguration
 from secure_fedhelp.research.bench.results import Seconds, Stage
 from secure_fedhelp.research.bench.settings import Setting
 from secure_fedhelp.research.bench.stopwatch import Round
-from secure_fedhelp.study.plan import Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Strict
 
 #: A peer's name on the command line: the module that its environment must have, and what to give to pip for it.
 PACKAGES: Final = {"nvflare": ("nvflare.app_opt.he.decomposers", "nvflare[HE]"), "flower": ("flwr", "flwr")}

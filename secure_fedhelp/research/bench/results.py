@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Strict
 from secure_fedhelp.study.threshold import Masks
 
 Transport = Literal["none", "grpc"]

@@ -62,7 +62,8 @@ from secure_fedhelp.secagg.masked.statements import (
     view_hash,
 )
 from secure_fedhelp.study.canonical import canonical_bytes
-from secure_fedhelp.study.plan import Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Strict
 from secure_fedhelp.study.threshold import Masks, threshold
 
 #: Attempts at one round.

@@ -18,7 +18,8 @@ from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import MessageTooLarge, ProtocolError
 from secure_fedhelp.study.canonical import canonical_bytes, digest, sha256_hex
-from secure_fedhelp.study.plan import Name, Sha256, Strict, explain
+from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.sections import Name, Sha256, Strict
 
 ROUND_KEY_CONTEXT: Final = "round-key"
 SHARES_CONTEXT: Final = "round-shares"
