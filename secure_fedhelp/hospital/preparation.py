@@ -120,7 +120,6 @@ def prepare_records(member: Membership) -> StudyRecords:
     from secure_fedhelp.data.checks import check_records
     from secure_fedhelp.data.images import load_images, load_public
     from secure_fedhelp.data.tables import load_table
-    from secure_fedhelp.privacy.datasets import canonical_patient
 
     plan, root = member.plan, member.folder.root
     load = load_table if plan.data.kind == "table" else load_images
@@ -130,26 +129,32 @@ def prepare_records(member: Membership) -> StudyRecords:
     test = load(root / member.config.test, plan.data) if member.config.test else None
     if test is not None and len(set(test.labels.tolist())) < 2:
         raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
-    held_out = None
-    if plan.metrics is not None:
-        if member.config.held_out is None:
-            raise InvalidConfiguration(
-                f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
-                'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
-            )
-        held_out = load(root / member.config.held_out, plan.data)
-        if len(held_out.by_patient) < SMALLEST_HELD_OUT:
-            raise TooFewPatients(
-                f"{root / member.config.held_out}: {len(held_out.by_patient)} patients, "
-                f"{SMALLEST_HELD_OUT} are needed: counts of fewer are about persons"
-            )
-        both = {*map(canonical_patient, held_out.patients)} & {*map(canonical_patient, private.patients)}
-        if both:
-            raise InvalidData(
-                f"{root / member.config.held_out}: {len(both)} patient(s) are in the training records too",
-                "Keep all records of a patient on one side: the model has seen the others.",
-            )
+    if plan.metrics is None:
+        return StudyRecords(private, public, test)
+    if member.config.held_out is None:
+        raise InvalidConfiguration(
+            f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
+            'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
+        )
+    held_out = load(root / member.config.held_out, plan.data)
+    _check_held_out(held_out, private, root / member.config.held_out)
     return StudyRecords(private, public, test, held_out)
+
+
+def _check_held_out(held_out: Records, private: Records, path: Path) -> None:
+    from secure_fedhelp.privacy.datasets import canonical_patient
+
+    if len(held_out.by_patient) < SMALLEST_HELD_OUT:
+        raise TooFewPatients(
+            f"{path}: {len(held_out.by_patient)} patients, {SMALLEST_HELD_OUT} are needed: counts of fewer are about "
+            "persons"
+        )
+    both = {*map(canonical_patient, held_out.patients)} & {*map(canonical_patient, private.patients)}
+    if both:
+        raise InvalidData(
+            f"{path}: {len(both)} patient(s) are in the training records too",
+            "Keep all records of a patient on one side: the model has seen the others.",
+        )
 
 
 def patient_book(member: Membership, ledger: Ledger) -> PatientBook:
