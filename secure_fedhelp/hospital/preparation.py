@@ -15,7 +15,6 @@ from secure_fedhelp.errors import (
     IdentityError,
     InvalidConfiguration,
     InvalidData,
-    NotOnRoster,
     OneClassOnly,
     PlanChanged,
     TooFewPatients,
@@ -92,7 +91,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     """
     folder = HospitalFolder(root)
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
-    _require_on_roster(plan, config)
+    plan.require_listed(config.name)
     require_allowed(policy, plan, config.name, config.foundation_url)
     check_sums(plan)
     unlock = open_lock(root, source)
@@ -201,11 +200,6 @@ def ask_teacher(
     )
     cache = TeacherCache(member.folder.root / "public", clock=clock)
     return cache.answers(public, client, len(member.plan.data.classes))
-
-
-def _require_on_roster(plan: StudyPlan, config: HospitalConfig) -> None:
-    if config.name not in {h.name for h in plan.hospitals}:
-        raise NotOnRoster(f"the plan does not list {config.name}")
 
 
 def _require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:

@@ -11,11 +11,11 @@ import math
 import tomllib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.threshold import Masks, active_coalition, passive_coalition
 
@@ -25,6 +25,7 @@ Signatures = Literal["ed25519", "ed25519+ml-dsa-65"]
 Tier = Literal["large", "small"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -267,6 +268,11 @@ class StudyPlan(Strict):
         """The plan's entry for a hospital; KeyError if it is not on the roster."""
         return next((h for h in self.hospitals if h.name == name), None) or _missing(name)
 
+    def require_listed(self, name: str) -> None:
+        """NotOnRoster if no hospital of this plan has that name."""
+        if name not in {h.name for h in self.hospitals}:
+            raise NotOnRoster(f"the plan does not list {name}")
+
     def privacy_of(self, name: str) -> PrivacySection:
         return self.privacy[self.hospital(name).tier]
 
@@ -345,6 +351,16 @@ def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any]) -> dict[st
         raise error_class(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise error_class(f"{path}: {error}") from error
+
+
+def read_json(path: Path, model: type[Model], hint: str) -> Model:
+    """A JSON file as ``model``; InvalidConfiguration with ``hint`` if it cannot be read, or naming every wrong key."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"{path}: {error.strerror}", hint) from error
+    except ValidationError as error:
+        raise InvalidConfiguration(f"{path}: {explain(error)}", hint) from error
 
 
 #: More faults than this in one file or message are counted and not named.
