@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from secure_fedhelp.cli.hospital_privacy import budget, policy_app
+from secure_fedhelp.cli.hospital_privacy import Folder, budget, policy_app
 from secure_fedhelp.cli.unlocking import (
     KeyFile,
     NewKeyFile,
@@ -30,12 +30,10 @@ app = typer.Typer(
 app.add_typer(policy_app, name="policy")
 app.command("budget")(budget)
 
-_Folder = Annotated[Path, typer.Option("--folder", help="The hospital's own folder.")]
-
 
 @app.command("init")
 def init(
-    folder: _Folder,
+    folder: Folder,
     consortium: Annotated[str, typer.Option(help="Name of the consortium, as in its certificates.")],
     name: Annotated[str, typer.Option(help="This hospital's name, as in the study plan.")],
     renew: Annotated[bool, typer.Option(help="Make a new request for the same key.")] = False,
@@ -77,7 +75,7 @@ def init(
 
 @app.command("join")
 def join(
-    folder: _Folder,
+    folder: Folder,
     plan: Annotated[Path, typer.Option(help="The study plan to sign and follow.")],
     coordinator: Annotated[str, typer.Option(help="Address of the coordinator, HOST:PORT.")],
     key_file: KeyFile = None,
@@ -102,7 +100,7 @@ def join(
 
 @app.command("rekey")
 def rekey(
-    folder: _Folder,
+    folder: Folder,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     new_key_file: OtherKeyFile = None,
@@ -122,7 +120,7 @@ def rekey(
 
 @app.command("seal-keys")
 def seal_keys(
-    folder: _Folder,
+    folder: Folder,
     key_file: NewKeyFile = None,
     passphrase: NewPassphrase = False,
     passphrase_file: PassphraseFile = None,

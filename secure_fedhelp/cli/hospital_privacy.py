@@ -36,15 +36,14 @@ def check(
 
     Example: secure-fedhelp hospital policy check plan.toml --folder st-anna
     """
-    from secure_fedhelp.errors import NotOnRoster, PolicyViolation
+    from secure_fedhelp.errors import PolicyViolation
     from secure_fedhelp.hospital.folder import HospitalFolder
     from secure_fedhelp.study.plan import load_plan
     from secure_fedhelp.study.policy import all_clauses
 
     hospital, study = HospitalFolder(folder), load_plan(plan)
     config, policy = hospital.config(), hospital.policy()
-    if config.name not in {h.name for h in study.hospitals}:
-        raise NotOnRoster(f"the plan does not list {config.name}")
+    study.require_listed(config.name)
     clauses = all_clauses(policy, study, config.name, config.foundation_url)
     table = Table("clause", "the plan asks", "the policy allows", "", box=box.SIMPLE, pad_edge=False)
     for clause in clauses:
@@ -79,7 +78,6 @@ def budget(
 
     Example: secure-fedhelp hospital budget --folder st-anna --plan plan.toml
     """
-    from secure_fedhelp.errors import NotOnRoster
     from secure_fedhelp.hospital.budget import budgets, rounds_left
     from secure_fedhelp.hospital.folder import HospitalFolder
     from secure_fedhelp.identity.lock import open_lock
@@ -99,8 +97,8 @@ def budget(
         out.print(_give_back(path, config.name, signing, give_back), markup=False)
     entries = read_ledger(path, signing.public_hex) if path.exists() else []
     study = None if plan is None else load_plan(plan)
-    if study is not None and config.name not in {h.name for h in study.hospitals}:
-        raise NotOnRoster(f"the plan does not list {config.name}")
+    if study is not None:
+        study.require_listed(config.name)
     used = delta or min((e.delta for e in entries), default=study.privacy_of(config.name).delta if study else 1e-4)
     book = PatientBook(path, signing.derive(KEY_PURPOSE))
     unlock.wipe()

@@ -74,12 +74,10 @@ def privacy(
 
 
 def _check_policy(out: Console, plan: StudyPlan, policy: Path, hospital: str | None) -> None:
-    from secure_fedhelp.errors import NotOnRoster
     from secure_fedhelp.study.policy import load_policy, require_allowed
 
     name = hospital or plan.hospitals[0].name
-    if name not in {h.name for h in plan.hospitals}:
-        raise NotOnRoster(f"the plan does not list {name}")
+    plan.require_listed(name)
     require_allowed(load_policy(policy), plan, name, None)
     out.print(f"\nThe policy allows this plan for {name}.", markup=False)
 

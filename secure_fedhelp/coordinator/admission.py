@@ -14,7 +14,6 @@ from secure_fedhelp.errors import (
     KeyEpochRolledBack,
     LedgerInvalid,
     MessageTooLarge,
-    NotOnRoster,
     PlanChanged,
     ReplayedUpload,
     SplitView,
@@ -66,8 +65,7 @@ def admit(constants: Constants, state: State, name: str, header_bytes: bytes, si
 
 
 def _check_sender(constants: Constants, state: State, name: str, header: UploadHeader) -> None:
-    if header.hospital not in {h.name for h in constants.plan.hospitals}:
-        raise NotOnRoster(f"the plan does not list {header.hospital}")
+    constants.plan.require_listed(header.hospital)
     if header.hospital != name:
         raise IdentityError(f"the certificate is {name}'s, the upload's header names {header.hospital}")
     state.member(name)

@@ -111,7 +111,6 @@ from secure_fedhelp.coordinator.state import (
 from secure_fedhelp.coordinator.transitions import deadline, enter, require_text, start_round, under_quorum
 from secure_fedhelp.errors import (
     DuplicateHospital,
-    NotOnRoster,
     ReplayedUpload,
     StudyAlreadyStarted,
     UnmaskingFailed,
@@ -191,8 +190,7 @@ class Rounds:
     # -- joining ------------------------------------------------------------------------------------------------------
 
     def _join(self, state: State, event: events.Joined) -> State:
-        if event.name not in {h.name for h in self.plan.hospitals}:
-            raise NotOnRoster(f"the plan does not list {event.name}")
+        self.plan.require_listed(event.name)
         member = Member(event.card, event.signing_key, event.sealing_key, event.expires)
         for name, other in state.members.items():
             if name != event.name and other.signing_key == member.signing_key:

@@ -20,18 +20,12 @@ from secure_fedhelp.errors import (
     WrongRound,
 )
 from secure_fedhelp.hospital.ceremony import KeyCeremony
-from secure_fedhelp.hospital.contribution import (
-    UNMASKED,
-    EpochKey,
-    SignedUpload,
-    check_round,
-    make_upload,
-    open_sum,
-)
+from secure_fedhelp.hospital.contribution import UNMASKED, EpochKey, SignedUpload, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.masked_round import MaskedRounds
 from secure_fedhelp.hospital.ports import Coordinator, Method
+from secure_fedhelp.hospital.roster import check_roster
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
-from secure_fedhelp.identity.cards import MemberCard, check_card
+from secure_fedhelp.identity.cards import MemberCard
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.privacy.ledger import Ledger
@@ -168,25 +162,11 @@ class Agent:
             self.progress("resumed", {"rounds": self._rounds})
 
     def _learn_roster(self) -> None:
-        """Check every member's card under the CA ourselves: the coordinator only relays them."""
         if self._cards:
             return
-        now = self.clock()
-        ca_pem, revoked = self.credentials.ca_pem, self.credentials.revocations
-        coordinator = check_card(self.coordinator.coordinator_card(), ca_pem, self.plan, now, revoked)
-        if coordinator.role != "coordinator":
-            raise TranscriptInvalid("the coordinator presented a hospital's card")
-        for name, data in self.coordinator.roster().items():
-            card = check_card(data, ca_pem, self.plan, now, revoked)
-            if card.name != name or card.role != "hospital":
-                raise TranscriptInvalid(f"the card given for {name} is another member's")
-            self._cards[name] = card
-        mine = self._cards.get(self.hospital)
-        if mine is None or mine.signing_key != self.signing.public_hex:
-            self._cards = {}
-            raise TranscriptInvalid("the coordinator's roster does not hold our own card")
-        if len(self._cards) < self.plan.aggregation.minimum_cohort:
-            raise TranscriptInvalid(f"a roster of {len(self._cards)}, fewer than the plan's smallest cohort")
+        coordinator, self._cards = check_roster(
+            self.coordinator, self.credentials, self.plan, self.clock(), self.hospital, self.signing.public_hex
+        )
         publics = {name: card.signing_key for name, card in self._cards.items()}
         self._checker = TranscriptChecker(coordinator.signing_key, publics, self.plan)
         self._masked = MaskedRounds(
@@ -274,9 +254,8 @@ class Agent:
 
     def _prepared(self, number: int, epoch: int) -> tuple[Released, EpochKey] | None:
         """What this round uploads, paid for, and the key for it; None if the budget does not reach (we decline)."""
-        key = self._epoch_key(
-            epoch, self._known.out
-        )  # before anything is spent: without a key it would be spent for nothing
+        # Before anything is spent: without a key it would be spent for nothing.
+        key = self._epoch_key(epoch, self._known.out)
         if self._ready is None or self._ready[0] != number:
             self.ceremony.require_agreed(key, out=self._known.out)
             try:
@@ -323,9 +302,8 @@ class Agent:
         return self.gate.release(number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v)))
 
     def _decline(self, number: int, error: BudgetExhausted) -> None:
-        reason = FINAL_REASON
-        statement = decline_statement(self.plan.hash, number, self.hospital, reason)
-        self.coordinator.decline(number, reason, self.signing.sign(DECLINE_CONTEXT, statement))
+        statement = decline_statement(self.plan.hash, number, self.hospital, FINAL_REASON)
+        self.coordinator.decline(number, FINAL_REASON, self.signing.sign(DECLINE_CONTEXT, statement))
         self._declined = True
         self.progress("budget exhausted", {"round": number, "message": error.message})
 

@@ -37,8 +37,9 @@ def budgets(entries: Sequence[LedgerEntry], book: PatientBook, delta: float) -> 
     return [_budget(entries, book, name, delta) for name in dict.fromkeys(e.dataset for e in entries)]
 
 
-def rounds_left(entries: Sequence[LedgerEntry], book: PatientBook, dataset: str, plan: StudyPlan, hospital: str,
-                lifetime: float) -> int:  # fmt: skip
+def rounds_left(
+    entries: Sequence[LedgerEntry], book: PatientBook, dataset: str, plan: StudyPlan, hospital: str, lifetime: float
+) -> int:
     """How many more rounds of ``plan`` fit into its own budget and the hospital's, as the release gate judges it."""
     privacy, apart = plan.privacy_of(hospital), book.apart(dataset)
     # The plan's own reservations are for rounds that are counted below.

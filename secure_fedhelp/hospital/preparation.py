@@ -15,7 +15,6 @@ from secure_fedhelp.errors import (
     IdentityError,
     InvalidConfiguration,
     InvalidData,
-    NotOnRoster,
     OneClassOnly,
     PlanChanged,
     TooFewPatients,
@@ -92,7 +91,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     """
     folder = HospitalFolder(root)
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
-    _require_on_roster(plan, config)
+    plan.require_listed(config.name)
     require_allowed(policy, plan, config.name, config.foundation_url)
     check_sums(plan)
     unlock = open_lock(root, source)
@@ -120,7 +119,6 @@ def prepare_records(member: Membership) -> StudyRecords:
     from secure_fedhelp.data.checks import check_records
     from secure_fedhelp.data.images import load_images, load_public
     from secure_fedhelp.data.tables import load_table
-    from secure_fedhelp.privacy.datasets import canonical_patient
 
     plan, root = member.plan, member.folder.root
     load = load_table if plan.data.kind == "table" else load_images
@@ -130,26 +128,32 @@ def prepare_records(member: Membership) -> StudyRecords:
     test = load(root / member.config.test, plan.data) if member.config.test else None
     if test is not None and len(set(test.labels.tolist())) < 2:
         raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
-    held_out = None
-    if plan.metrics is not None:
-        if member.config.held_out is None:
-            raise InvalidConfiguration(
-                f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
-                'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
-            )
-        held_out = load(root / member.config.held_out, plan.data)
-        if len(held_out.by_patient) < SMALLEST_HELD_OUT:
-            raise TooFewPatients(
-                f"{root / member.config.held_out}: {len(held_out.by_patient)} patients, "
-                f"{SMALLEST_HELD_OUT} are needed: counts of fewer are about persons"
-            )
-        both = {*map(canonical_patient, held_out.patients)} & {*map(canonical_patient, private.patients)}
-        if both:
-            raise InvalidData(
-                f"{root / member.config.held_out}: {len(both)} patient(s) are in the training records too",
-                "Keep all records of a patient on one side: the model has seen the others.",
-            )
+    if plan.metrics is None:
+        return StudyRecords(private, public, test)
+    if member.config.held_out is None:
+        raise InvalidConfiguration(
+            f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
+            'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
+        )
+    held_out = load(root / member.config.held_out, plan.data)
+    _check_held_out(held_out, private, root / member.config.held_out)
     return StudyRecords(private, public, test, held_out)
+
+
+def _check_held_out(held_out: Records, private: Records, path: Path) -> None:
+    from secure_fedhelp.privacy.datasets import canonical_patient
+
+    if len(held_out.by_patient) < SMALLEST_HELD_OUT:
+        raise TooFewPatients(
+            f"{path}: {len(held_out.by_patient)} patients, {SMALLEST_HELD_OUT} are needed: counts of fewer are about "
+            "persons"
+        )
+    both = {*map(canonical_patient, held_out.patients)} & {*map(canonical_patient, private.patients)}
+    if both:
+        raise InvalidData(
+            f"{path}: {len(both)} patient(s) are in the training records too",
+            "Keep all records of a patient on one side: the model has seen the others.",
+        )
 
 
 def patient_book(member: Membership, ledger: Ledger) -> PatientBook:
@@ -196,11 +200,6 @@ def ask_teacher(
     )
     cache = TeacherCache(member.folder.root / "public", clock=clock)
     return cache.answers(public, client, len(member.plan.data.classes))
-
-
-def _require_on_roster(plan: StudyPlan, config: HospitalConfig) -> None:
-    if config.name not in {h.name for h in plan.hospitals}:
-        raise NotOnRoster(f"the plan does not list {config.name}")
 
 
 def _require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:

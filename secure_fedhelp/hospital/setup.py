@@ -25,13 +25,11 @@ consortium = "{consortium}"
 records = "data/records.csv"
 public = "public/public.npz"
 # The privacy ledger. Studies on the same patients must share one: 'hospital init --like' another study's folder.
-ledger = "ledger.jsonl"
+ledger = {ledger}
 # test = "data/test.npz"                    # records set aside for evaluation, read here only
 # held_out = "data/held-out.csv"            # records trained on by nobody, for plans that measure the model
 # foundation_url = "https://teacher.example"   # an Open Inference Protocol v2 server, asked once, public inputs only
 """
-
-_LEDGER = 'ledger = "ledger.jsonl"\n'
 
 _POLICY = """\
 # The site policy: this hospital's own limits. The client refuses a plan that breaks one of them.
@@ -62,8 +60,8 @@ def init_hospital(
     request is made for the same TLS key, so that the old certificate serves until the new one is put in its place;
     signing and sealing keys stay, because the other hospitals know them. ``like`` is this hospital's folder of an
     earlier study, opened by ``like_source``: the new one signs with the same key and goes on with the same ledger and
-    policy. Raises InvalidConfiguration if the folder
-    already has keys and ``renew`` is not set, and what :func:`secure_fedhelp.identity.lock.establish_lock` raises.
+    policy. Raises InvalidConfiguration if the folder already has keys and ``renew`` is not set, and what
+    :func:`secure_fedhelp.identity.lock.establish_lock` raises.
     """
     spiffe_uri(consortium, "hospital", name)  # a malformed name is refused before anything is written
     folder = HospitalFolder(root)
@@ -86,9 +84,8 @@ def init_hospital(
     if not (folder.keys / "sealing.key").exists():
         write_key(folder.keys / "sealing.key", SealingKey.generate().to_private_bytes(), unlock)
     unlock.wipe()
-    config = _CONFIG.format(name=name, consortium=consortium)
-    if earlier is not None:
-        config = config.replace(_LEDGER, f"ledger = {json.dumps(str(earlier.ledger))}\n")
+    ledger = "ledger.jsonl" if earlier is None else str(earlier.ledger)
+    config = _CONFIG.format(name=name, consortium=consortium, ledger=json.dumps(ledger, ensure_ascii=False))
     texts = (("hospital.toml", config), ("policy.toml", _POLICY if earlier is None else earlier.policy))
     for file, text in texts:
         if not (root / file).exists():

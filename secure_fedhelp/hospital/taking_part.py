@@ -99,7 +99,7 @@ def take_part(
             agent = Agent(
                 plan=member.plan,
                 policy=member.policy,
-                hospital=member.config.name,
+                hospital=name,
                 card=member.card,
                 credentials=member.credentials,
                 signing=member.signing,
@@ -117,10 +117,10 @@ def take_part(
             except (StudyEnded, KeyCeremonyFailed):
                 gate.give_back()  # nothing more will come of what was reserved
                 raise
+            else:
+                gate.give_back()
             finally:
                 book.follow(ledger)
-            gate.give_back()
-            book.follow(ledger)
             journal.finish(client.bytes_up, client.bytes_down)
     finally:
         client.close()

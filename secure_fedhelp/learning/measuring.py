@@ -27,6 +27,8 @@ from secure_fedhelp.study.sections import MetricsSection
 
 #: Log-odds beyond this go into the first and the last bin.
 LARGEST_SCORE = 10.0
+#: Less than half a record is no record.
+_SMALLEST_CLASS = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,6 @@ def pooled(total: Vector, metrics: MetricsSection, classes: int) -> PooledMetric
         auroc=float(np.mean(areas)) if areas else None,
         confusion=tuple(tuple(round(float(x), 3) for x in row) for row in confusion),
     )
-
-
-#: Less than half a record is no record.
-_SMALLEST_CLASS = 0.5
 
 
 def _log_odds(logits: NDArray[np.float64]) -> NDArray[np.float64]:

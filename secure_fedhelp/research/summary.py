@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.plan import read_json
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -135,10 +134,4 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 def read_summary(path: Path) -> Summary:
     """Read ``summary.json``; InvalidConfiguration names every key that is wrong."""
-    hint = "Give the summary.json of a finished run."
-    try:
-        return Summary.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidConfiguration(f"{path}: {error.strerror}", hint) from error
-    except ValidationError as error:
-        raise InvalidConfiguration(f"{path}: {explain(error)}", hint) from error
+    return read_json(path, Summary, "Give the summary.json of a finished run.")

@@ -92,10 +92,6 @@ class Profile:
         """Exact size of a study key: the CKKS secret's residues at SEAL's key level, and the flooding key."""
         return len(self.key_moduli) * self.ring_degree * self.residue_bytes + FLOODING_KEY_BYTES
 
-    def bytes_per_value(self, length: int) -> float:
-        """Upload bytes for each real value, padding of the last ciphertext included."""
-        return self.body_bytes(length) / length
-
     def error_bound(self, cohort_size: int, largest_sum: float | None = None) -> float:
         """Largest absolute error of one value of the decrypted sum of n = ``cohort_size`` hospitals.
 

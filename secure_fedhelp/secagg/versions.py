@@ -8,12 +8,4 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from secure_fedhelp.errors import VersionMismatch
-
 TENSEAL_VERSION = version("tenseal")
-
-
-def check_tenseal_version(other: str) -> None:
-    """Raise VersionMismatch unless ``other``, which somebody else claims to run, is exactly ours."""
-    if other != TENSEAL_VERSION:
-        raise VersionMismatch(f"TenSEAL {TENSEAL_VERSION} here, {other[:40]!r} on the other side")

@@ -11,11 +11,11 @@ import tomllib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.sections import (
     AggregationSection,
@@ -35,6 +35,7 @@ from secure_fedhelp.study.threshold import active_coalition, passive_coalition
 
 #: Hospitals whose hybrid signatures, 3373 bytes each, travel in one message of a mebibyte with room to spare.
 _LARGEST_HYBRID = 256
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class StudyPlan(Strict):
@@ -104,6 +105,11 @@ class StudyPlan(Strict):
     def hospital(self, name: str) -> HospitalSection:
         """The plan's entry for a hospital; KeyError if it is not on the roster."""
         return next((h for h in self.hospitals if h.name == name), None) or _missing(name)
+
+    def require_listed(self, name: str) -> None:
+        """NotOnRoster if no hospital of this plan has that name."""
+        if name not in {h.name for h in self.hospitals}:
+            raise NotOnRoster(f"the plan does not list {name}")
 
     def privacy_of(self, name: str) -> PrivacySection:
         return self.privacy[self.hospital(name).tier]
@@ -205,6 +211,16 @@ def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any]) -> dict[st
         raise error_class(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise error_class(f"{path}: {error}") from error
+
+
+def read_json(path: Path, model: type[Model], hint: str) -> Model:
+    """A JSON file as ``model``; InvalidConfiguration with ``hint`` if it cannot be read, or naming every wrong key."""
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidConfiguration(f"{path}: {error.strerror}", hint) from error
+    except ValidationError as error:
+        raise InvalidConfiguration(f"{path}: {explain(error)}", hint) from error
 
 
 #: More faults than this in one file or message are counted and not named.

@@ -18,6 +18,9 @@ from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.plan import StudyPlan, explain, read_toml
 from secure_fedhelp.study.sections import Strict
 
+#: What metrics may leave, each allowing those before it.
+_METRICS = ("local", "noised", "pooled", "research")
+
 
 class SitePolicy(Strict):
     """What this hospital allows to leave. The defaults are the strict ones."""
@@ -46,7 +49,6 @@ class SitePolicy(Strict):
     #: pays for, inside the encrypted sum. ``pooled``: also exact counts inside that sum, which is opened: no
     #: differential privacy. ``research``: also metrics on the plan's test set, in the study's summary, in clear.
     metrics: Literal["local", "noised", "pooled", "research"] = "local"
-
     #: Releases of exact counts (``pooled``) about one data set, over all studies. Between two of them nothing hides a
     #: patient who came or went.
     exact_releases: int = Field(default=1, ge=0)
@@ -100,7 +102,6 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
     foundation_broken = foundation_url is not None and not any(
         _covers(p, foundation_url) for p in policy.foundation_endpoints
     )
-
     exact = int(plan.metrics is not None and plan.metrics.release == "pooled")
 
     def at_most(name: str, value: float, limit: float) -> Clause:
@@ -134,10 +135,6 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
         Clause("metrics", f"{', '.join(beyond or asked) or 'no'} metrics", policy.metrics, bool(beyond)),
         Clause("exact_releases", str(exact), f"at most {policy.exact_releases}", exact > policy.exact_releases),
     ]
-
-
-#: What metrics may leave, each allowing those before it.
-_METRICS = ("local", "noised", "pooled", "research")
 
 
 def _largest_share(plan: StudyPlan) -> float:

@@ -56,7 +56,7 @@ def canaries(told: Run, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def damaged(told: Run, tmp_path_factory: pytest.TempPathFactory) -> AuditReport:
-    """The report of a run in which a ledger lost its last entries and a transcript line was changed."""
+    """The report of a run in which one ledger lost its last entries and another was replaced."""
     root = tmp_path_factory.mktemp("damaged") / "lungs-run"
     shutil.copytree(told.root, root)
     ledger = root / "hospitals" / "beta" / "ledger.jsonl"

@@ -250,8 +250,6 @@ def watch(event, arguments):
     if event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(root):
         opened.append(arguments[0][len(root) + 1:])
 sys.addaudithook(watch)
-from secure_fedhelp.audit.canary.results import write_results
-from secure_fedhelp.audit.report.budget import described
 from secure_fedhelp.audit.report.gather import gather
 from secure_fedhelp.audit.report.sources import Inputs
 report = gather(Inputs(Path(root)), 1_800_000_000.0)

@@ -145,6 +145,14 @@ def test_a_second_studys_folder_goes_on_with_the_same_ledger(beta: Hospital, tmp
         assert not (tmp_path / "third" / "keys" / "signing.key").exists()
 
 
+def test_the_ledgers_path_may_hold_any_character(tmp_path: Path) -> None:
+    first = Hospital(tmp_path / 'Klinik "Süd" \U0001f3e5')
+    command = ["hospital", "init", "--folder", str(tmp_path / "next"), "--consortium", "north", "--name", "beta"]
+    like = ["--like", str(first.root), "--like-key-file", str(first.key_file)]
+    assert CliRunner().invoke(app, [*command, *like], catch_exceptions=False).exit_code == 0
+    assert HospitalFolder(tmp_path / "next").config().ledger == str((first.root / "ledger.jsonl").resolve())
+
+
 def test_a_damaged_ledger_is_named(beta: Hospital) -> None:
     beta.spend(["ann"], 2)
     path = beta.root / "ledger.jsonl"

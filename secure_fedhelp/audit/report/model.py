@@ -11,10 +11,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from secure_fedhelp.errors import InvalidConfiguration
-from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.plan import read_json
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -321,10 +320,4 @@ def to_json(report: AuditReport) -> bytes:
 
 def read_report(path: Path) -> AuditReport:
     """Read ``audit.json``; InvalidConfiguration names what is wrong."""
-    hint = "Give the JSON that 'secure-fedhelp audit report' wrote."
-    try:
-        return AuditReport.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidConfiguration(f"{path}: {error.strerror}", hint) from error
-    except ValidationError as error:
-        raise InvalidConfiguration(f"{path}: {explain(error)}", hint) from error
+    return read_json(path, AuditReport, "Give the JSON that 'secure-fedhelp audit report' wrote.")

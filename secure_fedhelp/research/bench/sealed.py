@@ -1,7 +1,6 @@
 """Our round in one process, without transport: a hospital's upload, the coordinator's work, a hospital's download.
 
-The steps are those of hospital/contribution.py and coordinator/spool.py on bodies in memory. The only thing left out
-is the disk.
+The steps are those of hospital/contribution.py and coordinator/spool.py on bodies in memory: only the disk is left out.
 """
 
 from __future__ import annotations
