@@ -37,7 +37,7 @@ from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
 if TYPE_CHECKING:
-    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    from secure_fedhelp.learning.method import Method
 
 #: How long a coordinator may be silent, restarting perhaps, before this hospital gives up (and can be started again).
 _PATIENCE_SECONDS = 120.0
@@ -74,11 +74,13 @@ def take_part(
         say(fewer)
     check_accounting(member)
     teacher = ask_teacher(member, records.public, clock, sleep)
-    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    from secure_fedhelp.learning.method import Site
+    from secure_fedhelp.learning.methods import make_method
     from secure_fedhelp.privacy.noise import SystemNoise
 
     name = member.config.name
-    method = FedHelp(member.plan, name, records.private, records.public, teacher, SystemNoise(), records.held_out)
+    site = Site(member.plan, name, records.private, records.public, teacher, SystemNoise(), records.held_out)
+    method = make_method(site)
     client = CoordinatorClient(
         address,
         member.credentials,
@@ -130,7 +132,7 @@ def take_part(
 class _Journal:
     """Tells what happens: a printed line, the status file, metrics a round, and the result at the end."""
 
-    def __init__(self, member: Membership, records: StudyRecords, method: FedHelp, gate: ReleaseGate, say: Say) -> None:
+    def __init__(self, member: Membership, records: StudyRecords, method: Method, gate: ReleaseGate, say: Say) -> None:
         self._member, self._records, self._method, self._gate, self._say = member, records, method, gate, say
         self._status = "contributed"
         self._history: list[dict[str, object]] = self._read_history()

@@ -50,9 +50,12 @@ def public_steps(
     round_number: int,
     public: PublicSet,
     teacher: Logits | None,
-    ensemble: Logits | None,
+    ensemble: tuple[Logits, float] | None,
 ) -> None:
-    """One round's public steps, in place; the same everywhere, since their order follows from plan and round."""
+    """One round's public steps, in place; the same everywhere, since their order follows from plan and round.
+
+    ``ensemble``: further logits that the private head distils, and their weight.
+    """
     rng = np.random.default_rng([plan.study.seed, _PUBLIC, round_number])
     _public_steps(model, plan, plan.learning.public_steps, public, teacher, ensemble, rng)
 
@@ -89,7 +92,7 @@ def _public_steps(
     steps: int,
     public: PublicSet,
     teacher: Logits | None,
-    ensemble: Logits | None,
+    ensemble: tuple[Logits, float] | None,
     rng: np.random.Generator,
 ) -> None:
     """Auxiliary: CE(g_pub, y) where labels exist + mu KL(teacher || g_pub). Surrogate: KL(ensemble || g_prv)."""
@@ -107,7 +110,8 @@ def _public_steps(
             taught = soft_loss(_tensor(teacher[batch]), task.natural(auxiliary), learning.temperature)
             loss = loss + learning.teacher_weight * taught
         if ensemble is not None:
-            loss = loss + learning.ensemble_weight * soft_loss(_tensor(ensemble[batch]), private, learning.temperature)
+            answers, weight = ensemble
+            loss = loss + weight * soft_loss(_tensor(answers[batch]), private, learning.temperature)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

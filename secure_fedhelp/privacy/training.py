@@ -47,10 +47,13 @@ def train_private(
     nominal_patients: int,
     learning_rate: float,
     noise: NoiseSource,
+    *,
+    pull: float = 0.0,
 ) -> DpSgd:
     """``privacy.steps`` steps of DP-SGD on ``model``, in place; returns the event that was executed.
 
-    Raises UnsupportedModel, or InvalidContribution if training diverged.
+    ``pull`` adds pull/2 ||w - w_start||^2 to the objective (see :class:`NoisyOptimizer`). Raises UnsupportedModel, or
+    InvalidContribution if training diverged.
     """
     check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
@@ -62,6 +65,7 @@ def train_private(
             noise_multiplier=privacy.noise_multiplier,
             max_grad_norm=privacy.clipping_norm,
             expected_batch_size=expected_batch,
+            pull=pull,
         )
         while steps < privacy.steps:
             chosen = draw_records(records, privacy.sampling_rate, noise)
@@ -94,11 +98,18 @@ def draw_records(records: Records, sampling_rate: float, noise: NoiseSource) -> 
 
 
 class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus' optimiser with noise from a :class:`~secure_fedhelp.privacy.noise.NoiseSource`, not torch's generator."""
+    """Opacus' optimiser with noise from a :class:`~secure_fedhelp.privacy.noise.NoiseSource`, not torch's generator.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, **settings: object) -> None:
+    With a ``pull`` each step also goes towards the start, by pull (w - w_start). That depends on the start and on the
+    noisy steps since, and on no record: it is post-processing, added after the noise, neither clipped nor paid for.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, *, noise: NoiseSource, pull: float = 0.0, **settings: object
+    ) -> None:
         super().__init__(optimizer, **settings)
-        self._noise = noise
+        self._noise, self._pull = noise, pull
+        self._start = [p.detach().clone() for p in self.params] if pull else []
 
     def add_noise(self) -> None:
         """``p.grad`` = clipped sum + N(0, (noise multiplier * clipping norm)^2), added in float64 and then rounded.
@@ -112,6 +123,12 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no type
             _check_processed_flag(p.summed_grad)
             p.grad = torch.add(p.summed_grad, part.view_as(p)).to(p.dtype)
             _mark_as_processed(p.summed_grad)
+
+    def scale_grad(self) -> None:
+        """The noisy sum over the expected batch, and the pull."""
+        super().scale_grad()
+        for p, start in zip(self.params, self._start, strict=False):
+            p.grad.add_(p.detach() - start, alpha=self._pull)
 
 
 def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:

@@ -33,7 +33,7 @@ from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
 
 if TYPE_CHECKING:
-    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    from secure_fedhelp.learning.method import Method
     from secure_fedhelp.privacy.mechanisms import Mechanism
     from secure_fedhelp.privacy.noise import NoiseSource
 
@@ -131,17 +131,18 @@ def run_seed(settings: CompareSettings, seed: int) -> list[Row]:
 
 def run_in_process(
     plan: StudyPlan, study: StudyData, teacher: NDArray[np.float32] | None, noise_of: Callable[[str], NoiseSource]
-) -> Iterator[tuple[str, FedHelp, float]]:
+) -> Iterator[tuple[str, Method, float]]:
     """Run the whole study with plaintext sums; yields name, method and epsilon spent of each hospital.
 
     The sums carry the noise that sanitised decryptions do, since it is in every model of a deployed study.
     """
-    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    from secure_fedhelp.learning.method import Site
+    from secure_fedhelp.learning.methods import make_method
     from secure_fedhelp.privacy.accountant import epsilon
     from secure_fedhelp.privacy.mechanisms import paid
 
     methods = {
-        name: FedHelp(plan, name, records, study.public, teacher, noise_of(name))
+        name: make_method(Site(plan, name, records, study.public, teacher, noise_of(name)))
         for name, (_, records) in study.hospitals.items()
     }
     cohort = tuple(sorted(methods))

@@ -119,12 +119,12 @@ def build_plan(
         {
             "study": {
                 "name": f"{dataset}-demo",
-                "method": "fedhelp",
                 "rounds": rounds,
                 "seed": seed,
                 "mode": "research",
             },
             "consortium": "demo-consortium",
+            "method": {"name": "fedhelp"},
             "data": data,
             "model": {"small": defaults.small, "large": defaults.large},
             "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},

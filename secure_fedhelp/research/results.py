@@ -43,7 +43,7 @@ def collect(
     cohorts = read_cohorts(run.coordinator / "transcript.jsonl")
     return Summary(
         study=plan.study.name,
-        method=plan.study.method,
+        method=plan.method.name,
         dataset=dataset,
         mode=plan.study.mode,
         rounds=len(cohorts),

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.sections import (
     AggregationSection,
     ChannelSection,
@@ -43,6 +44,7 @@ class StudyPlan(Strict):
     consortium: Name
     data: DataSection
     model: ModelSection
+    method: MethodSection = FedHelp()
     learning: LearningSection
     privacy: dict[Tier, PrivacySection]
     aggregation: AggregationSection
@@ -96,6 +98,12 @@ class StudyPlan(Strict):
             raise ValueError("exact counts of two hospitals tell each the other's: minimum_cohort must be 3 or more")
         if self.study.rounds < 2:
             raise ValueError("metrics are measured in the last round, so at least two rounds are needed")
+
+    def options(self, method: type[Model]) -> Model:
+        """The options of the plan's method; InvalidPlan if the plan is of another."""
+        if not isinstance(self.method, method):
+            raise InvalidPlan(f"the plan's method is {self.method.name}, not {method.__name__}")
+        return self.method
 
     @cached_property
     def hash(self) -> str:

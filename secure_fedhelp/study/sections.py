@@ -23,7 +23,6 @@ class Strict(BaseModel):
 
 class StudySection(Strict):
     name: Name
-    method: Literal["fedhelp"] = "fedhelp"
     rounds: int = Field(ge=1, le=10_000)
     #: Public seed of model initialisation and of the order of public steps. Never of privacy noise in deployment.
     seed: int = Field(ge=0, lt=2**31)
@@ -83,14 +82,7 @@ class LearningSection(Strict):
     temperature: float = Field(default=1.0, gt=0)
     #: mu of the methods' equations: weight of the foundation teacher on the public set.
     teacher_weight: float = Field(default=1.0, ge=0)
-    #: Weight of the aggregated ensemble's soft outputs on the public set.
-    ensemble_weight: float = Field(default=1.0, ge=0)
-    #: eta: weight of the ranking loss, the only thing that flows from weak to strong.
-    ranking_weight: float = Field(default=0.2, ge=0)
-    #: k of the ranking loss; 1 for two classes.
-    ranking_top: int = Field(default=1, ge=1)
-    #: Large model and proxy trained as one jointly clipped module; off means the large model is a pupil.
-    twin: bool = False
+    #: Steps of a large hospital's own network at home, after each round.
     pupil_steps: int = Field(ge=0)
     pupil_learning_rate: float = Field(gt=0)
     personal_steps: int = Field(ge=0)

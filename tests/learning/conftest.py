@@ -51,7 +51,7 @@ def make_records(n: int, seed: int) -> Records:
     return Records(inputs, labels, tuple(f"p{i}" for i in range(n)))
 
 
-def make_study(labelled: bool = True, **learning: Any) -> TinyStudy:
+def make_study(labelled: bool = True, method: dict[str, Any] | None = None, **learning: Any) -> TinyStudy:
     source = make_records(12, seed=1)
     public = PublicSet.of(source.inputs, source.labels if labelled else None)
     teacher = np.stack([-source.inputs[:, 0], source.inputs[:, 0]], axis=1)
@@ -75,6 +75,8 @@ def make_study(labelled: bool = True, **learning: Any) -> TinyStudy:
         "personal_steps": 3,
         "personal_learning_rate": 0.01,
     }
+    update = {"name": "model-update", "length": parameter_count("mlp-6", (FEATURES,), 2), "bound": 2.0}
+    logits = {"name": "public-logits", "length": 2 * len(public), "bound": 8.0}
     plan = parse_plan(
         {
             "study": {"name": "tiny", "rounds": 3, "seed": 11},
@@ -90,13 +92,11 @@ def make_study(labelled: bool = True, **learning: Any) -> TinyStudy:
                 "public_labelled": labelled,
             },
             "model": {"small": "mlp-6", "large": "mlp-12-6"},
+            "method": method or {"name": "fedhelp"},
             "learning": settings | learning,
             "privacy": {"large": privacy, "small": privacy},
             "aggregation": {"profile": "standard", "minimum_cohort": 3},
-            "channels": [
-                {"name": "model-update", "length": parameter_count("mlp-6", (FEATURES,), 2), "bound": 2.0},
-                {"name": "public-logits", "length": 2 * len(public), "bound": 8.0},
-            ],
+            "channels": [update, logits] if method is None or method["name"] == "fedhelp" else [update],
             "hospitals": [{"name": n, "tier": tier, "nominal_patients": size} for n, (tier, size) in sizes.items()],
         }
     )

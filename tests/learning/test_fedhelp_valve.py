@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import PlanChanged, PublicSetMismatch, StorageError
 from secure_fedhelp.learning.evaluation import predict
+from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.learning.models import flatten, load_flat
 from secure_fedhelp.privacy.mechanisms import planned_event
@@ -22,13 +24,14 @@ from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 
 Study = Any
+TWIN = {"name": "fedhelp", "twin": True}
 NAMES = ("alpha", "beta", "gamma")
 
 
 def hospital(study: Study, name: str, noise: object | None = None, records: object | None = None) -> FedHelp:
     source = noise or SeededNoise(name.encode())
     mine = records or study.records[name]
-    return FedHelp(study.plan, name, mine, study.public, study.teacher, source)  # type: ignore[arg-type]
+    return FedHelp(Site(study.plan, name, mine, study.public, study.teacher, source))  # type: ignore[arg-type]
 
 
 def run_round(study: Study, hospitals: dict[str, FedHelp], number: int) -> dict[str, Vector]:
@@ -123,7 +126,7 @@ def test_a_checkpoint_goes_on_exactly_where_it_was(study: Study, name: str) -> N
     run_round(study, hospitals, 0)
     restored = hospital(study, name, SeededNoise(b"later"))
     restored.load(hospitals[name].save())
-    hospitals[name]._noise = SeededNoise(b"later")
+    hospitals[name].site = replace(hospitals[name].site, noise=SeededNoise(b"later"))
     assert same(restored.contribute(1), hospitals[name].contribute(1))
     means = run_round(study, hospitals, 1)
     restored.absorb(1, means)
@@ -146,19 +149,21 @@ def test_damaged_foreign_and_hostile_checkpoints_are_refused(study: Study, study
 def test_another_public_set_than_the_plans_is_refused(study: Study) -> None:
     other = PublicSet.of(study.public.inputs + 1, study.public.labels)
     with pytest.raises(PublicSetMismatch):
-        FedHelp(study.plan, "beta", study.records["beta"], other, None, SeededNoise(b""))
+        FedHelp(Site(study.plan, "beta", study.records["beta"], other, None, SeededNoise(b"")))
 
 
 def test_a_hospital_without_a_teacher_keeps_the_common_base(study: Study) -> None:
     hospitals = {name: hospital(study, name) for name in NAMES}
-    hospitals["gamma"] = FedHelp(study.plan, "gamma", study.records["gamma"], study.public, None, SeededNoise(b"g"))
+    hospitals["gamma"] = FedHelp(
+        Site(study.plan, "gamma", study.records["gamma"], study.public, None, SeededNoise(b"g"))
+    )
     run_round(study, hospitals, 0)
     np.testing.assert_array_equal(flatten(hospitals["gamma"].shared_model()), flatten(hospitals["beta"].shared_model()))
 
 
 def test_the_teacher_and_the_ensemble_both_teach(study: Study, study_with: Callable[..., Study]) -> None:
     taught = hospital(study, "beta", SeededNoise(b"t"))
-    alone = FedHelp(study.plan, "beta", study.records["beta"], study.public, None, SeededNoise(b"t"))
+    alone = FedHelp(Site(study.plan, "beta", study.records["beta"], study.public, None, SeededNoise(b"t")))
     assert not same(taught.contribute(0), alone.contribute(0))
     outputs = []
     for sign in (1, -1):
@@ -171,14 +176,16 @@ def test_the_teacher_and_the_ensemble_both_teach(study: Study, study_with: Calla
 
 def test_without_labels_teacher_or_ensemble_public_steps_do_nothing(study_with: Callable[..., Study]) -> None:
     blind = study_with(labelled=False)
-    member = FedHelp(blind.plan, "beta", blind.records["beta"], blind.public, None, SeededNoise(b""))
+    member = FedHelp(Site(blind.plan, "beta", blind.records["beta"], blind.public, None, SeededNoise(b"")))
     cold = FedHelp(
-        blind.plan.model_copy(update={"learning": blind.plan.learning.model_copy(update={"warm_steps": 0})}),
-        "beta",
-        blind.records["beta"],
-        blind.public,
-        None,
-        SeededNoise(b""),
+        Site(
+            blind.plan.model_copy(update={"learning": blind.plan.learning.model_copy(update={"warm_steps": 0})}),
+            "beta",
+            blind.records["beta"],
+            blind.public,
+            None,
+            SeededNoise(b""),
+        )
     )
     assert same(member.contribute(0), cold.contribute(0))
 
@@ -216,7 +223,7 @@ def test_metrics_name_both_models(study: Study) -> None:
 
 
 def test_a_twin_is_one_event_and_its_large_half_learns_under_noise(study_with: Callable[..., Study]) -> None:
-    study = study_with(twin=True, personal_steps=0)
+    study = study_with(method=TWIN, personal_steps=0)
     member = hospital(study, "alpha")
     before = flatten(member.personalise())
     output = member.contribute(0)
@@ -228,7 +235,7 @@ def test_a_twin_is_one_event_and_its_large_half_learns_under_noise(study_with: C
 
 def test_a_twins_large_half_is_under_noise_too(study_with: Callable[..., Study], nobody_drawn: object) -> None:
     """The large model teaches here, so it too may depend on records only through drawn patients."""
-    study = study_with(twin=True, personal_steps=0)
+    study = study_with(method=TWIN, personal_steps=0)
     one = hospital(study, "alpha", nobody_drawn)
     two = hospital(study, "alpha", nobody_drawn, records=study.test)
     for number in range(2):
@@ -240,5 +247,5 @@ def test_a_twins_large_half_is_under_noise_too(study_with: Callable[..., Study],
 
 
 def test_a_small_hospital_has_no_twin(study_with: Callable[..., Study], study: Study) -> None:
-    twin = study_with(twin=True)
+    twin = study_with(method=TWIN)
     assert same(hospital(twin, "beta").contribute(0), hospital(study, "beta").contribute(0))

@@ -23,12 +23,14 @@ from secure_fedhelp.audit.canary.tally import Scale, Tally, right_guesses_at, sa
 from secure_fedhelp.data.records import Inputs, Labels, PublicSet, Records
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.learning.evaluation import predict
+from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.learning.models import parameter_count
 from secure_fedhelp.learning.steps import public_steps, warm_model
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
+from secure_fedhelp.study.methods import FedHelp as FedHelpOptions
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.sections import LearningSection, PrivacySection, Tier
 
@@ -63,7 +65,7 @@ def fedhelp_round(
     plan: StudyPlan, hospital: str, records: Records, public: PublicSet, teacher: Logits, noise: NoiseSource
 ) -> PrivateOutput:
     """The real thing: what :class:`FedHelp` hands to the release gate in its first round."""
-    return FedHelp(plan, hospital, records, public, teacher, noise).contribute(0)
+    return FedHelp(Site(plan, hospital, records, public, teacher, noise)).contribute(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +86,13 @@ def black_box(
     noise: NoiseSource,
     tier: Tier,
     learning: LearningSection | None = None,
+    method: FedHelpOptions | None = None,
 ) -> Tally:
     """Run ``scale.trainings`` rounds; guess whose wrong label each has learnt. ``noise`` also gives the coins."""
     correct, events = 0, []
     for number in range(scale.trainings):
-        material = _prepare(privacy, learning or _LEARNING, tier, scale.canaries, number)
+        chosen = method or FedHelpOptions(), learning or _LEARNING
+        material = _prepare(privacy, chosen, tier, scale.canaries, number)
         included = toss(scale.canaries, noise)
         records = _join(material, included)
         output = one_round(material.plan, HOSPITAL, records, material.public, material.teacher, noise)
@@ -126,7 +130,9 @@ def _training(output: PrivateOutput) -> DpSgd:
     return output.events[0]
 
 
-def _prepare(privacy: PrivacySection, learning: LearningSection, tier: Tier, canaries: int, number: int) -> _Material:
+def _prepare(
+    privacy: PrivacySection, chosen: tuple[FedHelpOptions, LearningSection], tier: Tier, canaries: int, number: int
+) -> _Material:
     """Random inputs and labels from a public seed; the teacher knows the labels, the canaries' records contradict it.
 
     No rule connects them: a model that learns a canary's wrong label has seen it, and did not guess it from others.
@@ -138,7 +144,7 @@ def _prepare(privacy: PrivacySection, learning: LearningSection, tier: Tier, can
     teacher = _CERTAINTY * np.stack([1.0 - 2.0 * labels, 2.0 * labels - 1.0], axis=1)
     names = tuple(f"bystander-{i}" for i in range(_BYSTANDERS))
     return _Material(
-        plan=_plan(privacy, learning, tier, public, canaries // 2 + _BYSTANDERS, number),
+        plan=_plan(privacy, chosen, tier, public, canaries // 2 + _BYSTANDERS, number),
         public=public,
         teacher=teacher[:canaries],
         wrong=1 - labels[:canaries],
@@ -155,9 +161,15 @@ def _join(material: _Material, included: NDArray[np.bool_]) -> Records:
 
 
 def _plan(
-    privacy: PrivacySection, learning: LearningSection, tier: Tier, public: PublicSet, nominal: int, seed: int
+    privacy: PrivacySection,
+    chosen: tuple[FedHelpOptions, LearningSection],
+    tier: Tier,
+    public: PublicSet,
+    nominal: int,
+    seed: int,
 ) -> StudyPlan:
-    """A study of two hospitals on made-up tables, with these figures for privacy and learning."""
+    """A study of two hospitals on made-up tables, with these figures for privacy, method and learning."""
+    method, learning = chosen
     values: dict[str, Any] = {
         "study": {"name": "canary-audit", "rounds": 1, "seed": seed},
         "consortium": "auditor",
@@ -173,7 +185,8 @@ def _plan(
         },
         "model": {"small": _SMALL, "large": _LARGE},
         # A class prior and rivals' learning rates belong to the plan's own data.
-        "learning": learning.model_dump() | {"class_prior": (), "local_learning_rates": {}, "ranking_top": 1},
+        "learning": learning.model_dump() | {"class_prior": (), "local_learning_rates": {}},
+        "method": method.model_dump() | {"ranking_top": 1},
         "privacy": {tier: privacy.model_dump()},
         "aggregation": {"profile": "standard", "minimum_cohort": 2},
         "channels": [

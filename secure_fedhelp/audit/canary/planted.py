@@ -18,6 +18,7 @@ from torch import nn
 from secure_fedhelp.audit.canary.black_box import Logits, fedhelp_round
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.learning.evaluation import predict
+from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.mechanisms import DpSgd
@@ -89,7 +90,7 @@ def taught_by_pupil(
 
     It only ever answers public inputs, which looks harmless: but its answers are a function of private records.
     """
-    pupil = FedHelp(plan, hospital, records, public, teacher, noise)
+    pupil = FedHelp(Site(plan, hospital, records, public, teacher, noise))
     pupil.absorb(0, {name: np.zeros(length) for name, length in plan.lengths(0).items()})
     answers = predict(pupil.personalise(), public.inputs)
     return fedhelp_round(plan, hospital, records, public, answers, noise)

@@ -33,6 +33,7 @@ from secure_fedhelp.privacy.accountant import LARGEST_EPSILON, epsilon, noise_fo
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
+from secure_fedhelp.study.methods import FedHelp
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.sections import PrivacySection, Tier
 
@@ -181,8 +182,11 @@ def _white_box(subject: Subject, size: Size, trainer: Trainer, planted: Planted 
 
 
 def _black_box(subject: Subject, size: Size, noise: NoiseSource) -> Tally:
-    learning = None if subject.plan is None else subject.plan.learning
-    return black_box(fedhelp_round, subject.privacy, size.black_box, noise, subject.tier or "small", learning)
+    plan, tier = subject.plan, subject.tier or "small"
+    learning = None if plan is None else plan.learning
+    # What is judged are answers on the public set, which other methods do not give; their training is the same.
+    method = plan.method if plan is not None and isinstance(plan.method, FedHelp) else None
+    return black_box(fedhelp_round, subject.privacy, size.black_box, noise, tier, learning, method)
 
 
 def run(

@@ -65,7 +65,7 @@ def _study(found: Sources, run: Run) -> Study:
         name=plan.study.name,
         consortium=plan.consortium,
         plan_sha256=plan.hash,
-        method=plan.study.method,
+        method=plan.method.name,
         dataset=plain(plan.data.dataset),
         mode=plan.study.mode,
         rounds_planned=plan.study.rounds,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -148,7 +148,7 @@ class _Contender:
     def __init__(self, stack: ExitStack, subject: Subject, records: Records, default: bool) -> None:
         model = Surrogate(build(subject.model, subject.input_shape, 2, seed=0))
         self._wrapped = stack.enter_context(training._per_record(model))
-        settings: dict[str, object] = {
+        settings: dict[str, Any] = {
             "noise_multiplier": 1.0,
             "max_grad_norm": 1.0,
             "expected_batch_size": len(records),

@@ -1,0 +1,141 @@
+"""What all methods with one common model share: the base that moves by the mean update, and the models at home.
+
+The base is the plan's initial weights plus every mean update so far, so it follows from plan and sums alone and is the
+same at every hospital. Each round starts from it, takes the public steps, and then the private ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secure_fedhelp.learning.distillation import soft_loss
+from secure_fedhelp.learning.method import PUBLIC, Method, Said, Site
+from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat, parameter_count
+from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.task import Task
+from secure_fedhelp.privacy.entries import Proof
+from secure_fedhelp.privacy.mechanisms import DpSgd
+from secure_fedhelp.privacy.training import train_private
+from secure_fedhelp.study.channel import Vector
+from secure_fedhelp.study.plan import StudyPlan
+
+_HOME, _PERSONAL = 3, 4
+
+
+class Averaging(Method):
+    """Federated averaging of updates from DP-SGD. Methods override what they do otherwise."""
+
+    #: Whether large hospitals train a network of their own at home.
+    has_large = True
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.task = Task.of(site.plan)
+        # The plan's initial weights and nothing else: a hospital without a teacher must have the same base as all.
+        self.base = flatten(fresh_model(self.plan, self.plan.model.small))
+        self.large: NDArray[np.float64] | None = None
+        if site.tier == "large" and self.has_large:
+            self.large = flatten(warm_model(self.plan, self.plan.model.large, site.public, site.answers))
+        self._personal: nn.Module | None = None
+
+    @classmethod
+    def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
+        return {"model-update": parameter_count(plan.model.small, plan.data.input_shape, len(plan.data.classes))}
+
+    def train(self, round_number: int) -> Said:
+        model = self.start(round_number)
+        event = self.private_steps(model, round_number)
+        update = flatten(model) - self.base
+        return Said({"model-update": update}, {"model-update": Proof.of("dp-sgd", "event:0", *PUBLIC)}, (event,))
+
+    def start(self, round_number: int) -> TwoHeaded:
+        """The round's common start, after the public steps: before the first round those of the warm start too."""
+        plan, site = self.plan, self.site
+        if round_number == 0:
+            model = warm_model(plan, plan.model.small, site.public, site.answers)
+        else:
+            model = self.shared_model()
+        public_steps(model, plan, round_number, site.public, site.answers, self.ensemble())
+        return model
+
+    def ensemble(self) -> tuple[NDArray[np.float64], float] | None:
+        """Logits [public records, classes] that the public steps distil beside the teacher's, and their weight."""
+        return None
+
+    def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
+        """The round's DP-SGD on ``model``, in place."""
+        site = self.site
+        return train_private(
+            Surrogate(model),
+            self.task.losses,
+            site.records,
+            site.privacy,
+            site.nominal_patients,
+            self.plan.learning.private_learning_rate,
+            site.noise,
+        )
+
+    def learn(self, round_number: int, means: dict[str, Vector]) -> None:
+        self.base, self._personal = self.base + means["model-update"], None
+        if self.large is not None:
+            self.train_large(round_number)
+
+    def shared_model(self) -> TwoHeaded:
+        model = fresh_model(self.plan, self.plan.model.small)
+        load_flat(model, self.base)
+        return model
+
+    # -- what stays at home --------------------------------------------------------------------------------------------
+
+    def large_model(self) -> TwoHeaded:
+        """A large hospital's own network, as trained so far."""
+        model = fresh_model(self.plan, self.plan.model.large)
+        assert self.large is not None, "only large hospitals have a large model"  # noqa: S101  # for the type checker
+        load_flat(model, self.large)
+        return model
+
+    def train_large(self, round_number: int) -> None:
+        """A round's steps of the large model: own labels without noise, and what the shared model may teach it."""
+        learning, model, rng = self.plan.learning, self.large_model(), self.site.rng(_HOME, round_number)
+        steps, rate, lesson = learning.pupil_steps, learning.pupil_learning_rate, self.large_lesson(model)
+        home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson)
+        self.large = flatten(model)
+
+    def large_lesson(self, model: TwoHeaded) -> ExtraLoss:
+        """What the shared model teaches a large hospital's own network; as :meth:`lesson`, unless a method differs."""
+        return self.lesson(model)
+
+    def lesson(self, model: TwoHeaded) -> ExtraLoss:
+        """What the shared model teaches a ``model`` that stays at home: its answers, as much as the plan says."""
+        learning, shared = self.plan.learning, self.shared_model()
+
+        def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
+            with torch.no_grad():
+                answers = shared(inputs)
+            return learning.home_soft_weight * soft_loss(answers, logits, learning.temperature)
+
+        return lesson
+
+    def personalise(self) -> nn.Module:
+        """A small hospital goes on from a copy of the shared model, a large one uses its large model."""
+        if self._personal is None:
+            self._personal = self.trained_at_home(self.shared_model()) if self.large is None else self.large_model()
+        return self._personal
+
+    def trained_at_home(self, model: TwoHeaded) -> TwoHeaded:
+        """``model`` after the plan's personal steps on own records without noise, in place."""
+        learning, rng = self.plan.learning, self.site.rng(_PERSONAL, 0)
+        steps, rate = learning.personal_steps, learning.personal_learning_rate
+        home_steps(model, self.site.records, steps, rate, self.plan, rng, self.lesson(model))
+        return model
+
+    # -- between rounds ------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        return {"base": self.base} | ({} if self.large is None else {"large": self.large})
+
+    def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
+        self.base, self.large, self._personal = state["base"], state.get("large", self.large), None

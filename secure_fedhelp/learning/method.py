@@ -1,0 +1,250 @@
+"""What a learning method is: it says its channels for a round, trains at the hospital, and learns from the aggregates.
+
+A method is a class in a file of its own (learning/methods/), made from a :class:`Site`. It says four things:
+
+* :meth:`Method.lengths`: its channels and how long they are in each round; the plan fixes them for everybody.
+* :meth:`Method.train`: one round of work on own records; what it says goes on the channels of the plan, each with the
+  proof of where it comes from. The release gate asks for nothing else and lets nothing else out.
+* :meth:`Method.learn`: the cohort's combined channels, into the next state.
+* :meth:`Method.state` and :meth:`Method.restore`: what the next round needs, as arrays.
+
+The coordinator knows no method, and a method knows no coordinator: no keys, no ciphertexts, no names of the others.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from secure_fedhelp.data.records import PublicSet, Records
+from secure_fedhelp.errors import InvalidData, InvalidPlan, PlanChanged, PublicSetMismatch, StorageError
+from secure_fedhelp.learning.evaluation import Metrics, evaluate
+from secure_fedhelp.learning.measuring import PooledMetrics, count, leaving, one_record_each, pooled
+from secure_fedhelp.learning.steps import Logits
+from secure_fedhelp.privacy.entries import Proof
+from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, planned_events
+from secure_fedhelp.privacy.noise import NoiseSource
+from secure_fedhelp.privacy.release import PrivateOutput
+from secure_fedhelp.study.channel import Vector, clip_to_bound
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import PrivacySection, Tier
+
+#: Public things that whatever a method says may come from besides its events; naming them costs nothing.
+PUBLIC = ("public:plan", "public:public-set", "public:teacher", "public:transcript")
+_COUNTS = "measured"
+#: What torch raises on a checkpoint that is none.
+_UNREADABLE = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, EOFError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """All that a method gets at one hospital.
+
+    ``records`` are private; ``teacher`` is a foundation model's logits on the public set, float [public records,
+    classes]; ``held_out`` are private records that nobody trains on, for a plan that measures.
+    """
+
+    plan: StudyPlan
+    hospital: str
+    records: Records
+    public: PublicSet
+    teacher: NDArray[np.floating] | None
+    noise: NoiseSource
+    held_out: Records | None = None
+
+    @property
+    def tier(self) -> Tier:
+        return self.plan.hospital(self.hospital).tier
+
+    @property
+    def privacy(self) -> PrivacySection:
+        return self.plan.privacy_of(self.hospital)
+
+    @property
+    def nominal_patients(self) -> int:
+        return self.plan.hospital(self.hospital).nominal_patients
+
+    @property
+    def answers(self) -> Logits | None:
+        """The teacher's logits as float64."""
+        return None if self.teacher is None else np.asarray(self.teacher, dtype=np.float64)
+
+    def rng(self, purpose: int, round_number: int) -> np.random.Generator:
+        """Randomness for what stays at home (order of batches): public seed, own stream. Never a privacy noise."""
+        name = zlib.crc32(self.hospital.encode())
+        return np.random.default_rng([self.plan.study.seed, purpose, round_number, name])
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one round of training says: a vector and a proof for each channel, and the events that were executed.
+
+    Channels that the plan does not have in this round are left out by :class:`Method`; values beyond a channel's
+    bound are cut there.
+    """
+
+    values: Mapping[str, Vector]
+    proofs: Mapping[str, Proof]
+    events: tuple[DpSgd | Gaussian | PooledExact, ...]
+
+
+class Method(ABC):
+    """One method at one hospital. Rounds count from 0.
+
+    Raises PublicSetMismatch, InvalidPlan if the plan's channels are not the method's, or InvalidData if the plan
+    measures and no records are set aside.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.plan = site, site.plan
+        if site.public.sha256 != site.plan.data.public_sha256:
+            raise PublicSetMismatch(f"{site.hospital}: the public set has another hash than the plan's")
+        self._require_channels()
+        if site.plan.metrics is not None and site.held_out is None:
+            raise InvalidData(f"{site.hospital}: the plan measures the model, and no records are set aside for it")
+        self._counts: Vector | None = None
+
+    # -- what a method is ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
+        """The channels that a study of ``plan`` needs: values in every training round, or a number for each.
+
+        It looks at nothing but the plan, and not at the plan's own channels, so a plan can be made with it.
+        """
+
+    @abstractmethod
+    def train(self, round_number: int) -> Said:
+        """One round on own records. It may be asked again after a crash, so it changes nothing that is kept."""
+
+    @abstractmethod
+    def learn(self, round_number: int, means: dict[str, Vector]) -> None:
+        """Take in what the cohort said together, each channel combined as the plan says."""
+
+    @abstractmethod
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """Everything that the next round needs. It holds models of private records: it stays at home."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
+        """Go on from :meth:`state`; KeyError if something is missing."""
+
+    @abstractmethod
+    def shared_model(self) -> nn.Module:
+        """The study's model: what the cohort has learnt together, under differential privacy."""
+
+    @abstractmethod
+    def personalise(self) -> nn.Module:
+        """The model this hospital deploys: it has seen own records without noise, and is never to leave."""
+
+    # -- what all methods have in common -------------------------------------------------------------------------------
+
+    def contribute(self, round_number: int) -> PrivateOutput:
+        """What this hospital hands to the release gate in a round; in the measuring round, what was counted."""
+        said = self._measure() if round_number == self.plan.measuring_round else self.train(round_number)
+        names = self.plan.lengths(round_number)
+        return PrivateOutput(
+            channels={n: clip_to_bound(v, self.plan.channel(n).bound)[0] for n, v in said.values.items() if n in names},
+            events=said.events,
+            proofs={name: proof for name, proof in said.proofs.items() if name in names},
+            noise_source=self.site.noise.name,
+        )
+
+    def absorb(self, round_number: int, means: dict[str, Vector]) -> None:
+        """Take in a published round. After the measuring round the model stays as it was measured."""
+        if round_number == self.plan.measuring_round:
+            self._counts = means["metrics"]
+        else:
+            self.learn(round_number, means)
+
+    def _require_channels(self) -> None:
+        found = {c.name: c.length for c in self.plan.channels if c.mechanism != "counts"}
+        if found != (needed := self.lengths(self.plan)):
+            differ = sorted(name for name in found | needed if found.get(name) != needed.get(name))
+            raise InvalidPlan(
+                f"channel {differ[0]} has length {found.get(differ[0], 0)} in the plan, {self.plan.method.name} needs "
+                f"{needed.get(differ[0], 0)}",
+                "Make the plan's channels with the method's own lengths (docs/plan.md), and have it signed anew.",
+            )
+
+    def _measure(self) -> Said:
+        """How the shared model does on records set aside, and nothing else."""
+        plan, site = self.plan, self.site
+        assert plan.metrics is not None, "only a plan with metrics has such a round"  # noqa: S101  # for the type checker
+        assert site.held_out is not None, "checked when this was made"  # noqa: S101
+        classes, event = len(plan.data.classes), planned_events(plan, site.hospital, plan.study.rounds - 1)[0]
+        counts = count(self.shared_model(), one_record_each(site.held_out, site.noise), plan.metrics, classes)
+        proof = Proof.of(event.kind, "event:0", "public:transcript")
+        return Said({"metrics": leaving(counts, plan.metrics, classes, site.noise)}, {"metrics": proof}, (event,))
+
+    def pooled_metrics(self) -> PooledMetrics | None:
+        """What the measuring round said of the study's model; None if there was none (yet)."""
+        if self.plan.metrics is None or self._counts is None:
+            return None
+        return pooled(self._counts, self.plan.metrics, len(self.plan.data.classes))
+
+    def evaluate(self, test: Records) -> dict[str, Metrics]:
+        """Metrics of the study's model and of this hospital's own on held-out records."""
+        return {"study_model": self.evaluate_shared(test), "personal_model": evaluate(self.personalise(), test)}
+
+    def evaluate_shared(self, test: Records) -> Metrics:
+        """Metrics of the study's model as it stands after the last absorbed round."""
+        return evaluate(self.shared_model(), test)
+
+    def export_models(self) -> dict[str, bytes]:
+        """``shared`` and ``personal`` as ``torch.save`` files of their parameters, for this hospital's own use."""
+        models = {"shared": self.shared_model(), "personal": self.personalise()}
+        return {name: _torch_bytes(model.state_dict()) for name, model in models.items()}
+
+    def save(self) -> bytes:
+        """Everything the next round needs, as one checkpoint. It holds models of private records: keep it at home."""
+        state = self.state() | ({} if self._counts is None else {_COUNTS: self._counts})
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in state.items()}
+        return _torch_bytes({"plan": self.plan.hash, "hospital": self.site.hospital, "state": arrays})
+
+    def load(self, data: bytes) -> None:
+        """Go on from a checkpoint. Raises StorageError if it is damaged, PlanChanged if it is another study's.
+
+        Only tensors and text are read (``weights_only``): a checkpoint cannot run code.
+        """
+        try:
+            found = torch.load(io.BytesIO(data), weights_only=True)
+            owner = found["plan"], found["hospital"]
+            state = {str(name): values.numpy() for name, values in found["state"].items()}
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            EOFError,
+            pickle.UnpicklingError,
+        ) as error:
+            raise _damaged() from error
+        if owner != (self.plan.hash, self.site.hospital):
+            raise PlanChanged("the checkpoint belongs to another study or hospital")
+        self._counts = state.pop(_COUNTS, None)
+        try:
+            self.restore(state)
+        except KeyError as error:
+            raise _damaged() from error
+
+
+def _damaged() -> StorageError:
+    return StorageError("the checkpoint is damaged", "Restore it from a backup, or start the study anew.")
+
+
+def _torch_bytes(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()

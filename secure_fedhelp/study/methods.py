@@ -1,0 +1,61 @@
+"""The learning methods a plan may name, and the options of each: data only, so that a plan is checked without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from secure_fedhelp.study.sections import Strict
+
+
+class FedAvg(Strict):
+    """Federated averaging (McMahan et al., AISTATS 2017): the model moves by the mean update."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class FedProx(Strict):
+    """FedProx (Li et al., MLSys 2020): private steps are also drawn towards the round's common start."""
+
+    name: Literal["fedprox"] = "fedprox"
+    #: mu: half this times the squared distance is added to the objective.
+    proximal_weight: float = Field(default=0.1, ge=0)
+
+
+class Ditto(Strict):
+    """Ditto (Li et al., ICML 2021): each hospital's own model is drawn towards the shared one."""
+
+    name: Literal["ditto"] = "ditto"
+    #: lambda: half this times the squared distance is added to the personal objective.
+    proximal_weight: float = Field(default=0.1, ge=0)
+
+
+class FedHelp(Strict):
+    """FedHelp (KDD 2025), behind the one-way valve; each ingredient has its switch."""
+
+    name: Literal["fedhelp"] = "fedhelp"
+    #: Exchange the trained models' answers on the public set: the ensemble that everybody distils.
+    logits: bool = True
+    #: Weight of the ensemble's soft outputs in the public steps.
+    ensemble_weight: float = Field(default=1.0, ge=0)
+    #: eta: weight of the ranking loss, the only thing that flows from weak to strong.
+    ranking_weight: float = Field(default=0.2, ge=0)
+    #: k of the ranking loss; 1 for two classes.
+    ranking_top: int = Field(default=1, ge=1)
+    #: Large model and proxy trained as one jointly clipped module; off means the large model is a pupil.
+    twin: bool = False
+
+
+class Imported(Strict):
+    """A method of somebody else's: a class that follows learning/method.py, by its import path.
+
+    It runs inside the hospital. A site policy has to name it before any hospital imports it.
+    """
+
+    name: Literal["imported"] = "imported"
+    path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+
+MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | Imported, Field(discriminator="name")]

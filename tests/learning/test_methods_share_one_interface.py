@@ -1,0 +1,195 @@
+"""Every method by the one interface: what it says fits the plan, all hospitals keep one model, a checkpoint goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from secure_fedhelp.errors import InvalidPlan, PlanChanged, StorageError
+from secure_fedhelp.learning.averaging import Averaging
+from secure_fedhelp.learning.method import Method, Site
+from secure_fedhelp.learning.methods import make_method
+from secure_fedhelp.learning.models import flatten
+from secure_fedhelp.learning.steps import home_steps
+from secure_fedhelp.privacy.mechanisms import planned_events
+from secure_fedhelp.privacy.noise import SeededNoise
+from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
+from secure_fedhelp.study.methods import MethodSection
+
+#: conftest.TinyStudy; pytest finds fixtures by name, not by type.
+Study = Any
+NAMES = ("alpha", "beta", "gamma")
+METHODS: list[dict[str, Any]] = [
+    {"name": "fedavg"},
+    {"name": "fedprox", "proximal_weight": 0.5},
+    {"name": "ditto", "proximal_weight": 0.5},
+    {"name": "fedhelp"},
+    {"name": "fedhelp", "twin": True},
+]
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: "-".join(map(str, m.values())))
+
+
+def site(study: Study, name: str, noise: bytes = b"") -> Site:
+    return Site(study.plan, name, study.records[name], study.public, study.teacher, SeededNoise(name.encode() + noise))
+
+
+def members(study: Study) -> dict[str, Method]:
+    return {name: make_method(site(study, name)) for name in NAMES}
+
+
+def run_round(study: Study, hospitals: dict[str, Method], number: int) -> dict[str, Vector]:
+    said = {name: hospital.contribute(number) for name, hospital in hospitals.items()}
+    for name, output in said.items():
+        assert output.events == planned_events(study.plan, name, number)
+        assert set(output.proofs) == set(output.channels) == set(study.plan.lengths(number))
+    total = sum(pack_channels(study.plan, number, name, output.channels) for name, output in said.items())
+    means = unpack_mean(study.plan, number, np.asarray(total), NAMES)
+    for hospital in hospitals.values():
+        hospital.absorb(number, means)
+    return means
+
+
+@every_method
+def test_what_a_method_says_fits_the_plan_and_all_keep_one_model(
+    method: dict[str, Any], study_with: Callable[..., Study]
+) -> None:
+    study = study_with(method=method)
+    hospitals = members(study)
+    for number in range(study.plan.study.rounds):
+        run_round(study, hospitals, number)
+    shared = [flatten(hospital.shared_model()) for hospital in hospitals.values()]
+    assert all(np.array_equal(other, shared[0]) for other in shared)
+    for hospital in hospitals.values():
+        assert {0.0 <= m.auroc <= 1.0 for m in hospital.evaluate(study.test).values()} == {True}
+        assert set(hospital.export_models()) == {"shared", "personal"}
+
+
+@every_method
+def test_a_checkpoint_goes_on_exactly(method: dict[str, Any], study_with: Callable[..., Study]) -> None:
+    study = study_with(method=method)
+    hospitals = members(study)
+    run_round(study, hospitals, 0)
+    for name, hospital in hospitals.items():
+        restored = make_method(site(study, name, b"later"))
+        restored.load(hospital.save())
+        hospital.site = replace(hospital.site, noise=SeededNoise(name.encode() + b"later"))
+        one, two = hospital.contribute(1), restored.contribute(1)
+        assert all(np.array_equal(one.channels[c], two.channels[c]) for c in one.channels)
+
+
+@every_method
+def test_training_again_after_a_crash_changes_nothing_that_is_kept(
+    method: dict[str, Any], study_with: Callable[..., Study]
+) -> None:
+    hospital = members(study_with(method=method))["beta"]
+    before = hospital.save()
+    hospital.contribute(0)
+    assert hospital.save() == before
+
+
+def test_checkpoints_of_another_study_or_with_something_missing_are_refused(study_with: Callable[..., Study]) -> None:
+    study, other = study_with(method={"name": "fedavg"}), study_with(method={"name": "ditto"})
+    hospital = members(study)["beta"]
+    with pytest.raises(PlanChanged):
+        members(other)["beta"].load(hospital.save())
+    hospital.state = dict  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match="damaged"):
+        members(study)["beta"].load(hospital.save())
+
+
+def test_the_proximal_pull_draws_private_steps_back_to_their_start(
+    study_with: Callable[..., Study], nobody_drawn: Any
+) -> None:
+    """Nobody is drawn and the noise is constant, so each step is w -= rate (noise + mu (w - start))."""
+    updates = {}
+    for mu in (0.0, 0.8):
+        study = study_with(method={"name": "fedprox", "proximal_weight": mu})
+        free = make_method(replace(site(study, "beta"), noise=nobody_drawn))
+        assert isinstance(free, Averaging)
+        model = free.start(1)
+        start = flatten(model)
+        free.private_steps(model, 1)
+        updates[mu] = flatten(model) - start
+    privacy, rate = study.plan.privacy["small"], study.plan.learning.private_learning_rate
+    noise = 0.01 * privacy.noise_multiplier * privacy.clipping_norm / (privacy.sampling_rate * 20)
+    moved = updates[0.0] != 0  # the public head takes no private step
+    expected = {mu: -rate * noise * sum((1 - rate * mu) ** k for k in range(privacy.steps)) for mu in updates}
+    for mu, update in updates.items():
+        np.testing.assert_allclose(update[moved], expected[mu], rtol=1e-3)
+        assert not update[~moved].any()
+
+
+def test_dittos_personal_model_is_drawn_towards_the_shared_one(study_with: Callable[..., Study]) -> None:
+    def distance(weight: float) -> float:
+        study = study_with(method={"name": "ditto", "proximal_weight": weight}, personal_steps=30)
+        hospital = members(study)["alpha"]
+        return float(np.linalg.norm(flatten(hospital.personalise()) - flatten(hospital.shared_model())))
+
+    assert distance(0.0) > distance(10.0) > distance(1000.0) > 0
+
+
+def test_dittos_first_step_is_the_gradient_of_its_objective(study: Study, study_with: Callable[..., Study]) -> None:
+    study = study_with(method={"name": "ditto", "proximal_weight": 3.0})
+    hospital = members(study)["beta"]
+    assert isinstance(hospital, Averaging)
+    model = hospital.shared_model()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.25)
+    penalty = hospital.lesson(model)(torch.zeros(1, 5), torch.zeros(1, 2))
+    assert float(penalty.detach()) == pytest.approx(3.0 / 2 * 0.25**2 * sum(p.numel() for p in model.parameters()))
+    home_steps(model, study.records["beta"], 1, 0.01, study.plan, np.random.default_rng(0), hospital.lesson(model))
+
+
+class Silent(Averaging):
+    """A method from outside: it only listens to its own options."""
+
+    def train(self, round_number: int) -> Any:
+        said = super().train(round_number)
+        assert self.plan.method.name == "imported"
+        return replace(said, values={"model-update": np.zeros_like(said.values["model-update"])})
+
+
+def test_a_method_may_be_imported_and_must_be_one(study_with: Callable[..., Study]) -> None:
+    def made(path: str) -> Method:
+        return make_method(site(study_with(method={"name": "imported", "path": path}), "beta"))
+
+    output = made(f"{__name__}:Silent").contribute(0)
+    assert not output.channels["model-update"].any()
+    for path, reason in (
+        ("nowhere.at_all:Method", "no method nowhere.at_all:Method"),
+        ("secure_fedhelp.learning.method:Nothing", "no method"),
+        ("secure_fedhelp.learning.method:Site", "no subclass"),
+        (f"{__name__}:made", "no"),
+    ):
+        with pytest.raises(InvalidPlan, match=reason):
+            made(path)
+
+
+def test_a_plan_whose_channels_are_not_the_methods_is_refused(study_with: Callable[..., Study]) -> None:
+    study = study_with(method={"name": "fedhelp"})
+    for plan, reason in (
+        (study_with(method={"name": "fedavg"}).plan.model_copy(update={"channels": study.plan.channels}), "needs 0"),
+        (study.plan.model_copy(update={"channels": study.plan.channels[:1]}), "public-logits has length 0"),
+        (study.plan.model_copy(update={"channels": study.plan.channels[1:]}), "model-update has length 0"),
+    ):
+        with pytest.raises(InvalidPlan, match=reason):
+            make_method(replace(site(study, "beta"), plan=plan))
+
+
+def test_another_methods_options_are_refused(study_with: Callable[..., Study]) -> None:
+    for options in ({"name": "fedavg", "twin": True}, {"name": "magic"}, {"name": "fedprox", "proximal_weight": -1}):
+        with pytest.raises(InvalidPlan, match="method"):
+            study_with(method=options)
+    plan = study_with(method={"name": "fedavg"}).plan
+    section: MethodSection = plan.method
+    assert section.name == "fedavg"
+    from secure_fedhelp.study.methods import FedHelp
+
+    with pytest.raises(InvalidPlan, match="fedavg, not FedHelp"):
+        plan.options(FedHelp)
