@@ -9,9 +9,10 @@ import numpy as np
 
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
-from secure_fedhelp.learning.models import parameter_count
+from secure_fedhelp.learning.methods import method_class
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.sections import Tier
 from secure_fedhelp.study.threshold import Masks
@@ -100,7 +101,13 @@ DEFAULTS: dict[str, StudyDefaults] = {
 
 
 def build_plan(
-    dataset: str, study: StudyData, rounds: int | None, epsilon: float | None, seed: int, masks: Masks = "repairing"
+    dataset: str,
+    study: StudyData,
+    rounds: int | None,
+    epsilon: float | None,
+    seed: int,
+    masks: Masks = "repairing",
+    method: MethodSection | None = None,
 ) -> StudyPlan:
     """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults.
 
@@ -112,44 +119,38 @@ def build_plan(
     defaults = DEFAULTS[dataset]
     rounds = defaults.rounds if rounds is None else rounds
     epsilon = defaults.epsilon if epsilon is None else epsilon
-    data = study.data_section_fields
-    shape, classes = data["input_shape"], len(data["classes"])
-    tiers = sorted({tier for tier, _ in study.hospitals.values()})
-    return parse_plan(
-        {
-            "study": {
-                "name": f"{dataset}-demo",
-                "rounds": rounds,
-                "seed": seed,
-                "mode": "research",
-            },
-            "consortium": "demo-consortium",
-            "method": {"name": "fedhelp"},
-            "data": data,
-            "model": {"small": defaults.small, "large": defaults.large},
-            "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
-            "privacy": {tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon) for tier in tiers},
-            "aggregation": {
-                "required_error": REQUIRED_ERROR,
-                "minimum_cohort": 3,
-                "weights": "precision",
-                "masks": masks,
-            },
-            "channels": [
-                {
-                    "name": "model-update",
-                    "length": parameter_count(defaults.small, shape, classes),
-                    "bound": defaults.update_bound,
-                },
-                {"name": "public-logits", "length": len(study.public) * classes, "bound": defaults.logit_bound},
-            ],
-            "hospitals": [
-                {"name": name, "tier": tier, "nominal_patients": nominal(records.n_patients)}
-                for name, (tier, records) in study.hospitals.items()
-            ],
+    classes = len(study.data_section_fields["classes"])
+    values: dict[str, Any] = {
+        "study": {"name": f"{dataset}-demo", "rounds": rounds, "seed": seed, "mode": "research"},
+        "consortium": "demo-consortium",
+        "method": (method or FedHelp()).model_dump(mode="json"),
+        "data": study.data_section_fields,
+        "model": {"small": defaults.small, "large": defaults.large},
+        "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
+        "privacy": {
+            tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon)
+            for tier in sorted({tier for tier, _ in study.hospitals.values()})
         },
-        f"plan of {dataset}",
-    )
+        "aggregation": {
+            "required_error": REQUIRED_ERROR,
+            "minimum_cohort": 3,
+            "weights": "precision",
+            "masks": masks,
+        },
+        "channels": [{"name": "model-update", "length": 1, "bound": defaults.update_bound}],
+        "hospitals": [
+            {"name": name, "tier": tier, "nominal_patients": nominal(records.n_patients)}
+            for name, (tier, records) in study.hospitals.items()
+        ],
+    }
+    source = f"plan of {dataset}"
+    draft = parse_plan(values, source)  # all but its channels, which the method says
+    bounds = {"model-update": defaults.update_bound, "public-logits": defaults.logit_bound}
+    channels = [
+        {"name": name, "length": length, "bound": bounds[name]}
+        for name, length in method_class(draft.method).lengths(draft).items()
+    ]
+    return parse_plan(values | {"channels": channels}, source)
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:

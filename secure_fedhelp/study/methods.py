@@ -58,4 +58,6 @@ class Imported(Strict):
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 
+#: Methods of this project; a policy allows them unless it says otherwise.
+BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp")
 MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | Imported, Field(discriminator="name")]

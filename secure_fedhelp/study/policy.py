@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
 from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.methods import BUILT_IN, Imported
 from secure_fedhelp.study.plan import StudyPlan, explain, read_toml
 from secure_fedhelp.study.sections import Strict
 
@@ -42,6 +43,8 @@ class SitePolicy(Strict):
     #: without masks, where the coordinator and any one hospital together read everybody's contribution.
     smallest_coalition: int = Field(default=1, ge=0)
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits", "metrics")
+    #: Learning methods. An imported one is named by its path, because it is code that would run in this hospital.
+    methods_allowed: tuple[str, ...] = BUILT_IN
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.
     foundation_endpoints: tuple[str, ...] = ()
@@ -96,6 +99,8 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
     masks = f"masks = {aggregation.masks} and cohorts from {cohort}, which stand a coalition of {stands} hospitals"
     refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
     channels = ", ".join(refused or [c.name for c in plan.channels])
+    methods = policy.methods_allowed
+    method = plan.method.path if isinstance(plan.method, Imported) else plan.method.name
     asked: list[str] = [plan.metrics.release] if plan.metrics else []
     asked += ["research"] if plan.study.mode == "research" else []
     beyond = [kind for kind in asked if _METRICS.index(kind) > _METRICS.index(policy.metrics)]
@@ -126,6 +131,9 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
             share > policy.largest_weight_share,
         ),
         Clause("channels_allowed", channels, ", ".join(policy.channels_allowed) or "none", bool(refused)),
+        Clause(
+            "methods_allowed", method, ", ".join(policy.methods_allowed) or "none", method not in policy.methods_allowed
+        ),
         Clause(
             "foundation_endpoints",
             foundation_url or "none",

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.study.methods import Imported, MethodSection
 
 if TYPE_CHECKING:
     from secure_fedhelp.learning.method import Method, Site
@@ -13,12 +14,10 @@ if TYPE_CHECKING:
 _CLASSES: Final = {"fedavg": "FedAvg", "fedprox": "FedProx", "ditto": "Ditto", "fedhelp": "FedHelp"}
 
 
-def make_method(site: Site) -> Method:
-    """The plan's method at one hospital. InvalidPlan if an imported one cannot be found or is none."""
+def method_class(chosen: MethodSection) -> type[Method]:
+    """The class of a plan's method. InvalidPlan if an imported one cannot be found or is none."""
     from secure_fedhelp.learning.method import Method
-    from secure_fedhelp.study.methods import Imported
 
-    chosen = site.plan.method
     if isinstance(chosen, Imported):
         module, name = chosen.path.split(":")
     else:
@@ -30,5 +29,9 @@ def make_method(site: Site) -> Method:
         raise InvalidPlan(f"there is no method {module}:{name}: {error}", hint) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InvalidPlan(f"{module}:{name} is no subclass of secure_fedhelp.learning.method.Method")
-    made: Method = found(site)
-    return made
+    return found
+
+
+def make_method(site: Site) -> Method:
+    """The plan's method at one hospital. Raises as :func:`method_class` and :class:`Method` do."""
+    return method_class(site.plan.method)(site)
