@@ -126,9 +126,12 @@ def everywhere(reports: Sequence[EpsilonReport], delta: float | None = None, prv
     reports = distinct(reports)
     used = min((r.delta for r in reports if r.entries), default=1e-5) if delta is None else delta
     events, waiting = [e for r in reports for e in r.events], [e for r in reports for e in r.reserved]
-    both = cross_check(events, used, by="opacus" if prv else "dp-accounting")
     counts = sum(r.total.releases for r in reports), sum(r.total.reservations for r in reports)
-    return Part(None, None, used, *counts, both, epsilon([*events, *waiting], used))
+    try:
+        both = cross_check(events, used, by="opacus" if prv else "dp-accounting")
+        return Part(None, None, used, *counts, both, epsilon([*events, *waiting], used))
+    except InvalidPlan as error:
+        raise LedgerInvalid(f"all ledgers together: {error.message}", "Give fewer, or another --delta.") from error
 
 
 def distinct(reports: Sequence[EpsilonReport]) -> list[EpsilonReport]:

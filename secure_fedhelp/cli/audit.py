@@ -39,18 +39,22 @@ def epsilon(
 ) -> None:
     """Recompute epsilon from ledgers, by two accountants: by study, by data set, and over all of them.
 
-    The last row is for a patient who is in every one of the ledgers; two copies of one ledger count once in it. Exit
-    code 1 if a ledger does not verify, or one key signed two that part.
+    The last row is for a patient who is in every one of the ledgers; two copies of one ledger count once in it.
+
+    Exit code 1 if a ledger does not verify, or if one key signed two that differ (a fork).
 
     Example: secure-fedhelp audit epsilon runs/demo/hospitals/*/ledger.jsonl
     """
     from secure_fedhelp.audit.epsilon import EpsilonReport, everywhere, recompute, require_no_fork
     from secure_fedhelp.cli.epsilon_table import Read, print_epsilons, write_epsilons
-    from secure_fedhelp.errors import FedHelpError
+    from secure_fedhelp.errors import FedHelpError, InvalidPlan
     from secure_fedhelp.privacy import accountant
 
     if delta is not None:
-        accountant.epsilon([], delta)  # a delta that means nothing is an error of its own
+        try:
+            accountant.epsilon([], delta)  # a delta that means nothing is an error of its own
+        except InvalidPlan as error:
+            raise InvalidPlan(error.message, "Give --delta a number such as 1e-5.") from error
     read: list[Read] = []
     for path in ledgers:
         try:
@@ -108,5 +112,8 @@ def verify(
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(findings)} checks failed.", style="bold red")
+        console.print("Keep the files as they are. Begin with the first failure of each: others may follow from it.")
         raise typer.Exit(1)
     console.print(f"All {len(findings)} checks hold.", style="green")
+    if own_ca is None:
+        console.print("By the run's own ca.crt, which whoever made the run can make, too: give your copy with --ca.")

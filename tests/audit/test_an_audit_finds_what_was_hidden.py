@@ -450,8 +450,11 @@ def test_the_command_prints_a_table_and_ends_with_zero(finished: Run) -> None:
     code, text = invoke("verify", finished.root)
     assert code == 0
     assert "All 22 checks hold." in text
+    assert "By the run's own ca.crt" in text
     ca = finished.root / "ca.crt"
-    assert invoke("verify", finished.root, "--ca", ca)[0] == 0
+    code, text = invoke("verify", finished.root, "--ca", ca)
+    assert code == 0
+    assert "own ca.crt" not in text
     code, text = invoke("epsilon", *(finished.ledger(n) for n in ("alpha", "beta")))
     assert code == 0
     assert "alpha" in text
@@ -464,6 +467,7 @@ def test_the_command_ends_with_one_if_anything_does_not_hold(run: Run) -> None:
     code, text = invoke("verify", run.root)
     assert code == 1
     assert "1 of 22 checks failed." in text
+    assert "Keep the files as they are." in text
     assert "FAILED" in text
     spoil_byte(run)
     code, text = invoke("epsilon", run.ledger("alpha"), run.ledger("beta"))

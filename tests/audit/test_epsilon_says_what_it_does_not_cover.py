@@ -189,8 +189,20 @@ def test_opacus_is_asked_when_wanted(alpha: Path, beta: Path, tmp_path: Path) ->
 
 
 def test_a_delta_that_means_nothing_is_an_error_of_its_own(alpha: Path) -> None:
-    with pytest.raises(InvalidPlan, match="delta 2"):
+    with pytest.raises(InvalidPlan, match="delta 2") as caught:
         invoke(alpha, "--delta", 2)
+    assert "--delta" in caught.value.hint
+
+
+def test_more_steps_than_the_accountant_knows_are_named(tmp_path: Path) -> None:
+    """Each ledger has a figure; for both together there is none, and none is made up."""
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for number, path in enumerate(paths):
+        with open_ledger(path, f"hospital-{number}", fixed_key(number)) as ledger:
+            release(ledger, 0, place("1"), *[DpSgd.model_validate(EVENT.model_dump() | {"steps": 10**6})] * 6)
+    reports = [recompute(path) for path in paths]
+    with pytest.raises(LedgerInvalid, match="all ledgers together: more than 10,000,000 private steps"):
+        everywhere(reports)
 
 
 def test_a_ledger_s_own_delta_beyond_the_accountant_is_named_with_the_file(tmp_path: Path) -> None:
