@@ -3,7 +3,8 @@
 A ledger's releases are added up by study and data set, and all together: whether two data sets share patients is the
 hospital's secret, so the figure that holds for every patient counts them all. Open reservations, which may yet be
 spent, are shown apart. A patient whose records lie at several hospitals is protected by what all their ledgers add up
-to: nobody else knows, so the figure is sequential composition of everything given.
+to: nobody else knows, so the figure is sequential composition of everything given. Two copies of one ledger are one;
+two ledgers of one key that part somewhere are a fork, of which neither is believed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from secure_fedhelp.errors import InvalidPlan, LedgerInvalid
 from secure_fedhelp.identity.signing import ledger_key
 from secure_fedhelp.privacy.accountant import CrossCheck, cross_check, epsilon
 from secure_fedhelp.privacy.entries import LedgerEntry, committed, open_reservations, releases, spent
-from secure_fedhelp.privacy.ledger import read_ledger
+from secure_fedhelp.privacy.ledger import read_history
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, paid
 
 
@@ -62,6 +63,8 @@ class EpsilonReport:
     #: By study and data set, in order of first use.
     parts: tuple[Part, ...] = ()
     exact: tuple[ExactRelease, ...] = ()
+    #: SHA-256 of each line.
+    heads: tuple[str, ...] = field(default=(), repr=False)
     #: What all releases cost, and what open reservations may yet, for adding it to what other ledgers hold.
     events: tuple[DpSgd | Gaussian, ...] = field(default=(), repr=False)
     reserved: tuple[DpSgd | Gaussian, ...] = field(default=(), repr=False)
@@ -89,7 +92,8 @@ def recompute(
     Opacus' accountants (RDP and PRV), which takes torch, instead of dp-accounting's RDP. Raises LedgerInvalid,
     StorageError if it cannot be read, AccountantDisagreement if the accountants contradict each other.
     """
-    entries = read_ledger(path, None if public_hex is None else ledger_key(public_hex))
+    history = read_history(path, None if public_hex is None else ledger_key(public_hex))
+    entries = history.entries
     if not entries:
         nothing = Part(None, None, delta or 0.0, 0, 0, CrossCheck(0.0, 0.0), 0.0)
         return EpsilonReport("(no entries)", "patient", 0, "", (), nothing)
@@ -108,18 +112,48 @@ def recompute(
         total=total,
         parts=tuple(parts),
         exact=exact_releases(entries),
+        heads=tuple(history.heads),
         events=tuple(spent(entries)),
         reserved=tuple(paid(event for r in open_reservations(entries) for event in r.events)),
     )
 
 
 def everywhere(reports: Sequence[EpsilonReport], delta: float | None = None, prv: bool = False) -> Part:
-    """What all these ledgers add up to for a patient who is in each of them; ``delta`` None: the smallest of theirs."""
+    """What all these ledgers add up to for a patient who is in each of them; ``delta`` None: the smallest of theirs.
+
+    Each ledger counts once (:func:`distinct`); of a fork (:func:`require_no_fork`) both sides count.
+    """
+    reports = distinct(reports)
     used = min((r.delta for r in reports if r.entries), default=1e-5) if delta is None else delta
     events, waiting = [e for r in reports for e in r.events], [e for r in reports for e in r.reserved]
-    both = cross_check(events, used, by="opacus" if prv else "dp-accounting")
     counts = sum(r.total.releases for r in reports), sum(r.total.reservations for r in reports)
-    return Part(None, None, used, *counts, both, epsilon([*events, *waiting], used))
+    try:
+        both = cross_check(events, used, by="opacus" if prv else "dp-accounting")
+        return Part(None, None, used, *counts, both, epsilon([*events, *waiting], used))
+    except InvalidPlan as error:
+        raise LedgerInvalid(f"all ledgers together: {error.message}", "Give fewer, or another --delta.") from error
+
+
+def distinct(reports: Sequence[EpsilonReport]) -> list[EpsilonReport]:
+    """Each ledger once: what a longer copy of it goes on from has nothing to add."""
+    kept: list[EpsilonReport] = []
+    for report in sorted(reports, key=lambda r: r.entries, reverse=True):
+        if not any(other.heads[: report.entries] == report.heads for other in kept):
+            kept.append(report)
+    return kept
+
+
+def require_no_fork(path: Path, report: EpsilonReport, earlier: Iterable[tuple[Path, EpsilonReport]]) -> None:
+    """Raise LedgerInvalid if one key signed this ledger and an earlier one, and neither goes on from the other: its
+    hospital shows one history to some and another to others, so what it spent is not known."""
+    for other_path, other in earlier:
+        both = min(report.entries, other.entries)
+        if report.public_key == other.public_key and report.heads[:both] != other.heads[:both]:
+            entry = next(n for n in range(both) if report.heads[n] != other.heads[n])
+            raise LedgerInvalid(
+                f"{path}: entry {entry}: it is another one in {other_path}, and one key signed both files: a fork",
+                "Ask the hospital which of the two is its ledger, and compare it with the heads in the transcripts.",
+            )
 
 
 def exact_releases(entries: Iterable[LedgerEntry]) -> tuple[ExactRelease, ...]:

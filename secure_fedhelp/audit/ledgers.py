@@ -14,8 +14,8 @@ from secure_fedhelp.identity.signing import ledger_key
 from secure_fedhelp.privacy.accountant import cross_check, epsilon, within_budget
 from secure_fedhelp.privacy.channels import objection
 from secure_fedhelp.privacy.entries import LedgerEntry, Release, open_reservations, releases, spent
-from secure_fedhelp.privacy.mechanisms import planned_events
-from secure_fedhelp.study.canonical import GENESIS
+from secure_fedhelp.privacy.mechanisms import PooledExact, planned_events
+from secure_fedhelp.study.canonical import GENESIS, sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
 from secure_fedhelp.wire.messages import UploadHeader
@@ -62,11 +62,15 @@ def _require_planned(entry: Release, plan: StudyPlan, name: str) -> None:
         raise LedgerInvalid("its mechanisms are not those that the plan says for this round")
     if (entry.unit, entry.delta) != (privacy.unit, privacy.delta):
         raise LedgerInvalid(f"it states delta {entry.delta:g} for a {entry.unit}, the plan {privacy.delta:g}")
-    if set(entry.values()) != set(channels := plan.lengths(entry.round)):
-        raise LedgerInvalid(f"channels {sorted(entry.values())}, the plan says {sorted(channels)}")
+    lengths = plan.lengths(entry.round)
+    if entry.values().keys() != lengths.keys():
+        raise LedgerInvalid(f"channels {sorted(entry.values())}, the plan says {sorted(lengths)}")
     for channel in entry.channels:
         if (reason := objection(plan, entry.round, channel.name, channel)) is not None:
             raise LedgerInvalid(reason)
+        # Public means zeros, whose hash everybody knows: anything else would have left without being paid for.
+        if channel.mechanism == "public" and channel.values_sha256 != sha256_hex(bytes(8 * lengths[channel.name])):
+            raise LedgerInvalid(f"channel {channel.name} is called public, and is not zero")
     if entry.noise_source != "system" and plan.study.mode != "research":
         raise LedgerInvalid(f"noise of source {entry.noise_source} in {plan.study.mode} mode")
 
@@ -80,7 +84,10 @@ def check_paid(
     """
     if not (entries or uploads):
         return "no uploads"
-    study = [e for e in releases(entries) if e.study == plan.hash]
+    paid: dict[int, int] = {}  # of each round, the first entry that pays for an upload
+    for entry in releases(entries):
+        if entry.study == plan.hash and _sends(entry):
+            paid.setdefault(entry.round, entry.index)
     for header in uploads:
         before = header.ledger_entries
         said = f"(round {header.round + 1}): the upload witnessed {before} entries with head {header.ledger_head[:16]}"
@@ -91,7 +98,7 @@ def check_paid(
             raise LedgerInvalid(
                 f"entry {max(0, before - 1)} {said}; the ledger does not go on from them: it was changed"
             )
-        if not any(e.round == header.round and e.index < before and _sends(e) for e in study):
+        if paid.get(header.round, before) >= before:
             raise LedgerInvalid(f"entry {max(0, before - 1)} {said}; no release up to it paid for the upload")
     after = len(entries) - max((h.ledger_entries for h in uploads), default=0)
     return f"{len(uploads)} uploads, {len(entries)} entries" + (f", {after} after the last upload" if after else "")
@@ -121,7 +128,8 @@ def check_budget(entries: Sequence[LedgerEntry], plan: StudyPlan, name: str) -> 
 
 
 def check_lifetime(entries: Sequence[LedgerEntry], plan: StudyPlan, name: str, policy: SitePolicy) -> str:
-    """No data set's releases, over all studies, go beyond the policy; all together are shown beside it.
+    """No data set's releases, over all studies, go beyond the policy, nor its releases of exact counts, which have no
+    epsilon; all together are shown beside it.
 
     Which data sets share patients is the hospital's secret, so each is judged alone and their sum is not.
     """
@@ -135,8 +143,18 @@ def check_lifetime(entries: Sequence[LedgerEntry], plan: StudyPlan, name: str, p
                 f"{place(over)}: data set {dataset[:16]} has spent epsilon "
                 f"{shown(figure)} over all studies, the site policy's lifetime_epsilon is {limit:g}"
             )
-    together = f"{shown(epsilon(spent(entries), delta))} of {limit:g} at delta {delta:g}"
-    return together + (f", over {len(sets)} data sets together" if len(sets) > 1 else "")
+        counts = [e for e in own for event in e.events if isinstance(event, PooledExact)]
+        if len(counts) > policy.exact_releases:
+            raise LedgerInvalid(
+                f"{place(counts[policy.exact_releases])}: data set {dataset[:16]} has {len(counts)} releases of exact "
+                f"counts over all studies, the site policy's exact_releases is {policy.exact_releases}"
+            )
+    total = epsilon(spent(entries), delta)
+    figure_of_all = f"{shown(total)} of {limit:g} at delta {delta:g}"
+    if len(sets) < 2:
+        return figure_of_all
+    more = "" if within_budget(total, limit) else "; above it for a patient who is in several of them"
+    return f"{figure_of_all}, over {len(sets)} data sets together{more}"
 
 
 def _first_over(entries: Sequence[Release], delta: float, limit: float) -> Release:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secure_fedhelp.errors import StorageError, TranscriptInvalid
+from secure_fedhelp.study.files import read_regular
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript, witnessed_heads
 
@@ -20,7 +21,7 @@ def read_transcript(
     Raises TranscriptInvalid naming file, entry and reason, and StorageError if it cannot be read.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise StorageError(f"cannot read the transcript {path}: {error.strerror}", "Check the path.") from error
     *lines, torn = content.split(b"\n")

@@ -18,6 +18,7 @@ statement adds up to, and that it was not changed after the fact, is what is pro
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,13 +28,21 @@ from typing import ParamSpec
 
 from secure_fedhelp.audit import ledgers
 from secure_fedhelp.audit.transcript import read_transcript
-from secure_fedhelp.errors import FedHelpError, LedgerInvalid, PolicyViolation, StorageError, TranscriptInvalid
+from secure_fedhelp.errors import (
+    CertificateExpired,
+    FedHelpError,
+    LedgerInvalid,
+    PolicyViolation,
+    StorageError,
+    TranscriptInvalid,
+)
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.identity.cards import MemberCard, check_card
 from secure_fedhelp.privacy.entries import LedgerEntry, releases
 from secure_fedhelp.privacy.ledger import read_history
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.canonical import canonical_bytes
+from secure_fedhelp.study.files import read_regular
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.study.policy import SitePolicy, broken_clauses
 from secure_fedhelp.wire.transcript import TranscriptEntry
@@ -97,7 +106,7 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
     are judged at the time of the last ledger entry, so that an audit may come years later; ``now`` (unix seconds) is
     used when there is none.
     """
-    if not (folder / "plan.toml").is_file():
+    if not _given(folder / "plan.toml"):
         raise StorageError(f"{folder} is not a run directory: it has no plan.toml", "Check the path.")
     run = Run(folder, load_plan(folder / "plan.toml"))
     authority = ca_pem if ca_pem is not None else run_authority(folder)
@@ -105,8 +114,9 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
     run.check("plan", "read and hashed", lambda: run.plan.hash)
     for name in names:
         run.check(name, "ledger unbroken", _check_ledger, run, name)
-    when = max((float(e.time) for entries in run.ledgers.values() for e in entries), default=now)
-    run.check("roster", "cards under the CA", _check_cards, run, authority, when)
+    for name in _strangers(run):
+        run.check(name, "ledger is its own", _refuse_stranger, run, name)
+    run.check("roster", "cards under the CA", _check_cards, run, authority, now)
     run.check("coordinator", "transcript unbroken", _check_transcript, run)
     run.check("coordinator", "no round left out", _check_complete, run)
     for entry in run.transcript:
@@ -116,7 +126,7 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
         run.check(name, "releases as planned", _of_ledger, run, name, ledgers.check_planned)
         run.check(name, "uploads paid for", _check_paid, run, name)
         run.check(name, "epsilon in budget", _of_ledger, run, name, ledgers.check_budget)
-        if (folder / "hospitals" / name / "policy.toml").is_file():
+        if _is_file(folder / "hospitals" / name / "policy.toml"):
             run.check(name, "the policy allows the plan", _check_policy, run, name)
         if name in run.policies:
             run.check(name, "lifetime within the policy", _check_lifetime, run, name)
@@ -126,8 +136,42 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
 # --- the steps -------------------------------------------------------------------------------------------------------
 
 
+def _given(path: Path) -> bool:
+    """Whether there is anything at ``path``: a folder, a broken link or what nobody may read is something that was
+    given and fails when it is read, and never passes for a file that was not given."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file that a hospital may leave out is there, and one that can be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _strangers(run: Run) -> list[str]:
+    """Folders with a ledger of no hospital of the plan: nothing of it is checked, and nobody should think it was."""
+    known = {h.name for h in run.plan.hospitals}
+    try:
+        names = sorted(path.name for path in (run.folder / "hospitals").iterdir())
+    except OSError:
+        return []
+    return [name for name in names if name not in known and _given(run.ledger_path(name))]
+
+
+def _refuse_stranger(run: Run, name: str) -> str:
+    raise LedgerInvalid(f"{run.ledger_path(name)}: the plan has no hospital {name}, so nothing in it was checked")
+
+
 def _check_ledger(run: Run, name: str) -> str:
-    if not run.ledger_path(name).exists():
+    if not _given(run.ledger_path(name)):
         return "no ledger: nothing was released"  # an upload without one is found below
     history = read_history(run.ledger_path(name))
     run.ledgers[name], run.heads[name] = history.entries, history.heads
@@ -135,7 +179,7 @@ def _check_ledger(run: Run, name: str) -> str:
 
 
 def _entries(run: Run, name: str) -> list[LedgerEntry]:
-    if name not in run.ledgers and run.ledger_path(name).exists():
+    if name not in run.ledgers and _given(run.ledger_path(name)):
         raise LedgerInvalid("the ledger is broken, so nothing in it can be relied on")
     return run.ledgers.get(name, [])
 
@@ -154,25 +198,39 @@ def _naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error.message}", error.hint) from error
 
 
-def _check_cards(run: Run, authority: bytes, when: float) -> str:
+def _check_cards(run: Run, authority: bytes, now: float) -> str:
     path = run.folder / "coordinator" / "roster.json"
+    times = [(e.time, name, e.index) for name, entries in run.ledgers.items() for e in entries]
+    when = float(max(times)[0]) if times else now
     try:
-        cards = json.loads(path.read_bytes())
+        cards = json.loads(read_regular(path), object_pairs_hook=_without_doubles)
         if not isinstance(cards, dict):
             raise TranscriptInvalid(f"{path} is not a table of cards by name")
         data = {name: canonical_bytes(card) for name, card in cards.items()}
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise TranscriptInvalid(f"{path} is not JSON") from error
+        raise TranscriptInvalid(f"{path} is not JSON, or names something twice") from error
     for name, card_bytes in data.items():
-        card = check_card(card_bytes, authority, run.plan, when)
+        try:
+            card = check_card(card_bytes, authority, run.plan, when)
+        except CertificateExpired as error:
+            # A ledger's clock is its hospital's word: one that runs ahead makes every card look expired.
+            at = f"at the time of {run.ledger_path(max(times)[1])}: entry {max(times)[2]}" if times else "now"
+            raise CertificateExpired(f"{error.message} (judged {at})", error.hint) from error
         if card.name != name:
             raise TranscriptInvalid(f"the card under {name} is that of {card.name}")
         run.cards[name] = card
     _coordinator_key(run)
     day = datetime.fromtimestamp(when, UTC).date().isoformat()
     return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {day}"
+
+
+def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError for a key that stands in it twice, of which another reader may take the other."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
 
 
 def _check_transcript(run: Run) -> str:
@@ -242,7 +300,7 @@ def _check_paid(run: Run, name: str) -> str:
 def _check_policy(run: Run, name: str) -> str:
     folder = HospitalFolder(run.folder / "hospitals" / name)
     policy = run.policies[name] = folder.policy()
-    url = folder.config().foundation_url if (folder.root / "hospital.toml").is_file() else None
+    url = folder.config().foundation_url if _is_file(folder.root / "hospital.toml") else None
     broken = broken_clauses(policy, run.plan, name, url)
     if broken:
         listed = "; ".join(map(str, broken))
@@ -268,6 +326,9 @@ def _member_keys(run: Run) -> dict[str, str]:
 
 def run_authority(folder: Path) -> bytes:
     for path in (folder / "ca.crt", folder / "consortium" / "ca.crt"):
-        if path.exists():
-            return path.read_bytes()
+        if _given(path):
+            try:
+                return read_regular(path)
+            except OSError as error:
+                raise StorageError(f"cannot read {path}: {error.strerror}", "Give your own copy with --ca.") from error
     raise StorageError(f"{folder} has no ca.crt", "Give your own copy of the consortium's certificate with --ca.")

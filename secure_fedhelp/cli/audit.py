@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from secure_fedhelp.cli import audit_canary, audit_report
+from secure_fedhelp.cli.plain import plain
 
 app = typer.Typer(
     help="Check a study from its files alone: recompute epsilon, verify every chain and signature.\n\n"
@@ -38,21 +39,28 @@ def epsilon(
 ) -> None:
     """Recompute epsilon from ledgers, by two accountants: by study, by data set, and over all of them.
 
-    The last row is for a patient who is in every one of the ledgers. Exit code 1 if a ledger does not verify.
+    The last row is for a patient who is in every one of the ledgers; two copies of one ledger count once in it.
+
+    Exit code 1 if a ledger does not verify, or if one key signed two that differ (a fork).
 
     Example: secure-fedhelp audit epsilon runs/demo/hospitals/*/ledger.jsonl
     """
-    from secure_fedhelp.audit.epsilon import everywhere, recompute
+    from secure_fedhelp.audit.epsilon import EpsilonReport, everywhere, recompute, require_no_fork
     from secure_fedhelp.cli.epsilon_table import Read, print_epsilons, write_epsilons
-    from secure_fedhelp.errors import FedHelpError
+    from secure_fedhelp.errors import FedHelpError, InvalidPlan
     from secure_fedhelp.privacy import accountant
 
     if delta is not None:
-        accountant.epsilon([], delta)  # a delta that means nothing is an error of its own
+        try:
+            accountant.epsilon([], delta)  # a delta that means nothing is an error of its own
+        except InvalidPlan as error:
+            raise InvalidPlan(error.message, "Give --delta a number such as 1e-5.") from error
     read: list[Read] = []
     for path in ledgers:
         try:
-            read.append(Read(path, recompute(path, key, delta, prv)))
+            report = recompute(path, key, delta, prv)
+            require_no_fork(path, report, ((r.path, r.result) for r in read if isinstance(r.result, EpsilonReport)))
+            read.append(Read(path, report))
         except FedHelpError as error:
             read.append(Read(path, error))
     reports = [r.result for r in read if not isinstance(r.result, FedHelpError)]
@@ -93,14 +101,19 @@ def verify(
     subject = ""
     for f in findings:
         result = "[green]ok[/]" if f.ok else "[bold red]FAILED[/]"
-        table.add_row("" if f.subject == subject else f.subject, f.check, result, escape(f.detail))
+        whose = "" if f.subject == subject else plain(f.subject)
+        table.add_row(escape(whose), f.check, result, escape(plain(f.detail)))
         subject = f.subject
     console = Console()
     console.print(table)
     failed = [f for f in findings if not f.ok]
     for f in failed:  # again, uncut by columns: file, entry and reason on one line
-        console.print(f"{f.subject}, {f.check}: {f.detail}", style="red", markup=False, highlight=False, soft_wrap=True)
+        text = plain(f"{f.subject}, {f.check}: {f.detail}")
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     if failed:
         console.print(f"{len(failed)} of {len(findings)} checks failed.", style="bold red")
+        console.print("Keep the files as they are. Begin with the first failure of each: others may follow from it.")
         raise typer.Exit(1)
     console.print(f"All {len(findings)} checks hold.", style="green")
+    if own_ca is None:
+        console.print("By the run's own ca.crt, which whoever made the run can make, too: give your copy with --ca.")

@@ -121,9 +121,11 @@ def _explain(out: Console, results: Sequence[CanaryResult]) -> None:
     lines = [] if first.tier is None else [f"Claimed is one training round of the plan's tier {first.tier}."]
     lines += [
         f"Epsilon at delta {first.delta:g}. 'bound': the claim is refuted if this reaches it, judged by the whole "
-        "privacy curve of DP-SGD; 'any': a looser bound that assumes nothing about the mechanism's curve.",
-        f"All bounds on the real code hold together with probability {first.joint_confidence:.0%}: of runs on code "
-        f"that keeps its claims, at most {1 - first.joint_confidence:.0%} raise a false alarm.",
+        "privacy curve of DP-SGD; 'any': a mostly looser bound that assumes nothing about the mechanism's curve, and "
+        "decides nothing.",
+        f"The bounds 'bound' on the real code hold together with probability {100 * first.joint_confidence:.6g}% (and "
+        "so do those of 'any'): of runs on code that keeps its claims, at most "
+        f"{100 * (1 - first.joint_confidence):.6g}% raise a false alarm.",
         *(f"{kind}: {text}" for kind, text in {r.kind: r.statement for r in results}.items()),
         "A bound below the claim does not prove the claim; it says that this attack did not break it.",
     ]

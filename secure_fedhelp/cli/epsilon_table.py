@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from secure_fedhelp.cli.plain import plain
 from secure_fedhelp.errors import FedHelpError
 
 if TYPE_CHECKING:
@@ -67,10 +68,13 @@ def _figures(part: Part) -> tuple[str, ...]:
 
 
 def _print_remarks(out: Console, ledgers: Sequence[Read], everywhere: Part | None) -> None:
+    from secure_fedhelp.audit.epsilon import distinct
+
     def say(text: str, style: str | None = None) -> None:
-        out.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+        out.print(plain(text), markup=False, highlight=False, soft_wrap=True, style=style)
 
     reports = [r.result for r in ledgers if not isinstance(r.result, FedHelpError)]
+    counted = distinct(reports)
     for report in reports:
         for exact in report.exact:
             say(
@@ -96,6 +100,8 @@ def _print_remarks(out: Console, ledgers: Sequence[Read], everywhere: Part | Non
             say(f"hint: {read.result.hint}", "red")
         else:
             say(f"{read.result.hospital}: {read.path}, signed by {read.result.public_key or 'nobody'}")
+            if read.result.entries and not any(read.result is report for report in counted):
+                say("  another of these files goes on from all of its entries: 'all of them' counts them once")
 
 
 def write_epsilons(path: Path, ledgers: Sequence[Read], everywhere: Part | None) -> None:

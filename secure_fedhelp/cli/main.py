@@ -11,6 +11,7 @@ from rich.console import Console
 
 from secure_fedhelp import __version__
 from secure_fedhelp.cli import audit, bench, compare, consortium, coordinator, demo, foundation, hospital, plan
+from secure_fedhelp.cli.plain import plain
 from secure_fedhelp.errors import FedHelpError
 
 app = typer.Typer(
@@ -59,5 +60,6 @@ def main() -> None:
 def report_error(error: FedHelpError) -> None:
     """Print the error's name, what happened and what to do next, to standard error."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"error: {type(error).__name__}: {error.message}", style="bold red", markup=False)
-    console.print(f"hint: {error.hint}", markup=False)
+    message, hint = plain(error.message, keep="\n"), plain(error.hint, keep="\n")
+    console.print(f"error: {type(error).__name__}: {message}", style="bold red", markup=False)
+    console.print(f"hint: {hint}", markup=False)

@@ -62,11 +62,6 @@ def write_table(path: Path, records: Records, data: DataSection) -> None:
     write_atomic(path, text.getvalue().encode(), mode=0o600)
 
 
-def feature_count(columns: Sequence[Column]) -> int:
-    """Features of one input: one for a number, one a category otherwise."""
-    return sum(len(column.categories) or 1 for column in columns)
-
-
 def encode_rows(
     rows: Sequence[Sequence[str]], columns: Sequence[Column]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

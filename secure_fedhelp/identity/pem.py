@@ -57,7 +57,11 @@ def read_certificate(pem: bytes, what: str = "certificate") -> x509.Certificate:
 def read_authority(ca_pem: bytes) -> x509.Certificate:
     """The consortium CA's certificate; WrongAuthority unless it may sign certificates, IdentityError unless P-256."""
     authority = read_certificate(ca_pem, "consortium CA's ca.crt")
-    require_p256(authority.public_key(), "consortium CA")
+    try:
+        key = authority.public_key()
+    except MALFORMED as error:  # read only now, so a certificate can be readable and its key no point of the curve
+        raise WrongAuthority("the key in ca.crt is malformed") from error
+    require_p256(key, "consortium CA")
     try:
         constraints = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = authority.extensions.get_extension_for_class(x509.KeyUsage).value

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 
 NOTHING = "–"
+#: From here on an epsilon says nothing but its size, as a limit that somebody wrote down may have.
+_LARGE = 1e6
 
 
 def epsilon(value: float) -> str:
-    """Epsilon rounded *up* in the second decimal, so that what is shown is never less than what was spent."""
-    return str(Decimal(str(value)).quantize(Decimal("0.01"), ROUND_CEILING))
+    """Epsilon rounded *up* in the second decimal, so that what is shown is never less than what was spent.
+
+    A large one has three digits and a power of ten.
+    """
+    exact = Decimal(str(value))
+    if value >= _LARGE:
+        return str(Context(prec=3, rounding=ROUND_CEILING).plus(exact))
+    return str(exact.quantize(Decimal("0.01"), ROUND_CEILING))
 
 
 def size(count: int | None) -> str:

@@ -53,6 +53,9 @@ PRV_LARGEST_EPSILON, PRV_LARGEST_STEPS = 20.0, 20_000
 
 #: dp-accounting's own interval: never finer, or its users would find more than we say.
 _SMALLEST_INTERVAL = 1e-4
+#: Lower rates are composed as this one, which bounds them from above: below 1e-57 or so the arithmetic fails, and at
+#: this rate even 10^7 steps draw a patient with less than the smallest delta.
+_SMALLEST_RATE = 1e-20
 #: Renyi orders of the second opinion. Any order gives a valid bound; whole ones need no series that may not converge.
 _ORDERS = [*range(2, 64), 80, 96, 128, 192, 256, 512, 1024]
 #: Equal events merged: (sampling rate, noise multiplier) and how many steps. Rate 1 is the plain Gaussian.
@@ -234,7 +237,7 @@ def _merge(events: Sequence[Mechanism]) -> _Merged:
     steps: dict[tuple[float, float], int] = {}
     for event in events:
         rate, count = (event.sampling_rate, event.steps) if isinstance(event, DpSgd) else (1.0, 1)
-        key = (rate, event.noise_multiplier)
+        key = (max(rate, _SMALLEST_RATE), event.noise_multiplier)
         steps[key] = steps.get(key, 0) + count
     return tuple(sorted((rate, noise, count) for (rate, noise), count in steps.items()))
 

@@ -44,7 +44,7 @@ from secure_fedhelp.privacy.entries import (
 from secure_fedhelp.privacy.mechanisms import Event, Mechanism
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import GENESIS, sha256_hex
-from secure_fedhelp.study.files import sync_folder
+from secure_fedhelp.study.files import read_regular, sync_folder
 
 _OWNER_ONLY: Final = 0o600
 
@@ -277,7 +277,7 @@ def read_ledger(path: Path, public_hex: str | None = None) -> list[LedgerEntry]:
 def read_history(path: Path, public_hex: str | None = None) -> History:
     """As :func:`read_ledger`, with the hash of each line."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise StorageError(f"cannot read the ledger {path}: {error.strerror}", "Check the path.") from error
     *lines, torn = content.split(b"\n")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.files import read_regular
 from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.sections import (
     AggregationSection,
@@ -214,10 +215,12 @@ def load_plan(path: Path) -> StudyPlan:
 def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any]) -> dict[str, Any]:
     """A TOML file as plain values; a missing or malformed file raises ``error_class`` with the place."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError as error:
         raise error_class(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise error_class(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets in brackets without an end
         raise error_class(f"{path}: {error}") from error
 
 

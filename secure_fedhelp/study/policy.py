@@ -131,9 +131,7 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
             share > policy.largest_weight_share,
         ),
         Clause("channels_allowed", channels, ", ".join(policy.channels_allowed) or "none", bool(refused)),
-        Clause(
-            "methods_allowed", method, ", ".join(policy.methods_allowed) or "none", method not in policy.methods_allowed
-        ),
+        Clause("methods_allowed", method, ", ".join(methods) or "none", method not in methods),
         Clause(
             "foundation_endpoints",
             foundation_url or "none",

@@ -11,7 +11,8 @@ A hospital runs them before it decrypts anything, an auditor years later from th
 4. a hospital's ledger only grows from round to round: fewer entries, or another head at the same length, is another
    ledger;
 5. declines are signed by who declined; one with the final reason takes the hospital out of all later rounds;
-6. cohort, declined and absent have nobody in common, and every member is in one of them or was out before;
+6. cohort, declined and absent have nobody in common and name hospitals of the plan alone, and every member is in one of
+   them or was out before;
 7. with masks, the cohort is the list of survivors that at least the plan's threshold of them have signed, each upload
    under the same view of keys and shares; without, nobody has signed any.
 
@@ -191,7 +192,7 @@ class TranscriptChecker:
         if entry.study != self._plan.hash:
             raise TranscriptInvalid(f"it is of study {entry.study[:16]}, this is {self._plan.hash[:16]}")
         if entry.round != self._round:
-            raise TranscriptInvalid(f"it is about round {entry.round}: a round is missing, doubled or moved")
+            raise TranscriptInvalid(f"it is about round {entry.round + 1}: a round is missing, doubled or moved")
         if entry.previous != self._previous:
             raise TranscriptInvalid("it does not follow the entry before: one was changed, dropped or moved")
         if entry.key_epoch != self._epoch:
@@ -239,7 +240,7 @@ class TranscriptChecker:
         before = self._ledgers.get(header.hospital, WitnessedHead(0, 0, now.head))
         if now.entries < before.entries or (now.entries == before.entries and now.head != before.head):
             raise TranscriptInvalid(
-                f"the ledger of {header.hospital} had {before.entries} entries in round {before.round}, "
+                f"the ledger of {header.hospital} had {before.entries} entries in round {before.round + 1}, "
                 f"now it has {now.entries} and does not go on from them"
             )
         self._ledgers[header.hospital] = now
@@ -255,6 +256,9 @@ class TranscriptChecker:
         everybody = [u.hospital for u in entry.cohort] + declined + list(entry.absent)
         if len(set(everybody)) != len(everybody):
             raise TranscriptInvalid("a hospital is in two of cohort, declined and absent")
+        strangers = set(entry.absent) - {h.name for h in self._plan.hospitals}
+        if strangers:
+            raise TranscriptInvalid(f"it names {', '.join(sorted(strangers))} absent, of which the plan says nothing")
         missing = self._members.keys() - set(everybody) - self._out
         if missing:
             raise TranscriptInvalid(f"it does not account for {', '.join(sorted(missing))}")

@@ -130,7 +130,7 @@ def test_a_hospital_checks_one_line_at_a_time(honest: Scribe) -> None:
 
 LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "another study": (lambda e: e.update(study="1" * 64), "study"),
-    "a skipped round": (lambda e: e.update(round=2), "round 2"),
+    "a skipped round": (lambda e: e.update(round=2), "round 3"),
     "an older key epoch": (lambda e: e.update(key_epoch=-1), "key_epoch"),
     "a hospital twice": (lambda e: e["cohort"].insert(0, e["cohort"][0]), "cohort is not sorted"),
     "an unsorted cohort": (lambda e: e["cohort"].reverse(), "cohort is not sorted"),
@@ -146,6 +146,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "another format": (lambda e: e.update(format=1), "format"),
     "a negative length": (lambda e: e.update(sum_bytes=-1), "sum_bytes"),
     "a float for a number": (lambda e: e.update(sum_bytes=float(e["sum_bytes"])), "canonical"),
+    "somebody absent who is not in the plan": (
+        lambda e: e.update(absent=["zeta"]),
+        "it names zeta absent, of which the plan says nothing",
+    ),
     "an absent hospital twice": (lambda e: e.update(absent=["delta", "delta"]), "absent is not sorted"),
 }
 
@@ -202,7 +206,7 @@ def test_a_key_epoch_begins_when_somebody_left_and_not_before(scribe: Scribe) ->
 def test_a_ledger_that_shrank_or_was_replaced_shows(entries: int, scribe: Scribe) -> None:
     scribe.round()
     scribe.round(ledger_entries=entries)
-    with pytest.raises(TranscriptInvalid, match="had 1 entries in round 0, now it has"):
+    with pytest.raises(TranscriptInvalid, match="had 1 entries in round 1, now it has"):
         verify(scribe)
 
 
@@ -211,7 +215,7 @@ def test_a_ledger_is_remembered_over_absent_rounds(scribe: Scribe) -> None:
         entries = {"alpha": 5 - number, "beta": number + 1}
         cohort = [scribe.signed(scribe.header(n, number, ledger_entries=entries[n])) for n in names]
         scribe.publish(scribe.entry(cohort))
-    with pytest.raises(TranscriptInvalid, match="ledger of alpha had 5 entries in round 0"):
+    with pytest.raises(TranscriptInvalid, match="ledger of alpha had 5 entries in round 1"):
         verify(scribe)
 
 

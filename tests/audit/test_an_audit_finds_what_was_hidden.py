@@ -23,9 +23,11 @@ from secure_fedhelp.cli.audit import app
 from secure_fedhelp.errors import LedgerInvalid, StorageError
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
+from secure_fedhelp.privacy.entries import ChannelRelease
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.mechanisms import planned_event, planned_events
+from secure_fedhelp.privacy.mechanisms import PooledExact, planned_event, planned_events
 from secure_fedhelp.privacy.release import Budget, ReleaseGate
+from secure_fedhelp.study.canonical import canonical_bytes
 
 PLAN = example_plan()
 
@@ -208,7 +210,27 @@ def test_what_all_studies_together_spent_is_held_against_the_site_policy(run: Ru
     assert not over.ok
     assert "ledger.jsonl: entry 7 (round 1): data set dddddddddddddddd has spent" in over.detail
     release(run, "beta", 3, dataset="e" * 64)
-    assert ", over 2 data sets together" in lifetime(3.0).detail
+    assert lifetime(3.0).detail.endswith(", over 2 data sets together")
+    # Each data set alone keeps to this limit; whether a patient is in both, only the hospital knows.
+    assert lifetime(ever * 1.001).ok
+    assert lifetime(ever * 1.001).detail.endswith("; above it for a patient who is in several of them")
+
+
+def test_exact_counts_of_all_studies_are_held_against_the_site_policy(run: Run) -> None:
+    """They have no epsilon, so no budget stops a second release: only their number does."""
+    exact = (PooledExact(smallest_cohort=3),)
+    counts = [
+        ChannelRelease(name="metrics", mechanism="pooled-exact", derived_from=("event:0",), values_sha256="0" * 64)
+    ]
+    for name in ("earlier", "later"):
+        release(run, "beta", 0, plan=example_plan(study__name=name), events=exact, channels=counts)
+    policy = run.ledger("beta").with_name("policy.toml")
+    policy.write_text('smallest_coalition = 0\nmetrics = "pooled"\nexact_releases = 2\n')
+    assert failures(run) == []
+    policy.write_text('smallest_coalition = 0\nmetrics = "pooled"\nexact_releases = 1\n')
+    (found,) = failures(run)
+    assert (found.subject, found.check) == ("beta", "lifetime within the policy")
+    assert "ledger.jsonl: entry 9 (round 1): data set dddddddddddddddd has 2 releases of exact counts" in found.detail
 
 
 def test_a_site_policy_that_refuses_the_plan_is_found(run: Run) -> None:
@@ -229,6 +251,7 @@ def test_a_site_policy_that_refuses_the_plan_is_found(run: Run) -> None:
     assert "InvalidPolicy: hospitals/beta/policy.toml: smalest_coalition" in failures(run)[0].detail
 
 
+PUBLIC = {"mechanism": "public", "derived_from": ("public:plan",)}
 NOT_PLANNED: dict[str, tuple[dict[str, Any], str]] = {
     "a mechanism that the plan does not have": (
         {"events": (EVENT.model_copy(update={"steps": 6}),)},
@@ -241,6 +264,10 @@ NOT_PLANNED: dict[str, tuple[dict[str, Any], str]] = {
     "a channel by another mechanism": (
         {"channels": [channels()[0].model_copy(update={"mechanism": "post-processing"}), channels()[1]]},
         "channel model-update is not declared for post-processing",
+    ),
+    "a public channel that is not zero": (
+        {"channels": [channels()[0], channels()[1].model_copy(update=PUBLIC)]},
+        "channel public-logits is called public, and is not zero",
     ),
     "noise from a seed": ({"noise_source": "seeded-research"}, "noise of source seeded-research in deployment mode"),
 }
@@ -341,6 +368,22 @@ def test_a_card_that_is_missing_or_misnamed_is_found(run: Run) -> None:
     assert any(f.subject == "roster" and "0 valid cards" in f.detail for f in failures(run))
 
 
+def test_a_card_that_stands_twice_is_found(run: Run) -> None:
+    """Of which one program reads the first and another the last."""
+    forged = json.loads(run.roster.read_bytes())["beta"] | {"signing_key": "ab" * 32}
+    run.roster.write_bytes(b'{"beta":' + canonical_bytes(forged) + b"," + run.roster.read_bytes()[1:])
+    assert any(f.subject == "roster" and "names something twice" in f.detail for f in failures(run))
+
+
+def test_a_ledger_whose_clock_runs_ahead_is_named(run: Run) -> None:
+    """All cards look expired at its time: not they are to blame."""
+    key = run.scribe.hospitals["beta"]
+    with Ledger.open(run.ledger("beta"), "beta", key, lambda: NOW + 40_000 * DAY) as ledger:
+        ledger.reserve(planned_events(PLAN, "beta", 3), study=PLAN.hash, round=3, delta=1e-4, dataset=DATASET)
+    found = next(f for f in failures(run) if f.subject == "roster")
+    assert "judged at the time of hospitals/beta/ledger.jsonl: entry 6" in found.detail
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"[" * 50_000, b'{"alpha": 3}', b"\xff"])
 def test_a_spoilt_roster_is_a_finding_and_no_traceback(content: bytes, run: Run) -> None:
     run.roster.write_bytes(content)
@@ -407,8 +450,11 @@ def test_the_command_prints_a_table_and_ends_with_zero(finished: Run) -> None:
     code, text = invoke("verify", finished.root)
     assert code == 0
     assert "All 22 checks hold." in text
+    assert "By the run's own ca.crt" in text
     ca = finished.root / "ca.crt"
-    assert invoke("verify", finished.root, "--ca", ca)[0] == 0
+    code, text = invoke("verify", finished.root, "--ca", ca)
+    assert code == 0
+    assert "own ca.crt" not in text
     code, text = invoke("epsilon", *(finished.ledger(n) for n in ("alpha", "beta")))
     assert code == 0
     assert "alpha" in text
@@ -421,6 +467,7 @@ def test_the_command_ends_with_one_if_anything_does_not_hold(run: Run) -> None:
     code, text = invoke("verify", run.root)
     assert code == 1
     assert "1 of 22 checks failed." in text
+    assert "Keep the files as they are." in text
     assert "FAILED" in text
     spoil_byte(run)
     code, text = invoke("epsilon", run.ledger("alpha"), run.ledger("beta"))

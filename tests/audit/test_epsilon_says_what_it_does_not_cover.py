@@ -11,7 +11,7 @@ import pytest
 from ledgers import EVENT, channels, fixed_key, open_ledger
 from typer.testing import CliRunner
 
-from secure_fedhelp.audit.epsilon import everywhere, recompute, shown
+from secure_fedhelp.audit.epsilon import distinct, everywhere, recompute, shown
 from secure_fedhelp.cli.audit import app
 from secure_fedhelp.errors import InvalidPlan, LedgerInvalid
 from secure_fedhelp.privacy.accountant import epsilon
@@ -94,6 +94,35 @@ def test_a_patient_of_every_hospital_pays_at_each(alpha: Path, beta: Path) -> No
     assert "all of them" not in invoke(alpha)[1], "one ledger has no such row"
 
 
+def test_copies_of_a_ledger_count_once(alpha: Path, beta: Path, tmp_path: Path) -> None:
+    """An older copy is the beginning of a newer one: the patient paid for it once."""
+    older = tmp_path / "older.jsonl"
+    older.write_bytes(b"".join(alpha.read_bytes().splitlines(keepends=True)[:2]))
+    reports = [recompute(path) for path in (older, alpha, beta, alpha)]
+    assert distinct(reports) == [reports[1], reports[2]]
+    assert everywhere(reports) == everywhere([reports[1], reports[2]])
+    code, text = invoke(older, alpha, beta, columns=200)
+    assert code == 0
+    assert text.count("'all of them' counts them once") == 1
+    row = next(line for line in text.splitlines() if line.startswith(" all of them"))
+    assert shown(everywhere(reports).spent.pld) in row
+
+
+def test_two_histories_under_one_key_are_a_fork(alpha: Path, beta: Path, tmp_path: Path) -> None:
+    """One hospital, one beginning, and another end for each who asks: neither is believed."""
+    fork, out = tmp_path / "fork.jsonl", tmp_path / "out.json"
+    fork.write_bytes(b"".join(alpha.read_bytes().splitlines(keepends=True)[:2]))
+    with open_ledger(fork, NAME) as ledger:
+        release(ledger, 7, place("1"))
+    code, text = invoke(alpha, beta, fork, "--json", out)
+    assert code == 1
+    assert f"FAILED {fork}: LedgerInvalid: {fork}: entry 2: it is another one in {alpha}" in text
+    assert "not known" in text
+    assert json.loads(out.read_bytes())["everywhere"] is None
+    both = [recompute(alpha), recompute(fork)]
+    assert everywhere(both).releases == 5 + 3, "who adds them up all the same counts both"
+
+
 def test_what_no_epsilon_stands_for_is_said_aloud(alpha: Path, beta: Path) -> None:
     (exact,) = recompute(beta).exact
     assert (exact.entry, exact.round, exact.smallest_cohort, exact.channels) == (0, 0, 5, ("metrics",))
@@ -107,7 +136,7 @@ def test_what_no_epsilon_stands_for_is_said_aloud(alpha: Path, beta: Path) -> No
 
 
 def test_the_table_fits_eighty_columns_whatever_the_names(alpha: Path, beta: Path, tmp_path: Path) -> None:
-    with open_ledger(tmp_path / "huge.jsonl") as ledger:
+    with open_ledger(tmp_path / "huge.jsonl", "gamma", fixed_key(2)) as ledger:
         useless = DpSgd(sampling_rate=0.5, noise_multiplier=0.1, clipping_norm=1.0, steps=1000)
         release(ledger, 0, place("1", delta=1.2345e-5), useless)
     text = invoke(alpha, beta, tmp_path / "huge.jsonl")[1]
@@ -160,8 +189,20 @@ def test_opacus_is_asked_when_wanted(alpha: Path, beta: Path, tmp_path: Path) ->
 
 
 def test_a_delta_that_means_nothing_is_an_error_of_its_own(alpha: Path) -> None:
-    with pytest.raises(InvalidPlan, match="delta 2"):
+    with pytest.raises(InvalidPlan, match="delta 2") as caught:
         invoke(alpha, "--delta", 2)
+    assert "--delta" in caught.value.hint
+
+
+def test_more_steps_than_the_accountant_knows_are_named(tmp_path: Path) -> None:
+    """Each ledger has a figure; for both together there is none, and none is made up."""
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for number, path in enumerate(paths):
+        with open_ledger(path, f"hospital-{number}", fixed_key(number)) as ledger:
+            release(ledger, 0, place("1"), *[DpSgd.model_validate(EVENT.model_dump() | {"steps": 10**6})] * 6)
+    reports = [recompute(path) for path in paths]
+    with pytest.raises(LedgerInvalid, match="all ledgers together: more than 10,000,000 private steps"):
+        everywhere(reports)
 
 
 def test_a_ledger_s_own_delta_beyond_the_accountant_is_named_with_the_file(tmp_path: Path) -> None:

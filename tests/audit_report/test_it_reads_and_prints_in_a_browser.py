@@ -54,7 +54,8 @@ def pages(
 ) -> Path:
     """Every kind of report as a file."""
     folder = tmp_path_factory.mktemp("pages")
-    results = [canary(), canary(kind="black-box"), canary(planted="noise-halved", lower_bound=3.5, holds=False)]
+    endless = canary(kind="black-box", statement="x" * 800)
+    results = [canary(), endless, canary(planted="noise-halved", lower_bound=3.5, holds=False)]
     write_results(folder / "canary.json", results)
     measured = gather(Inputs(told.root, canary=folder / "canary.json"), LATER)
     for name, one in {"report": report, "damaged": damaged, "nothing": nothing, "measured": measured}.items():

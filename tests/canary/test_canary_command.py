@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tomli_w
 from canary_plans import canary_plan_values
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from secure_fedhelp.audit.canary import suite
@@ -17,6 +18,7 @@ from secure_fedhelp.audit.canary.planted import noise_halved
 from secure_fedhelp.audit.canary.results import CanaryResult, read_results, results_json
 from secure_fedhelp.audit.canary.suite import Size
 from secure_fedhelp.audit.canary.tally import Scale
+from secure_fedhelp.cli import audit_canary
 from secure_fedhelp.cli.main import app
 from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, StorageError
 from secure_fedhelp.privacy import noise
@@ -138,6 +140,26 @@ def test_a_claim_that_says_nothing_is_a_named_error(tmp_path: Path, monkeypatch:
     result = audit("--plan", plan)
     assert isinstance(result.exception, InvalidConfiguration)
     assert "claims nothing" in result.exception.message
+
+
+def test_a_claim_of_epsilon_zero_is_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At so large a delta halved noise would still be an epsilon of 0, and a refuted claim would seem to stand."""
+    monkeypatch.setattr(suite, "train_private", _never)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(tomli_w.dumps(canary_plan_values()), encoding="utf-8")
+    result = audit("--plan", plan, "--delta", 0.9)
+    assert isinstance(result.exception, InvalidConfiguration)
+    assert "claimed epsilon is 0" in result.exception.message
+
+
+def test_a_great_confidence_is_not_rounded_to_certainty(
+    first: tuple[Result, list[CanaryResult], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = [r.model_copy(update={"confidence": 0.9999, "joint_confidence": 0.9995}) for r in first[1]]
+    audit_canary._print(Console(width=200), real)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with probability 99.95%" in said
+    assert "at most 0.05% raise a false alarm" in said
 
 
 def test_a_place_that_cannot_be_written_is_named_first(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from html import unescape
 
 import pytest
+from ledgers import channels
 from studies import PATIENCE_SECONDS, Study, study
 
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import ED25519, SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
-from secure_fedhelp.privacy.entries import ChannelRelease, Release, spent
+from secure_fedhelp.privacy.entries import Release, spent
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.research.demo_setup import write_teacher
@@ -46,11 +47,7 @@ def spend_one_round_elsewhere(running: Study) -> None:
             round=0,
             delta=running.plan.privacy_of(POOR).delta,
             dataset="d" * 64,  # a data set that nobody knows any more counts as the same patients
-            channels=[
-                ChannelRelease(
-                    name="model-update", mechanism="dp-sgd", derived_from=("event:0",), values_sha256="0" * 64
-                )
-            ],
+            channels=channels()[:1],
             noise_source="system",
         )
 

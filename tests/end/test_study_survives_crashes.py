@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ledgers import channels
 from studies import Study, study, wait_until
 
 from secure_fedhelp.audit.verify import verify_run
@@ -18,9 +19,8 @@ from secure_fedhelp.errors import UnderQuorum
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
-from secure_fedhelp.privacy.entries import ChannelRelease
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
-from secure_fedhelp.privacy.mechanisms import DpSgd
+from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.research.results import measured_error, read_cohorts
 from secure_fedhelp.secagg.picker import plan_profile
 
@@ -212,36 +212,20 @@ def test_too_few_hospitals_end_the_study_by_name_and_keep_everything(tmp_path: P
 
 
 def test_hospital_with_a_spent_budget_stays_out_and_the_others_go_on(tmp_path: Path) -> None:
-
     with study(tmp_path / "run", rounds=2) as running:
         poor = running.names[1]
         folder = running.run.hospital(poor)
-        privacy = running.plan.privacy_of(poor)
-        event = DpSgd(
-            sampling_rate=privacy.sampling_rate,
-            noise_multiplier=privacy.noise_multiplier,
-            clipping_norm=privacy.clipping_norm,
-            steps=privacy.steps,
-        )
         key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root))
         with Ledger.open(folder.ledger, poor, key, lambda: 1_700_000_000.0) as ledger:
-            for earlier in range(1):
-                ledger.release(
-                    [event],
-                    study="0" * 64,
-                    round=earlier,
-                    delta=privacy.delta,
-                    dataset="0" * 64,
-                    channels=[
-                        ChannelRelease(
-                            name="model-update",
-                            mechanism="dp-sgd",
-                            derived_from=("event:0",),
-                            values_sha256="0" * 64,
-                        )
-                    ],
-                    noise_source="system",
-                )
+            ledger.release(
+                planned_events(running.plan, poor, 0),
+                study="0" * 64,
+                round=0,
+                delta=running.plan.privacy_of(poor).delta,
+                dataset="0" * 64,
+                channels=channels()[:1],
+                noise_source="system",
+            )
         running.start_coordinator()
         for name in running.names:
             running.start_thread(name)

@@ -55,6 +55,15 @@ def analytic_gaussian(noise: float, delta: float) -> float:
     return float(brentq(excess, 0.0, 200.0, xtol=1e-12))
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-300, 1e-60, 1e-20])
+@pytest.mark.parametrize("noise", [0.1, 0.3, 1000.0])
+def test_a_rate_next_to_nothing_is_a_figure_and_no_traceback(rate: float, noise: float) -> None:
+    """A ledger may name it. Even in a million steps nobody is drawn with more than the smallest delta."""
+    assert cross_check([steps(rate, noise, 10**6)], 1e-5, by="dp-accounting").pld == 0.0
+    both = cross_check([steps(rate, noise, 10**6), gaussian(2.0)], 1e-5, by="dp-accounting")
+    assert both.pld >= epsilon([gaussian(2.0)], 1e-5) * 0.999 >= analytic_gaussian(2.0, 1e-5) * 0.999
+
+
 @pytest.mark.parametrize(("rate", "noise", "count"), SETTINGS)
 def test_dp_sgd_agrees_with_a_finer_computation(rate: float, noise: float, count: int) -> None:
     sampled = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(noise))

@@ -54,10 +54,10 @@ class CanaryResult(Strict):
     #: The epsilon of the least noise that DP-SGD of the event's rate and steps would need to have so few right guesses:
     #: with probability ``confidence``, what was audited is not as private as that (Mahloujifar, Melis, Chaudhuri 2025).
     lower_bound: Epsilon
-    #: A bound without any assumption on the shape of the privacy curve, and so a looser one: Steinke, Nasr and
-    #: Jagielski (2023) for canaries, Clopper and Pearson for a game.
+    #: A bound without any assumption on the shape of the privacy curve, mostly a looser one, which does not decide:
+    #: Steinke, Nasr and Jagielski (2023) for canaries, Clopper and Pearson for a game.
     assumption_free_bound: Epsilon
-    #: Of this bound alone, and of all bounds on the real code in one run together (union bound).
+    #: Of each of these two bounds alone, and of the lower bounds on the real code in one run together (union bound).
     confidence: Probability
     joint_confidence: Probability
     #: Whether the claim stands, see :func:`stands`. True says "not refuted", never "proven".

@@ -2,7 +2,8 @@
 
 Each epsilon gets three audits of the real code; a self-test adds one audit for each planted mistake. All bounds on the
 real code together hold with the confidence that was asked for: each gets an equal share of the error (union bound), so
-that a run on code that keeps its claims raises a false alarm no more often than it says.
+that a run on code that keeps its claims raises a false alarm no more often than it says. The bounds without an
+assumption, which decide nothing, hold together as often among themselves.
 """
 
 from __future__ import annotations
@@ -95,7 +96,10 @@ class Subject:
     tier: Tier | None = None
 
     def __post_init__(self) -> None:
-        if epsilon([planned_event(self.privacy)], self.delta) > LARGEST_EPSILON:
+        claimed = epsilon([planned_event(self.privacy)], self.delta)
+        if claimed == 0:  # no epsilon could tell a refuted claim from one that stands
+            raise InvalidConfiguration(f"at delta {self.delta:g} the claimed epsilon is 0", "State a smaller --delta.")
+        if claimed > LARGEST_EPSILON:
             raise InvalidConfiguration(
                 f"an epsilon above {LARGEST_EPSILON:g} claims nothing that could be refuted", "Audit another plan."
             )

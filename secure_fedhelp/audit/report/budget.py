@@ -23,8 +23,9 @@ def budgets(run: Run, prv: bool = False) -> tuple[Budget, ...]:
 
 
 def _budget(run: Run, name: str, prv: bool) -> Budget:
-    privacy, study = run.plan.privacy_of(name), _study(run, name)
-    delta, damaged = privacy.delta, name in _unverified(run)
+    privacy = run.plan.privacy_of(name)
+    delta, damaged = privacy.delta, name in unknown(run)
+    study = [] if damaged else _study(run, name)
     both = None
     if not damaged:
         both = _bounded(lambda: cross_check(spent(study), delta, by="opacus" if prv else "dp-accounting"))
@@ -51,8 +52,8 @@ def _running(rounds: tuple[tuple[DpSgd | Gaussian, ...], ...], delta: float) -> 
 
 
 def everywhere(run: Run) -> tuple[float, float] | None:
-    """Epsilon and delta of a patient whose records are at every hospital; None if a ledger does not verify."""
-    if _unverified(run):
+    """Epsilon and delta of a patient whose records are at every hospital; None if a ledger is broken or incomplete."""
+    if unknown(run):
         return None
     delta = min(run.plan.privacy_of(h.name).delta for h in run.plan.hospitals)
     found = _finite([event for h in run.plan.hospitals for event in spent(_study(run, h.name))], delta)
@@ -116,9 +117,18 @@ def _study(run: Run, name: str) -> list[LedgerEntry]:
     return [e for e in run.ledgers.get(name, []) if e.study == run.plan.hash]
 
 
-def _unverified(run: Run) -> set[str]:
-    """Hospitals whose ledger is there and is not to be believed."""
-    return {h.name for h in run.plan.hospitals if h.name not in run.ledgers and run.ledger_path(h.name).exists()}
+def unknown(run: Run) -> set[str]:
+    """Hospitals whose ledger is broken, or lacks a round that was published with their upload: what they spent is not
+    known. One without a ledger spent nothing only if a valid transcript has no upload of it.
+    """
+    return {h.name for h in run.plan.hospitals if _incomplete(run, h.name)}
+
+
+def _incomplete(run: Run, name: str) -> bool:
+    if name not in run.ledgers and (run.ledger_path(name).exists() or not run.transcript_verified):
+        return True
+    uploaded = {e.round for e in run.transcript if name in {u.hospital for u in e.cohort}}
+    return not uploaded <= {e.round for e in releases(_study(run, name))}
 
 
 def _by_round(entries: Iterable[LedgerEntry]) -> dict[int, tuple[DpSgd | Gaussian, ...]]:

@@ -112,7 +112,8 @@ class Point(Strict):
 class Budget(Strict):
     """What one hospital's ledger adds up to in this study, for each patient.
 
-    An epsilon is null if the ledger did not verify, or if the accountant knows no bound (above 500).
+    An epsilon is null if the ledger did not verify or lacks a release that was published, or if the accountant knows no
+    bound (above 500).
     """
 
     hospital: Text
@@ -160,7 +161,8 @@ class Guarantee(Strict):
     neighbours: Text
     epsilon: Text
     meanings: tuple[Meaning, ...]
-    #: Epsilon of a patient whose records are at every hospital of the study; null where a ledger did not verify.
+    #: Epsilon of a patient whose records are at every hospital of the study; null where a ledger did not verify,
+    #: or lacks a release that was published.
     everywhere: Epsilon | None
     everywhere_delta: Delta | None
 
@@ -179,7 +181,7 @@ class Measurement(Strict):
     delta: Delta
     #: With probability ``confidence`` it is not more private than DP-SGD of this epsilon, at the same rate and steps.
     lower_bound: Epsilon
-    #: The same without an assumption on the mechanism: looser.
+    #: The same without an assumption on the mechanism: mostly looser.
     assumption_free_bound: Epsilon
     confidence: Annotated[float, Field(gt=0, lt=1)]
     trainings: Count

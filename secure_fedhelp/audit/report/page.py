@@ -13,6 +13,7 @@ from secure_fedhelp.audit.report import words
 from secure_fedhelp.audit.report.figures import figures
 from secure_fedhelp.audit.report.layout import SECTIONS
 from secure_fedhelp.audit.report.model import AuditReport, Control, Link, to_json
+from secure_fedhelp.audit.report.promise import THIS_PLAN
 from secure_fedhelp.pages import numbers
 from secure_fedhelp.pages.html import environment
 from secure_fedhelp.study.canonical import sha256_hex
@@ -37,6 +38,7 @@ def render(report: AuditReport) -> str:
             states=_STATES,
             all_rounds=len({p.round for b in report.budgets for p in b.curve}),
             prv=any(b.prv for b in report.budgets),
+            attack=_attack(report),
             # What each kind of audit covers, said once.
             covers=list(dict.fromkeys((m.kind, m.statement) for m in report.empirical.measurements)),
             evidence=_evidence,
@@ -47,6 +49,17 @@ def render(report: AuditReport) -> str:
             json_sha256=sha256_hex(to_json(report)),
         )
     )
+
+
+def _attack(report: AuditReport) -> str:
+    """What attacks on the code that trains came to, in two words; mistakes planted in it are no attacks on it."""
+    real = [m for m in report.empirical.measurements if m.planted is None]
+    if not real:
+        return "not tried"
+    if not all(m.ok for m in real):
+        return "refuted"
+    ours = any(m.figures.startswith(THIS_PLAN) for m in real)
+    return "not refuted" if ours else "not refuted, with other figures"
 
 
 def _evidence(control: Control) -> list[tuple[str, list[Link]]]:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from secure_fedhelp.audit.canary.results import CanaryResult
 from secure_fedhelp.audit.report.budget import everywhere
 from secure_fedhelp.audit.report.model import Budget, Empirical, Guarantee, Meaning, Measurement, plain
-from secure_fedhelp.audit.report.words import belief, counted, percent_up
+from secure_fedhelp.audit.report.words import belief, counted, percent_down, percent_up
 from secure_fedhelp.audit.verify import Run
 from secure_fedhelp.pages import numbers
+from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.study.plan import StudyPlan
 
 UNIT = (
     "The unit is the patient: all records that one hospital holds under one patient identifier. Training draws "
@@ -32,6 +34,10 @@ NOT_MEASURED = (
     "Not measured for this report: no claim was put to the test of an attack. To measure, run 'secure-fedhelp audit "
     "canary --plan plan.toml --self-test --json canary.json', and make the report again with '--canary canary.json'."
 )
+
+UNTOUCHED = "The code that trains was not attacked, only code with mistakes planted in it."
+#: How the figures of an attacked training are called if they are those of this study.
+THIS_PLAN = "this plan's"
 
 
 def guarantee(run: Run, budgets: Sequence[Budget]) -> Guarantee:
@@ -72,14 +78,18 @@ def empirical(results: Sequence[CanaryResult], run: Run | None) -> Empirical:
     real = [r for r in results if r.planted is None]
     planted = [r for r in results if r.planted is not None]
     refuted = [r for r in real if not r.holds]
-    said = [f"The code that trains was attacked in {counted(len(real), 'audit')}."] if real else []
+    said = [f"The code that trains was attacked in {counted(len(real), 'audit')}." if real else UNTOUCHED]
     if real and refuted:
         said.append(f"{counted(len(refuted), 'claim')} refuted: the training leaked more than the ledger says.")
     elif real:
         said.append("No claim was refuted; that is no proof of a claim, only a failed attempt at disproof.")
     if real:
-        together = min(r.joint_confidence for r in real)
-        said.append(f"The bounds on it hold together with a confidence of {together * 100:.3g} %.")
+        # Union bound over whatever is in the file, which may be of several runs.
+        together = max(1 - sum(1 - r.confidence for r in real), 0.0)
+        said.append(
+            f"The bounds 'at least' hold together with a confidence of {percent_down(together)}, and so do those that "
+            "assume nothing."
+        )
     if planted:
         caught = sum(not r.holds for r in planted)
         said.append(f"Of {counted(len(planted), 'mistake')} planted on purpose {caught} were caught.")
@@ -95,7 +105,7 @@ def _measurement(result: CanaryResult, run: Run | None) -> Measurement:
     if result.plan is None:
         figures = "chosen for the audit"
     elif run is not None and result.plan == run.plan.hash:
-        figures = "this plan's" + (f", {result.tier} tier" if result.tier else "")
+        figures = _figures(result, run.plan)
     else:
         figures = "another plan's"
     return Measurement(
@@ -113,3 +123,11 @@ def _measurement(result: CanaryResult, run: Run | None) -> Measurement:
         ok=result.as_expected,
         statement=plain(result.statement),
     )
+
+
+def _figures(result: CanaryResult, plan: StudyPlan) -> str:
+    """A file that names this plan need not have its figures: it carries no signature."""
+    section = None if result.tier is None else plan.privacy.get(result.tier)
+    if section is None or result.event != planned_event(section):
+        return f"not {THIS_PLAN}, which the file names"
+    return f"{THIS_PLAN}, {result.tier} tier"

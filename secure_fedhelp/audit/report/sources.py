@@ -45,7 +45,8 @@ class Sources:
     def fail(self, subject: str, check: str, error: FedHelpError) -> None:
         message = error.message
         for path in (self.inputs.folder, self.inputs.ca, self.inputs.canary):
-            if path is not None:  # by its name: the machine's folders say nothing to a reader of the page
+            # By its name: the machine's folders say nothing to a reader of the page. "." has none, and ends sentences.
+            if path is not None and path.name:
                 message = message.replace(str(path), path.name)
         self.findings.append(Finding(subject, check, False, f"{type(error).__name__}: {message}"))
 

@@ -61,6 +61,11 @@ def percent_up(share: float) -> str:
     return "more than 99.9 %"
 
 
+def percent_down(share: float) -> str:
+    """A confidence as a percentage, rounded down so that it never promises too much."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:.1f} %"
+
+
 def belief(prior: float, epsilon: float) -> float:
     """The largest probability that a ``prior`` belief in a patient's presence can be brought to.
 
