@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,12 @@ def make_records(n: int, seed: int) -> Records:
     return Records(inputs, labels, tuple(f"p{i}" for i in range(n)))
 
 
-def make_study(labelled: bool = True, method: dict[str, Any] | None = None, **learning: Any) -> TinyStudy:
+def make_study(
+    labelled: bool = True,
+    method: dict[str, Any] | None = None,
+    channels: Sequence[str] | None = None,
+    **learning: Any,
+) -> TinyStudy:
     source = make_records(12, seed=1)
     public = PublicSet.of(source.inputs, source.labels if labelled else None)
     teacher = np.stack([-source.inputs[:, 0], source.inputs[:, 0]], axis=1)
@@ -77,6 +82,8 @@ def make_study(labelled: bool = True, method: dict[str, Any] | None = None, **le
     }
     update = {"name": "model-update", "length": parameter_count("mlp-6", (FEATURES,), 2), "bound": 2.0}
     logits = {"name": "public-logits", "length": 2 * len(public), "bound": 8.0}
+    fedhelp = method is None or method["name"] == "fedhelp"
+    usual = ["model-update", "public-logits"] if fedhelp else ["model-update"]
     plan = parse_plan(
         {
             "study": {"name": "tiny", "rounds": 3, "seed": 11},
@@ -96,7 +103,7 @@ def make_study(labelled: bool = True, method: dict[str, Any] | None = None, **le
             "learning": settings | learning,
             "privacy": {"large": privacy, "small": privacy},
             "aggregation": {"profile": "standard", "minimum_cohort": 3},
-            "channels": [update, logits] if method is None or method["name"] == "fedhelp" else [update],
+            "channels": [c for c in (update, logits) if c["name"] in (channels or usual)],
             "hospitals": [{"name": n, "tier": tier, "nominal_patients": size} for n, (tier, size) in sizes.items()],
         }
     )
