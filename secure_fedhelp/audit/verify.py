@@ -31,6 +31,7 @@ from secure_fedhelp.audit.transcript import read_transcript
 from secure_fedhelp.errors import (
     CertificateExpired,
     FedHelpError,
+    InvalidConfiguration,
     LedgerInvalid,
     PolicyViolation,
     StorageError,
@@ -300,7 +301,10 @@ def _check_paid(run: Run, name: str) -> str:
 def _check_policy(run: Run, name: str) -> str:
     folder = HospitalFolder(run.folder / "hospitals" / name)
     policy = run.policies[name] = folder.policy()
-    url = folder.config().foundation_url if _is_file(folder.root / "hospital.toml") else None
+    config = folder.config() if _is_file(folder.root / "hospital.toml") else None
+    if config is not None and config.name != name:  # then its foundation server is not this hospital's either
+        raise InvalidConfiguration(f"{folder.root / 'hospital.toml'}: it is that of {config.name}, not of {name}")
+    url = None if config is None else config.foundation_url
     broken = broken_clauses(policy, run.plan, name, url)
     if broken:
         listed = "; ".join(map(str, broken))

@@ -247,6 +247,9 @@ def test_a_site_policy_that_refuses_the_plan_is_found(run: Run) -> None:
         'name = "beta"\nconsortium = "north"\nfoundation_url = "https://teacher.example"\n'
     )
     assert "foundation_endpoints" in failures(run)[0].detail
+    (folder / "hospital.toml").write_text('name = "gamma"\nconsortium = "north"\n')
+    assert "hospitals/beta/hospital.toml: it is that of gamma, not of beta" in failures(run)[0].detail
+    (folder / "hospital.toml").unlink()
     (folder / "policy.toml").write_text("smalest_coalition = 0\n")
     assert "InvalidPolicy: hospitals/beta/policy.toml: smalest_coalition" in failures(run)[0].detail
 
