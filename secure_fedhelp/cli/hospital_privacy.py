@@ -99,11 +99,12 @@ def budget(
     study = None if plan is None else load_plan(plan)
     if study is not None:
         study.require_listed(config.name)
-    used = delta or min((e.delta for e in entries), default=study.privacy_of(config.name).delta if study else 1e-4)
+    if delta is None:
+        delta = min((e.delta for e in entries), default=study.privacy_of(config.name).delta if study else 1e-4)
     book = PatientBook(path, signing.derive(KEY_PURPOSE))
     unlock.wipe()
-    rows = budgets(entries, book, used)
-    out.print(f"{config.name}: limit {policy.lifetime:g} for each patient over all studies, at delta {used:g}")
+    rows = budgets(entries, book, delta)
+    out.print(f"{config.name}: limit {policy.lifetime:g} for each patient over all studies, at delta {delta:g}")
     if not rows:
         out.print("Nothing has been spent or reserved.")
     else:
@@ -111,7 +112,7 @@ def budget(
     if study is not None:
         # A hospital that has not joined yet has entered no patients for it: the last data set is the likely one.
         dataset = next((e.dataset for e in entries if e.study == study.hash), rows[-1].fingerprint if rows else "")
-        left = rounds_left(entries, book, dataset, study, config.name, policy.lifetime)
+        left = rounds_left(entries, book, dataset, study, config.name, policy)
         out.print(f"{left} more round(s) of study {study.study.name} fit ({study.study.rounds} planned).", markup=False)
 
 
@@ -135,15 +136,17 @@ def _give_back(path: Path, name: str, signing: SigningKey, study: str) -> str:
 
 
 def _table(rows: list[DataSetBudget], limit: float) -> Table:
+    from secure_fedhelp.audit.epsilon import shown
+
     table = Table(box=box.SIMPLE, pad_edge=False)
     for heading in ("data set", "patients", "studies", "releases", "spent", "reserved", "of limit"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "data set" else "right")
     for row in rows:
-        reserved = f"to {row.committed:.4f}" if row.committed > row.spent else "-"
+        reserved = f"to {shown(row.committed)}" if row.committed > row.spent else "-"
         patients = "unknown" if row.patients is None else str(row.patients)
         releases = str(row.releases) + (f" ({row.unprotected} without DP)" if row.unprotected else "")
         share = f"{100 * row.committed / limit:.0f} %"
         table.add_row(
-            row.fingerprint[:12], patients, str(len(row.studies)), releases, f"{row.spent:.4f}", reserved, share
+            row.fingerprint[:12], patients, str(len(row.studies)), releases, shown(row.spent), reserved, share
         )
     return table

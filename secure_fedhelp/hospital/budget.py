@@ -6,7 +6,7 @@ an epsilon spent does not leave half of the rounds), so what is left is said in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
@@ -14,6 +14,7 @@ from secure_fedhelp.privacy.datasets import PatientBook
 from secure_fedhelp.privacy.entries import LedgerEntry, Release, committed, releases, spent
 from secure_fedhelp.privacy.mechanisms import PooledExact, paid, planned_events
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.policy import SitePolicy
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ def budgets(entries: Sequence[LedgerEntry], book: PatientBook, delta: float) -> 
 
 
 def rounds_left(
-    entries: Sequence[LedgerEntry], book: PatientBook, dataset: str, plan: StudyPlan, hospital: str, lifetime: float
+    entries: Sequence[LedgerEntry],
+    book: PatientBook,
+    dataset: str,
+    plan: StudyPlan,
+    hospital: str,
+    policy: SitePolicy,
 ) -> int:
-    """How many more rounds of ``plan`` fit into its own budget and the hospital's, as the release gate judges it."""
+    """How many more rounds of ``plan`` fit into its own budget and the policy's, as the release gate judges it."""
     privacy, apart = plan.privacy_of(hospital), book.apart(dataset)
     # The plan's own reservations are for rounds that are counted below.
     counted = [e for e in entries if isinstance(e, Release) or e.study != plan.hash]
@@ -48,15 +54,23 @@ def rounds_left(
     ever = committed(e for e in counted if e.dataset not in apart)
     smallest = min([privacy.delta, *(e.delta for e in entries if e.dataset not in apart)])
     done = {e.round for e in releases(entries) if e.study == plan.hash}
+    exact = sum(_exact(e.events) for e in releases(entries) if e.dataset not in apart)
     fits = 0
     for number in (n for n in range(plan.study.rounds) if n not in done):
-        events = paid(planned_events(plan, hospital, number))
+        planned = planned_events(plan, hospital, number)
+        events, exact = paid(planned), exact + _exact(planned)
         own, ever = [*own, *events], [*ever, *events]
-        limits = ((own, privacy.delta, privacy.epsilon), (ever, smallest, lifetime))
+        limits = ((own, privacy.delta, privacy.epsilon), (ever, smallest, policy.lifetime))
+        if exact > policy.exact_releases and _exact(planned):
+            break
         if not all(within_budget(epsilon(what, delta), limit) for what, delta, limit in limits):
             break
         fits += 1
     return fits
+
+
+def _exact(events: Iterable[object]) -> int:
+    return sum(isinstance(event, PooledExact) for event in events)
 
 
 def _budget(entries: Sequence[LedgerEntry], book: PatientBook, name: str, delta: float) -> DataSetBudget:
@@ -68,7 +82,7 @@ def _budget(entries: Sequence[LedgerEntry], book: PatientBook, name: str, delta:
         patients=book.patients(name),
         studies=tuple(dict.fromkeys(e.study for e in entries if e.dataset == name)),
         releases=len(mine),
-        unprotected=sum(isinstance(event, PooledExact) for e in mine for event in e.events),
+        unprotected=sum(_exact(e.events) for e in mine),
         spent=epsilon(spent(about), delta),
         committed=epsilon(committed(about), delta),
     )

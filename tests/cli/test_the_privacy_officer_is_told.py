@@ -11,7 +11,7 @@ from plans import example_plan
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import InvalidConfiguration, LedgerInvalid, NotOnRoster, PolicyViolation
+from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, LedgerInvalid, NotOnRoster, PolicyViolation
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.identity.lock import open_lock
@@ -102,6 +102,21 @@ def test_what_still_fits_follows_from_what_others_took(beta: Hospital) -> None:
     assert 0 <= left < 4
     beta.policy("largest_epsilon = 3.0\nlifetime_epsilon = 90.0\n")
     assert int(beta.budget("--plan", beta.plan_file).split(" more round(s)")[0].split()[-1]) > left
+
+
+def test_a_round_of_exact_counts_fits_only_as_often_as_the_policy_says(beta: Hospital) -> None:
+    values = PLAN.model_dump(mode="json", exclude_none=True) | {"metrics": {"release": "pooled", "bins": 2}}
+    values["channels"].append({"name": "metrics", "length": 12, "bound": 1.0})
+    beta.plan_file.write_text(tomli_w.dumps(values), encoding="utf-8")
+    assert "4 more round(s)" in beta.budget("--plan", beta.plan_file)
+    beta.policy("largest_epsilon = 3.0\nexact_releases = 0\n")
+    assert "3 more round(s)" in beta.budget("--plan", beta.plan_file)
+
+
+def test_a_delta_that_means_nothing_is_refused_and_not_replaced(beta: Hospital) -> None:
+    beta.spend(["ann"], 1)
+    with pytest.raises(InvalidPlan, match="delta"):
+        beta.budget("--delta", "0")
 
 
 def test_what_a_study_that_is_over_had_reserved_is_given_back(beta: Hospital) -> None:
