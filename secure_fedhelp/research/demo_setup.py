@@ -133,8 +133,13 @@ def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
         write_atomic(keys / file, (run.consortium / file).read_bytes())
 
 
-def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str | None) -> None:
-    """Each hospital's records, public set, configuration and policy, in its own folder."""
+def write_hospitals(
+    run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str | None, noise_seed: str | None = None
+) -> None:
+    """Each hospital's records, public set, configuration and policy, in its own folder.
+
+    ``noise_seed`` makes the privacy noise come again, for research.
+    """
     for name, (_, records) in data.hospitals.items():
         folder = run.hospital(name)
         private, test = _write_records(folder.root / "data", records, data.test, plan)
@@ -148,6 +153,8 @@ def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation
         }
         if foundation_url is not None:
             config["foundation_url"] = foundation_url
+        if noise_seed is not None:
+            config["research_noise_seed"] = noise_seed
         write_atomic(folder.root / "hospital.toml", tomli_w.dumps(config).encode())
         privacy = plan.privacy_of(name)
         policy = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +109,10 @@ def build_plan(
     seed: int,
     masks: Masks = "repairing",
     method: MethodSection | None = None,
+    learning: Mapping[str, Any] | None = None,
 ) -> StudyPlan:
-    """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults.
+    """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults, and ``learning``
+    replaces some of them.
 
     The noise multiplier of each tier is the smallest with which all private steps of all rounds stay within
     ``epsilon`` at the plan's delta (PLD accountant).
@@ -126,7 +129,7 @@ def build_plan(
         "method": (method or FedHelp()).model_dump(mode="json"),
         "data": study.data_section_fields,
         "model": {"small": defaults.small, "large": defaults.large},
-        "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
+        "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning, **(learning or {})},
         "privacy": {
             tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon)
             for tier in sorted({tier for tier, _ in study.hospitals.values()})
