@@ -156,6 +156,13 @@ def build_plan(
     return parse_plan(values | {"channels": channels}, source)
 
 
+def without_privacy(plan: StudyPlan) -> StudyPlan:
+    """The same plan for a run without noise: gradients are in effect not clipped, and weights follow sizes alone."""
+    section = {"clipping_norm": 1e6, "noise_multiplier": 1.0}
+    privacy = {tier: p.model_copy(update=section) for tier, p in plan.privacy.items()}
+    return plan.model_copy(update={"privacy": privacy})
+
+
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:
     """Class frequencies of the public set, to three digits; none where it has no labels."""
     if public.labels is None:
