@@ -121,21 +121,22 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     """For each tier and budget a table: level of each contender, and its difference to the first one."""
     from rich.table import Table
 
-    from secure_fedhelp.research.sweep.runs import FREE, shown_epsilon
+    from secure_fedhelp.research.sweep.runs import FREE, RIVALS, shown_epsilon
     from secure_fedhelp.research.sweep.statistics import difference, level, values
 
     metric = _metric(results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
     if kinds:
         screen.print(f"\nEncryption: {'; '.join(kinds)}.", markup=False)
+    rival = contenders[0] if contenders[0] in RIVALS else "personal"
     # Rivals that need no budget stand beside every budget; by themselves under "inf".
     spending = [run.epsilon for run in runs if run.contender not in FREE] or [math.inf]
     for tier in sorted({h.tier for r in results for h in r.hospitals}):
         for budget in map(shown_epsilon, dict.fromkeys(spending)):
             table = Table(title=f"{tier} hospitals, epsilon {budget}: {metric}", title_justify="left")
-            for heading in ("method", "model", "mean ± sd", f"less {contenders[0]}'s personal model"):
+            for heading in ("method", "model", "mean ± sd", f"less {contenders[0]}, {rival}"):
                 table.add_column(heading)
-            first = values(results, contenders[0], budget, tier, "personal", metric)
+            first = values(results, contenders[0], budget, tier, rival, metric)
             for name in contenders:
                 for model in ("shared", "personal", name):
                     found = values(results, name, budget, tier, model, metric)
