@@ -16,9 +16,9 @@ zero says
 so Z* = A U with A = (I + c L_w)^-1, which depends on U through distances alone. :func:`mixing` finds those weights by
 iteratively reweighted least squares on *sketches* of last round's u, whose distances are nearly the same. Whatever
 the weights, I + c L_w is a symmetric M-matrix that keeps the vector of ones: its inverse is symmetric, has no negative
-entry, and its rows and columns add up to 1. So each z_i is a weighted mean of the cohort's u_j, and the average over all
-hospitals is kept. What A from sketches of another round costs is measured: :func:`gap` to the exact answer of
-:func:`exact_prox`.
+entry, and its rows and columns add up to 1. So each z_i is a weighted mean of the cohort's u_j, and the average of all
+hospitals' vectors stays what it is. What A from sketches of another round costs is measured: :func:`gap` to the exact
+answer of :func:`exact_prox`.
 """
 
 from __future__ import annotations
@@ -65,14 +65,15 @@ def nearest_neighbours(points: Rows, k: int) -> Edges:
 def mixing(points: Rows, edges: Edges, weight: float) -> NDArray[np.float64]:
     """A, [hospitals, hospitals]: symmetric, doubly stochastic and non-negative, for certain; see the top of this file.
 
-    ``points`` stand for U (sketches of it will do), ``weight`` is c. An edge joins whole connected parts: A_ij is zero
-    exactly between those that no path joins.
+    ``points`` stand for U (sketches of it will do), ``weight`` is c. An inverse reaches along paths, so A_ij is zero
+    only between hospitals of different connected parts.
     """
     mixed, found = points, np.eye(len(points))
     if not weight or not len(edges):
         return found
     for _ in range(_ITERATIONS):
-        before, found = found, _doubly_stochastic(np.linalg.inv(np.eye(len(points)) + _laplacian(mixed, edges, weight)))
+        before = found
+        found = _doubly_stochastic(np.linalg.inv(np.eye(len(points)) + _laplacian(mixed, edges, weight)))
         mixed = found @ points
         if np.abs(found - before).max() < 1e-10:
             break
@@ -87,7 +88,7 @@ class Solution:
     duality_gap: float
 
 
-def exact_prox(points: Rows, edges: Edges, weight: float, tolerance: float = 1e-9, steps: int = 20_000) -> Solution:
+def exact_prox(points: Rows, edges: Edges, weight: float, tolerance: float = 1e-9, steps: int = 5_000) -> Solution:
     """Z* by ADMM (Hallac, Leskovec, Boyd, *Network lasso*, KDD 2015): the server's step where nothing is encrypted.
 
     With D the differences along the edges (the paper's Q, transposed), W = D Z split off and Y its scaled dual:
@@ -169,7 +170,7 @@ def _laplacian(points: Rows, edges: Edges, weight: float) -> NDArray[np.float64]
     return np.asarray(differences.T @ (stiffness[:, None] * differences))
 
 
-def _doubly_stochastic(inverse: NDArray[np.float64]) -> NDArray[np.float64]:
+def _doubly_stochastic(inverse: NDArray[np.floating]) -> NDArray[np.float64]:
     """The inverse without its rounding: symmetric and non-negative to the bit, rows adding up to 1.
 
     The diagonal takes what the others leave. That is no less than 1 / n: a row's diagonal entry is its largest.
