@@ -156,7 +156,7 @@ CASES = [(n, p, c) for n in (3, 6, 10, 20) for p in (20, 122, 1000) for c in (0.
 
 
 def test_with_the_rounds_own_distances_a_is_the_exact_answer() -> None:
-    """The construction itself loses nothing. What is left, up to 3e-3 of the way, is of instances in which hospitals are
+    """The construction itself loses nothing. What is left, up to 3e-3 of the way, is where hospitals are
     just about to become one: there reweighting converges slowly, and the objective is flat."""
     worst, rng = 0.0, np.random.default_rng(5)
     for n, p, c in CASES:
