@@ -16,7 +16,7 @@ from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.methods import make_method
 from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.learning.models import flatten
-from secure_fedhelp.learning.network_lasso import gap, nearest_neighbours
+from secure_fedhelp.learning.network_lasso import gap, mixing, nearest_neighbours
 from secure_fedhelp.learning.total_variation import prox_by_layer
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.privacy.noise import NoiseSource, SeededNoise
@@ -128,12 +128,14 @@ def test_a_checkpoint_goes_on_exactly_and_training_keeps_nothing(options: dict[s
 
 
 @every_option
-@pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_records_reach_an_upload_only_through_drawn_patients(
-    options: dict[str, Any], name: str, study_with: Make, nobody_drawn: NoiseSource
+    options: dict[str, Any], study_with: Make, nobody_drawn: NoiseSource
 ) -> None:
-    """No patient drawn, same noise: hospitals with different records must send the same, round after round."""
-    study = study_of(study_with, **options)
+    """No patient drawn, same noise: hospitals with different records must send the same, round after round.
+
+    It is a large one, whose own network sees all its records between the rounds.
+    """
+    study, name = study_of(study_with, **options), "alpha"
     one = hospital(study, name, nobody_drawn)
     two = hospital(study, name, nobody_drawn, records=study.test)
     others = {n: hospital(study, n) for n in ("alpha", "beta", "gamma") if n != name}
@@ -231,8 +233,8 @@ def test_a_hospital_that_was_away_stands_where_it_stood(study_with: Make) -> Non
     u = spoken(study, said, np.full((5, 5), 0.2))
     np.testing.assert_allclose(one.heads, np.tile(u[[0, 2, 3, 4]].mean(axis=0), (5, 1)), atol=1e-9)
     before, mix = one.heads.copy(), one.mix()
-    assert one.sketches is not None
-    np.testing.assert_allclose(one.sketches[1], one.sketches[[0, 2, 3, 4]].mean(axis=0), atol=1e-9)
+    assert one.expected is not None
+    np.testing.assert_allclose(one.expected[1], one.expected[[0, 2, 3, 4]].mean(axis=0), atol=1e-9)
     said, _ = run_round(study, hospitals, 1, away=["gamma"])
     u = spoken(study, said, mix)
     u[2] = before[2]
@@ -250,19 +252,26 @@ def test_without_coupling_each_keeps_its_own_head_after_the_first_round(study_wi
 
 
 def test_the_gap_to_the_exact_step_in_a_study_that_trains(study_with: Make) -> None:
-    """U as DP-SGD makes it, A from the sketches of the round before."""
-    study = study_of(study_with, hospitals=8, rounds=5, coupling=0.3, sketch_values=64)
-    hospitals = members(study)
-    found = []
-    for number in range(5):
+    """U as DP-SGD makes it against ADMM on plaintext, with the graph that the hospitals used.
+
+    Found: up to 25 % of the way off and 6 % of the objective's gain missed, on average 19 % and 4 %. From the last sketches
+    as they are, without looking ahead, it would be 75 % and 55 %, and on average 44 % and 23 %.
+    """
+    weight, expected, latest = 0.03, [], []
+    study = study_of(study_with, hospitals=8, rounds=6, coupling=weight, sketch_values=64)
+    hospitals, slots = members(study), None
+    for number in range(6):
         one = hospitals["alpha"]
-        mix, sketches = one.mix(), one.sketches
-        said, _ = run_round(study, hospitals, number)
-        if sketches is not None:
-            found.append(gap(mix, spoken(study, said, mix), nearest_neighbours(sketches, 3), 0.3))
-    print(found)
-    assert max(g.excess for g in found) < 0.25
-    assert max(g.distance for g in found) < 0.6
+        mix, points = one.mix(), one.expected
+        said, means = run_round(study, hospitals, number)
+        if number >= 2 and points is not None and slots is not None:
+            u, edges = spoken(study, said, mix), nearest_neighbours(points, 3)
+            expected.append(gap(mix, u, edges, weight))
+            latest.append(gap(mixing(slots, edges, weight), u, edges, weight))
+        slots = means["sketches"].reshape(8, -1)[:, 1:]
+    assert max(g.distance for g in expected) < 0.4
+    assert max(g.excess for g in expected) < 0.15
+    assert np.mean([g.distance for g in expected]) < np.mean([g.distance for g in latest]), "looking ahead pays"
 
 
 # -- the shared part ---------------------------------------------------------------------------------------------------

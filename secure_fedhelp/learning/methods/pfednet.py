@@ -10,9 +10,11 @@ A hospital's round:
 3. Of the sums, the base moves by the mean update; z_i = sum_k A_ik u_k is one proximal step of the network lasso
    (learning/network_lasso.py), and from the sketches everybody makes the next round's graph and A.
 
-*(ours)*: A is frozen for a round and comes from the sketches of the round before. The first round knows no similarity
-and takes A_ik = 1/n: everybody's head is the mean, as in FedAvg, which also averages the noise. A hospital that is not
-in a round has not moved: its last z stands for its u, which all know, so that rows of A still add up to 1.
+*(ours)*: A is frozen for a round and comes from what is known before it: the u expected if each hospital moves as it
+did in the round before, that is the last u's sketch plus the sketch of how far its z went since (measured, this halves
+the gap to the exact step or better). The first round knows no similarity and takes A_ik = 1/n: everybody's head is
+the mean, as in FedAvg, which also averages the noise. A hospital that is not in a round has not moved: its last z
+stands for its u, which all know, so that rows of A still add up to 1.
 
 **What the neighbourhoods tell.** After the first round A is invertible and public, and every hospital decrypts every
 channel: n sums of n unknowns, so each hospital can solve for every u_k (and the sketch of u_k stands open in its slot
@@ -64,8 +66,8 @@ class PfedNet(Averaging):
         self.heads: Rows = np.tile(self.base[self.split.personal], (len(self.names), 1))
         self._origin = self.heads[0]
         self._projection = sketch_matrix(self.plan.study.seed, len(self._origin), self.options.sketch_values)
-        #: Of every hospital's last u, [n, sketch_values]; None before the first round.
-        self.sketches: Rows | None = None
+        #: Sketches of every hospital's u as expected in the coming round, [n, sketch_values]; None before the first.
+        self.expected: Rows | None = None
         #: Segments of the shared part and, with error feedback, what this hospital has not said yet.
         self.starts: Places = np.arange(len(self.split.shared))
         self.kept: Vector = np.zeros(len(self.split.shared))
@@ -142,10 +144,10 @@ class PfedNet(Averaging):
     def mix(self) -> NDArray[np.float64]:
         """A of the coming round, [n, n], from what all hospitals know."""
         count, options = len(self.names), self.options
-        if self.sketches is None:
+        if self.expected is None:
             return np.full((count, count), 1.0 / count)
-        edges = nearest_neighbours(self.sketches, options.neighbours)
-        return mixing(self.sketches, edges, options.personal_rate * options.coupling)
+        edges = nearest_neighbours(self.expected, options.neighbours)
+        return mixing(self.expected, edges, options.personal_rate * options.coupling)
 
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
         slots = means["sketches"].reshape(len(self.names), -1)
@@ -157,12 +159,17 @@ class PfedNet(Averaging):
 
     def _learn_heads(self, sums: Rows, sketches: Rows, present: NDArray[np.bool_]) -> None:
         """The proximal step from the neighbourhoods' ``sums`` [n, personal], the hospitals that were away put in."""
-        if self.sketches is None:  # A was 1/n everywhere, so any mean over those present is every hospital's z
+        before = self.heads
+        if (
+            self.expected is None
+        ):  # A was 1/n everywhere: all z are the mean of those present, and so is the u of others
             self.heads = stand_in = np.tile(sums.sum(axis=0) / max(1, present.sum()), (len(sums), 1))
         else:
-            away, stand_in = ~present, self.heads
+            away, stand_in = ~present, before
             self.heads = sums + self.mix()[:, away] @ stand_in[away]
-        self.sketches = np.where(present[:, None], sketches, self._sketch(stand_in))
+        said = np.where(present[:, None], sketches, self._sketch(stand_in))
+        # z now + (u - z before): as far again from where it stands now.
+        self.expected = said + (self.heads - before) @ self._projection
         self.base = self.split.joined(self.base[self.split.shared], self.heads[self.me])
         self._personal = None
 
@@ -206,13 +213,13 @@ class PfedNet(Averaging):
 
     def state(self) -> dict[str, NDArray[np.float64]]:
         found = super().state() | {"heads": self.heads}
-        found |= {} if self.sketches is None else {"sketches": self.sketches}
+        found |= {} if self.expected is None else {"expected": self.expected}
         segments = {"starts": self.starts.astype(np.float64), "kept": self.kept}
         return found | (segments if self.options.segments else {})
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
         super().restore(state)
-        self.heads, self.sketches, self._to_keep = state["heads"], state.get("sketches"), None
+        self.heads, self.expected, self._to_keep = state["heads"], state.get("expected"), None
         if self.options.segments:
             self.starts, self.kept = state["starts"].astype(np.int64), state["kept"]
 
