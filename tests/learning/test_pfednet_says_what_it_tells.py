@@ -254,8 +254,8 @@ def test_without_coupling_each_keeps_its_own_head_after_the_first_round(study_wi
 def test_the_gap_to_the_exact_step_in_a_study_that_trains(study_with: Make) -> None:
     """U as DP-SGD makes it against ADMM on plaintext, with the graph that the hospitals used.
 
-    Found: up to 25 % of the way off and 6 % of the objective's gain missed, on average 19 % and 4 %. From the last sketches
-    as they are, without looking ahead, it would be 75 % and 55 %, and on average 44 % and 23 %.
+    Found: up to 25 % of the way off and 6 % of the objective's gain missed, on average 19 % and 4 %. From the sketches
+    of the round before as they are, it would be up to 75 % and 55 %, and on average 44 % and 23 %.
     """
     weight, expected, latest = 0.03, [], []
     study = study_of(study_with, hospitals=8, rounds=6, coupling=weight, sketch_values=64)
