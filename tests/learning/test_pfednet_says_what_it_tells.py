@@ -85,7 +85,7 @@ def run_round(
 
 
 def spoken(study: Study, said: dict[str, PrivateOutput], mix: Rows) -> Rows:
-    """U, read off what each hospital put into its own neighbourhood."""
+    """U, read off what each hospital put into its own neighbourhood, which is A_kk u_k."""
     names = [h.name for h in study.plan.hospitals]
     return np.stack([said[n].channels[f"neighbourhood-{k + 1:02d}"] / mix[k, k] for k, n in enumerate(names)])
 
@@ -150,7 +150,7 @@ def test_records_reach_an_upload_only_through_drawn_patients(
 
 
 def test_a_round_is_the_equations_in_plain_loops(study_with: Make) -> None:
-    """From what hospitals sent alone: base + weighted mean update, and z_i = sum_j A_ij u_j; first A is 1/n."""
+    """From what hospitals sent alone: base + weighted mean update, and z_i = sum_j A_ij u_j; first A is the weights."""
     study = study_of(study_with, hospitals=5, neighbours=2)
     hospitals = members(study)
     one, names = hospitals["alpha"], list(hospitals)
@@ -158,7 +158,8 @@ def test_a_round_is_the_equations_in_plain_loops(study_with: Make) -> None:
         base, mix = one.base[one.split.shared], one.mix()
         assert all(np.array_equal(h.mix(), mix) for h in hospitals.values())
         if number == 0:
-            assert np.array_equal(mix, np.full((5, 5), 0.2))
+            expected = [study.plan.weights[name] / sum(study.plan.weights.values()) for name in names]
+            np.testing.assert_allclose(mix, [expected] * 5)
         said, _ = run_round(study, hospitals, number)
         u, weights = spoken(study, said, mix), study.plan.weights
         for i, name in enumerate(names):
@@ -179,8 +180,8 @@ def test_what_is_said_is_the_trained_model_and_no_more(study_with: Make) -> None
     member.private_steps(model, 0)
     trained = flatten(model)
     again = hospital(study, "beta")
-    output = again.contribute(0)
-    u = output.channels["neighbourhood-02"] * 3
+    output, share = again.contribute(0), study.plan.weights["beta"] / sum(study.plan.weights.values())
+    u = output.channels["neighbourhood-02"] / share
     np.testing.assert_allclose(u, trained[again.split.personal], atol=1e-12)
     shared = output.channels["shared-part"] + again.base[again.split.shared]
     np.testing.assert_allclose(shared, trained[again.split.shared], atol=1e-12)
@@ -193,7 +194,7 @@ def test_the_rate_of_the_personal_part_scales_the_private_movement_alone(study_w
     for rate in (1.0, 0.25):
         member = hospital(study_of(study_with, personal_rate=rate), "beta")
         start = flatten(member.start(0))[member.split.personal]
-        parts.append(member.contribute(0).channels["neighbourhood-01"] * 3 - start)
+        parts.append(member.contribute(0).channels["neighbourhood-01"] / member.mix()[0, 1] - start)
     np.testing.assert_allclose(parts[1], 0.25 * parts[0], atol=1e-9)
 
 
@@ -228,13 +229,15 @@ def test_a_policy_says_no_to_these_channels_until_it_names_them(study_with: Make
 def test_a_hospital_that_was_away_stands_where_it_stood(study_with: Make) -> None:
     study = study_of(study_with, hospitals=5, neighbours=2)
     hospitals = members(study)
-    said, _ = run_round(study, hospitals, 0, away=["beta"])
     one = hospitals["alpha"]
-    u = spoken(study, said, np.full((5, 5), 0.2))
-    np.testing.assert_allclose(one.heads, np.tile(u[[0, 2, 3, 4]].mean(axis=0), (5, 1)), atol=1e-9)
+    first = one.mix()
+    said, _ = run_round(study, hospitals, 0, away=["beta"])
+    here = [0, 2, 3, 4]
+    u, weights = spoken(study, said, first)[here], np.array(list(study.plan.weights.values()))[here]
+    np.testing.assert_allclose(one.heads, np.tile(weights @ u / weights.sum(), (5, 1)), atol=1e-9)
     before, mix = one.heads.copy(), one.mix()
     assert one.expected is not None
-    np.testing.assert_allclose(one.expected[1], one.expected[[0, 2, 3, 4]].mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(one.expected[1], weights @ one.expected[here] / weights.sum(), atol=1e-9)
     said, _ = run_round(study, hospitals, 1, away=["gamma"])
     u = spoken(study, said, mix)
     u[2] = before[2]

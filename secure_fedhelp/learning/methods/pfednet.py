@@ -12,9 +12,9 @@ A hospital's round:
 
 *(ours)*: A is frozen for a round and comes from what is known before it: the u expected if each hospital moves as it
 did in the round before, that is the last u's sketch plus the sketch of how far its z went since (measured, this halves
-the gap to the exact step or better). The first round knows no similarity and takes A_ik = 1/n: everybody's head is
-the mean, as in FedAvg, which also averages the noise. A hospital that is not in a round has not moved: its last z
-stands for its u, which all know, so that rows of A still add up to 1.
+the gap to the exact step). The first round knows no similarity: A_ik is hospital k's share of the plan's weights, so
+everybody's head is the weighted mean, as in FedAvg, which also averages the noise. A hospital that is not in a round
+has not moved: its last z stands for its u, which all know, so that rows of A still add up to 1.
 
 **What the neighbourhoods tell.** After the first round A is invertible and public, and every hospital decrypts every
 channel: n sums of n unknowns, so each hospital can solve for every u_k (and the sketch of u_k stands open in its slot
@@ -143,9 +143,10 @@ class PfedNet(Averaging):
 
     def mix(self) -> NDArray[np.float64]:
         """A of the coming round, [n, n], from what all hospitals know."""
-        count, options = len(self.names), self.options
+        options = self.options
         if self.expected is None:
-            return np.full((count, count), 1.0 / count)
+            weights = np.array([self.plan.weights[h.name] for h in self.plan.hospitals])
+            return np.tile(weights / weights.sum(), (len(weights), 1))
         edges = nearest_neighbours(self.expected, options.neighbours)
         return mixing(self.expected, edges, options.personal_rate * options.coupling)
 
@@ -159,14 +160,11 @@ class PfedNet(Averaging):
 
     def _learn_heads(self, sums: Rows, sketches: Rows, present: NDArray[np.bool_]) -> None:
         """The proximal step from the neighbourhoods' ``sums`` [n, personal], the hospitals that were away put in."""
-        before = self.heads
-        if (
-            self.expected is None
-        ):  # A was 1/n everywhere: all z are the mean of those present, and so is the u of others
-            self.heads = stand_in = np.tile(sums.sum(axis=0) / max(1, present.sum()), (len(sums), 1))
+        before, mix = self.heads, self.mix()
+        if self.expected is None:  # all rows are one: every z is the mean of those present, and so is the u of others
+            self.heads = stand_in = np.tile(sums.mean(axis=0) / mix[0, present].sum(), (len(sums), 1))
         else:
-            away, stand_in = ~present, before
-            self.heads = sums + self.mix()[:, away] @ stand_in[away]
+            stand_in, self.heads = before, sums + mix[:, ~present] @ before[~present]
         said = np.where(present[:, None], sketches, self._sketch(stand_in))
         # z now + (u - z before): as far again from where it stands now.
         self.expected = said + (self.heads - before) @ self._projection
