@@ -21,7 +21,12 @@ from secure_fedhelp.learning.total_variation import prox_by_layer
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.privacy.noise import NoiseSource, SeededNoise
 from secure_fedhelp.privacy.release import PrivateOutput
+from secure_fedhelp.research.catalog import prepare
+from secure_fedhelp.research.plans import build_plan
+from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
+from secure_fedhelp.study.methods import FedAvg
+from secure_fedhelp.study.methods import PfedNet as PfedNetOptions
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.policy import SitePolicy, broken_clauses
 
@@ -359,3 +364,12 @@ def test_plans_that_would_be_misunderstood_are_refused(study_with: Make) -> None
     for wrong in ({"neighbours": 1}, {"coupling": -1.0}, {"personal": []}, {"personal_rate": 0.0}):
         with pytest.raises(InvalidPlan, match="method"):
             parse_plan(values | {"method": {"name": "pfednet", **wrong}})
+
+
+def test_a_research_plan_declares_its_channels_and_a_sum_of_them_fits_the_usual_profile() -> None:
+    """Channels that are added and not averaged have larger sums by the plan: their bounds must not make all dearer."""
+    data = prepare("breast-cancer", None, 1)
+    plans = [build_plan("breast-cancer", data, 2, 3.0, 1, method=method) for method in (PfedNetOptions(), FedAvg())]
+    assert plan_profile(plans[0]) == plan_profile(plans[1])
+    assert [c.name for c in plans[0].channels][:3] == ["shared-part", "sketches", "neighbourhood-01"]
+    assert len(plans[0].channels) == 2 + len(data.hospitals)
