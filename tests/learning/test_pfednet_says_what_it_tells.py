@@ -38,7 +38,7 @@ SEGMENTS = {"segments": True, "segment_count": 5, "full_every": 3, "sparsity": 0
 
 
 def study_of(make: Make, hospitals: int = 3, rounds: int = 3, **options: Any) -> Study:
-    """The tiny study with pFedNet and as many hospitals; every third of those added has the opposite labels."""
+    """The tiny study with pFedNet and as many hospitals; those beyond three have the opposite labels."""
     study = make(method={"name": "fedavg"})
     values = study.plan.model_dump(mode="json")
     values["study"]["rounds"] = rounds
@@ -46,8 +46,7 @@ def study_of(make: Make, hospitals: int = 3, rounds: int = 3, **options: Any) ->
     known = {h.name: study.records[h.name] for h in study.plan.hospitals}
     for number in range(3, hospitals):
         copied, name = known["alpha" if number % 2 else "beta"], f"more-{number}"
-        labels = copied.labels if number % 3 else 1 - copied.labels
-        known[name] = Records(copied.inputs, labels, tuple(f"p{i}" for i in range(len(copied))))
+        known[name] = Records(copied.inputs, 1 - copied.labels, tuple(f"p{i}" for i in range(len(copied))))
         values["hospitals"].append({"name": name, "tier": "small", "nominal_patients": copied.n_patients})
     return replace(study, plan=with_channels(values), records=known)
 
@@ -57,14 +56,13 @@ def with_channels(values: dict[str, Any], bound: float = 8.0) -> StudyPlan:
     return parse_plan(values | {"channels": [section.model_dump(mode="json") for section in sections]})
 
 
-def hospital(study: Study, name: str, noise: NoiseSource | None = None, records: Records | None = None) -> PfedNet:
+def hospital(study: Study, name: str, noise: NoiseSource | None = None, records: Records | None = None) -> Any:
+    """A PfedNet, if the plan says so."""
     source, mine = noise or SeededNoise(name.encode()), records or study.records[name]
-    made = make_method(Site(study.plan, name, mine, study.public, study.teacher, source))
-    assert isinstance(made, PfedNet)
-    return made
+    return make_method(Site(study.plan, name, mine, study.public, study.teacher, source))
 
 
-def members(study: Study) -> dict[str, PfedNet]:
+def members(study: Study) -> dict[str, Any]:
     return {h.name: hospital(study, h.name) for h in study.plan.hospitals}
 
 
@@ -74,7 +72,7 @@ def combined(study: Study, number: int, said: dict[str, PrivateOutput]) -> dict[
 
 
 def run_round(
-    study: Study, hospitals: dict[str, PfedNet], number: int, away: Iterable[str] = ()
+    study: Study, hospitals: dict[str, Any], number: int, away: Iterable[str] = ()
 ) -> tuple[dict[str, PrivateOutput], dict[str, Vector]]:
     """One round in which everybody trains, and the uploads of those ``away`` do not arrive."""
     said = {name: h.contribute(number) for name, h in hospitals.items()}
@@ -259,11 +257,40 @@ def test_without_coupling_each_keeps_its_own_head_after_the_first_round(study_wi
         np.testing.assert_allclose(h.heads[number - 1], said[name].channels[f"neighbourhood-{number:02d}"], atol=1e-9)
 
 
+def test_hospitals_whose_patients_contradict_each_other_find_their_own_group(study_with: Make) -> None:
+    """Three hospitals with opposite labels: one common model is right for half of them at best, tied heads for all.
+
+    Found: AUROC 0.72 to 0.91 for pFedNet, 0.40 and 0.60 for FedAvg.
+    """
+    study = study_of(study_with, hospitals=6, rounds=6, coupling=0.03, neighbours=2)
+    values, usual = study.plan.model_dump(mode="json"), study_with(method={"name": "fedavg"}).plan
+    values |= {"method": {"name": "fedavg"}, "channels": [c.model_dump(mode="json") for c in usual.channels]}
+    plain = replace(study, plan=parse_plan(values))
+    opposite = Records(study.test.inputs, 1 - study.test.labels, study.test.patients)
+
+    def areas(study: Study) -> list[float]:
+        hospitals = members(study)
+        for number in range(6):
+            run_round(study, hospitals, number)
+        if isinstance(hospitals["alpha"], PfedNet):
+            mix = hospitals["alpha"].mix()
+            assert mix[:3, 3:].sum() < 0.5 * (mix[:3, :3].sum() - np.trace(mix[:3, :3])), (
+                "groups are found by themselves"
+            )
+        test = {n: opposite if n.startswith("more") else study.test for n in hospitals}
+        return [h.evaluate_shared(test[n]).auroc for n, h in hospitals.items()]
+
+    tied, common = areas(study), areas(plain)
+    assert np.mean(common) == pytest.approx(0.5, abs=1e-9)
+    assert np.mean(tied) > 0.7
+    assert min(tied) > min(common) + 0.15
+
+
 def test_the_gap_to_the_exact_step_in_a_study_that_trains(study_with: Make) -> None:
     """U as DP-SGD makes it against ADMM on plaintext, with the graph that the hospitals used.
 
-    Found: up to 25 % of the way off and 6 % of the objective's gain missed, on average 19 % and 4 %. From the sketches
-    of the round before as they are, it would be up to 75 % and 55 %, and on average 44 % and 23 %.
+    Found: up to 20 % of the way off and 4 % of the objective's gain missed, on average 18 % and 3 %. From the sketches
+    of the round before as they are, it would be up to 58 % and 33 %, and on average 39 % and 16 %.
     """
     weight, expected, latest = 0.03, [], []
     study = study_of(study_with, hospitals=8, rounds=6, coupling=weight, sketch_values=64)
@@ -277,8 +304,8 @@ def test_the_gap_to_the_exact_step_in_a_study_that_trains(study_with: Make) -> N
             expected.append(gap(mix, u, edges, weight))
             latest.append(gap(mixing(slots, edges, weight), u, edges, weight))
         slots = means["sketches"].reshape(8, -1)[:, 1:]
-    assert max(g.distance for g in expected) < 0.4
-    assert max(g.excess for g in expected) < 0.15
+    assert max(g.distance for g in expected) < 0.35
+    assert max(g.excess for g in expected) < 0.1
     assert np.mean([g.distance for g in expected]) < np.mean([g.distance for g in latest]), "looking ahead pays"
 
 
