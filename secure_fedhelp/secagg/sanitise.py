@@ -182,8 +182,7 @@ def error_norm(profile: Profile, length: int, cohort_size: int, decryptions: int
 
 
 def sanitise(total: Vector, flooding: Flooding, key: bytes, context: bytes) -> Vector:
-    """A decrypted sum, of at most ``flooding.length`` values, with noise and each value rounded to the grid: what may be
-    used and released.
+    """A decrypted sum of at most ``flooding.length`` values, with noise and rounded to the grid: it may be released.
 
     The same for everybody who holds the epoch's flooding ``key`` (32 bytes). ``context`` names what was summed: study,
     round, and the hash that each hospital of the cohort signed of its ciphertexts. It must not depend on what
