@@ -97,8 +97,8 @@ def exact_prox(points: Rows, edges: Edges, weight: float, tolerance: float = 1e-
 
     It stops when the duality gap is at most ``tolerance`` times the objective's scale, so the answer brings its proof.
     """
-    differences, scale = _differences(edges, len(points)), objective(points, points, edges, weight) or 1.0
-    if not weight or not len(edges):
+    differences, scale = _differences(edges, len(points)), objective(points, points, edges, weight)
+    if not scale:  # no coupling, no edge, or all equal along them: U itself costs nothing
         return Solution(points.copy(), 0.0)
     rho = 1.0
     solve = np.linalg.inv(np.eye(len(points)) + rho * differences.T @ differences)
