@@ -168,6 +168,7 @@ def write_hospitals(
             "largest_epsilon": privacy.epsilon,
             "largest_delta": privacy.delta,
             "smallest_cohort": plan.aggregation.minimum_cohort,
+            "channels_allowed": [channel.name for channel in plan.channels],
             "smallest_coalition": min(1, plan.coalition[1]),
             "foundation_endpoints": [foundation_url] if foundation_url else [],
             "metrics": "research",

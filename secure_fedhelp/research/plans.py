@@ -11,6 +11,7 @@ import numpy as np
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
 from secure_fedhelp.learning.methods import method_class
+from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.study.methods import FedHelp, MethodSection
@@ -45,6 +46,7 @@ class StudyDefaults:
     delta: float = 1e-4
     update_bound: float = 4.0
     logit_bound: float = 16.0
+    sketch_bound: float = 6.0
 
 
 _IMAGE_LEARNING: dict[str, Any] = {
@@ -148,12 +150,18 @@ def build_plan(
     }
     source = f"plan of {dataset}"
     draft = parse_plan(values, source)  # all but its channels, which the method says
+    return parse_plan(values | {"channels": _channels(draft, defaults)}, source)
+
+
+def _channels(draft: StudyPlan, defaults: StudyDefaults) -> list[dict[str, Any]]:
+    """The channels that a draft's method needs."""
+    chosen = method_class(draft.method)
+    if issubclass(chosen, PfedNet):
+        sections = chosen.sections(draft, defaults.update_bound, defaults.sketch_bound)
+        return [section.model_dump(mode="json") for section in sections]
     bounds = {"model-update": defaults.update_bound, "public-logits": defaults.logit_bound}
-    channels = [
-        {"name": name, "length": length, "bound": bounds[name]}
-        for name, length in method_class(draft.method).lengths(draft).items()
-    ]
-    return parse_plan(values | {"channels": channels}, source)
+    lengths = chosen.lengths(draft)
+    return [{"name": name, "length": length, "bound": bounds[name]} for name, length in lengths.items()]
 
 
 def without_privacy(plan: StudyPlan) -> StudyPlan:

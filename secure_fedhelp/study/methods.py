@@ -47,6 +47,31 @@ class FedHelp(Strict):
     twin: bool = False
 
 
+class PfedNet(Strict):
+    """pFedNet (arXiv 2306.14483): shared layers are averaged, personal ones tied to those of similar hospitals."""
+
+    name: Literal["pfednet"] = "pfednet"
+    #: Layers that are a hospital's own, as patterns of parameter names; all others are shared.
+    personal: tuple[str, ...] = Field(default=("private_head.*", "public_head.*"), min_length=1)
+    #: k of the nearest-neighbour graph. With two or more, every neighbourhood has at least three members.
+    neighbours: int = Field(default=3, ge=2)
+    #: lambda: how strongly neighbours are drawn together. 0: after the first round everybody keeps its own.
+    coupling: float = Field(default=0.1, ge=0)
+    #: eta: the share of its private steps that a personal part takes; it also scales lambda, as in any proximal step.
+    personal_rate: float = Field(default=1.0, gt=0, le=1)
+    #: Values of a hospital's sketch, by which similarity is judged.
+    sketch_values: int = Field(default=64, ge=1)
+    #: gamma of the differentially sparse regulariser. Without ``segments`` it makes each hospital's shared update
+    #: sparse; with them, the aggregate that the segments are read off.
+    sparsity: float = Field(default=0.0, ge=0)
+    #: Upload the shared part as means of public segments, with error feedback.
+    segments: bool = False
+    #: The most segments, and so the length of the upload that carries them.
+    segment_count: int = Field(default=256, ge=1)
+    #: With segments: one round in this many, the first included, sends the shared part in full and makes new segments.
+    full_every: int = Field(default=5, ge=1)
+
+
 class Imported(Strict):
     """A method of somebody else's: a class that follows learning/method.py, by its import path.
 
@@ -59,5 +84,5 @@ class Imported(Strict):
 
 
 #: Methods of this project; a policy allows them unless it says otherwise.
-BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp")
-MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | Imported, Field(discriminator="name")]
+BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet")
+MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | PfedNet | Imported, Field(discriminator="name")]

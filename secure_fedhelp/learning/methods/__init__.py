@@ -17,10 +17,17 @@ def method_class(chosen: options.MethodSection) -> type[Method]:
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
     from secure_fedhelp.learning.methods.fedprox import FedProx
     from secure_fedhelp.learning.methods.imported import import_method
+    from secure_fedhelp.learning.methods.pfednet import PfedNet
 
     if isinstance(chosen, options.Imported):
         return import_method(chosen.path)
-    built_in: dict[str, type[Method]] = {"ditto": Ditto, "fedavg": FedAvg, "fedhelp": FedHelp, "fedprox": FedProx}
+    built_in: dict[str, type[Method]] = {
+        "ditto": Ditto,
+        "fedavg": FedAvg,
+        "fedhelp": FedHelp,
+        "fedprox": FedProx,
+        "pfednet": PfedNet,
+    }
     return built_in[chosen.name]
 
 
