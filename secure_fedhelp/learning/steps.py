@@ -22,6 +22,8 @@ from secure_fedhelp.study.plan import StudyPlan
 Logits = NDArray[np.float64]
 #: (inputs, logits) of a home batch to a further loss, such as the ranking towards the ensemble.
 ExtraLoss = Callable[[Tensor, Tensor], Tensor]
+#: (logits [b, classes], labels [b]) to the loss of each record, [b].
+RecordLosses = Callable[[Tensor, Tensor], Tensor]
 
 #: Separates the streams of public randomness, so that no two uses of the plan's seed draw the same numbers.
 _WARM, _PUBLIC = 1, 2
@@ -68,15 +70,19 @@ def home_steps(
     plan: StudyPlan,
     rng: np.random.Generator,
     extra: ExtraLoss | None = None,
+    losses: RecordLosses | None = None,
 ) -> None:
-    """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does."""
-    task, learning = Task.of(plan), plan.learning
+    """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does.
+
+    ``losses`` takes the place of the task's own, ``extra`` is added.
+    """
+    losses, learning = losses or Task.of(plan).losses, plan.learning
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay)
     model.train()
     for batch in _batches(len(records), learning.home_batch, steps, rng):
         inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
         logits = model(inputs)
-        loss = task.losses(logits, labels).mean()
+        loss = losses(logits, labels).mean()
         if extra is not None:
             loss = loss + extra(inputs, logits)
         optimizer.zero_grad()

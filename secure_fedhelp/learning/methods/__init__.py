@@ -11,7 +11,13 @@ from secure_fedhelp.study.methods import Imported, MethodSection
 if TYPE_CHECKING:
     from secure_fedhelp.learning.method import Method, Site
 
-_CLASSES: Final = {"fedavg": "FedAvg", "fedprox": "FedProx", "ditto": "Ditto", "fedhelp": "FedHelp"}
+_CLASSES: Final = {
+    "fedavg": "FedAvg",
+    "fedprox": "FedProx",
+    "ditto": "Ditto",
+    "fedhelp": "FedHelp",
+    "prr": "Prr",
+}
 
 
 def method_class(chosen: MethodSection) -> type[Method]:
