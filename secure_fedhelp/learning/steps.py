@@ -17,13 +17,12 @@ from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.models import TwoHeaded, build
 from secure_fedhelp.learning.task import Task
+from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study.plan import StudyPlan
 
 Logits = NDArray[np.float64]
 #: (inputs, logits) of a home batch to a further loss, such as the ranking towards the ensemble.
 ExtraLoss = Callable[[Tensor, Tensor], Tensor]
-#: (logits [b, classes], labels [b]) to the loss of each record, [b].
-RecordLosses = Callable[[Tensor, Tensor], Tensor]
 
 #: Separates the streams of public randomness, so that no two uses of the plan's seed draw the same numbers.
 _WARM, _PUBLIC = 1, 2
@@ -70,7 +69,7 @@ def home_steps(
     plan: StudyPlan,
     rng: np.random.Generator,
     extra: ExtraLoss | None = None,
-    losses: RecordLosses | None = None,
+    losses: RecordLoss | None = None,
 ) -> None:
     """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does.
 
