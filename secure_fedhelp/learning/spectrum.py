@@ -8,8 +8,9 @@ of F(u, v), and the box holds with each coefficient its conjugate, so half the b
 
     W'_k = W_k + P_L(mean_j W_j - W_k),    P_L = Re IFFT2 M_L FFT2
 
-``amplitude`` (MICCAI) averages |F| and keeps the own phase. ``phase`` (TMI) averages |F| and the phase, each as a number
-in (-pi, pi], so two phases a hair apart on both sides of pi average to 0, the opposite direction; hence the default.
+``amplitude`` (MICCAI) averages |F| and keeps the own phase. ``phase`` (TMI) averages |F| and the phase, both as plain
+numbers, the phase in (-pi, pi]: two phases a hair apart on both sides of pi average to 0, the opposite direction.
+Hence the default.
 
 What travels is the difference to a *base* that everybody knows *(ours)*, because small values need small bounds. The
 transform is orthonormal and each pair is sent as sqrt(2) times its real and imaginary part: the values sent are the

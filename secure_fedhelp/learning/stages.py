@@ -14,6 +14,7 @@ from private scores would be one more answer about the records, and D's training
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from enum import Enum
 
@@ -52,7 +53,7 @@ def next_stage(before: Stage | None, personal: float, deputy: float, recover: fl
 def epochs(steps: int, count: int) -> Iterator[int]:
     """``steps`` in ``count`` parts as equal as can be; parts without a step are left out."""
     ends = [steps * number // count for number in range(count + 1)]
-    return (part for start, end in zip(ends, ends[1:], strict=False) if (part := end - start))
+    return (part for start, end in itertools.pairwise(ends) if (part := end - start))
 
 
 def macro_f1(logits: NDArray[np.float64], labels: Labels) -> float:

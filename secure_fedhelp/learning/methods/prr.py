@@ -34,7 +34,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.learning.alignment import AlignedLoss, gamma_weights, noised_counts, noised_sums, seesaw_weights
 from secure_fedhelp.learning.averaging import Averaging
@@ -83,7 +82,7 @@ class Prr(Averaging):
         self.personal = self.deputy
         if self.architecture != small:
             self.personal = flatten(warm_model(self.plan, large, site.public, site.answers))
-        #: The cohort's patients of each class, [classes], and both sums of prototypes, [classes, features]: as released.
+        #: The cohort's patients of each class [classes], and sums of features [classes, features], all as released.
         self.counts: NDArray[np.float64] | None = None
         self.own_prototypes: NDArray[np.float64] | None = None
         self.cohort_prototypes: NDArray[np.float64] | None = None
@@ -109,22 +108,17 @@ class Prr(Averaging):
 
     def train(self, round_number: int) -> Said:
         model, personal = self.start(round_number), self.personal_model() if self.options.twin else None
-        events: list[DpSgd | Gaussian] = [self._private_steps(model, personal, round_number)]
+        trained = self._private_steps(model, personal, round_number)
         deputy = flatten(model)
         values = {"spectrum": self.fourier.pack(deputy, self.base, _width(self.plan, round_number))}
         # The deputy's coordinates in another basis; only its own training is an event that is not paid for yet.
         proofs = {"spectrum": Proof.of("dp-sgd", "event:0", *PUBLIC)}
-        records = one_record_each(self.site.records, self.site.noise)
-        for name in self.plan.lengths(round_number):
-            if (channel := self.plan.channel(name)).mechanism == "gaussian":
-                values[name] = self._answer(name, model, records).ravel() * _scale(self.plan, name)
-                proofs[name] = Proof.of("gaussian", f"event:{len(events)}", *PUBLIC)
-                events.append(
-                    Gaussian(noise_multiplier=channel.noise_multiplier or 0.0, sensitivity=channel.sensitivity or 0.0)
-                )
+        answers = self._answers(model, round_number)
+        values |= answers
+        proofs |= {name: Proof.of("gaussian", f"event:{1 + n}", *PUBLIC) for n, name in enumerate(answers)}
         left = None if personal is None else flatten(personal)
-        self._trained = _Trained(round_number, deputy, left, values.get("prototypes"))
-        return Said(values, proofs, tuple(events))
+        self._trained = _Trained(round_number, deputy, left, answers.get("prototypes"))
+        return Said(values, proofs, (trained, *(self._event(name) for name in answers)))
 
     def start(self, round_number: int) -> TwoHeaded:
         """The deputy after the round's public steps. The warm start is behind it from the beginning."""
@@ -183,12 +177,24 @@ class Prr(Averaging):
         privacy = site.privacy.model_copy(update={"steps": steps})
         return train_private(module, losses, site.records, privacy, site.nominal_patients, rate, site.noise)
 
-    def _answer(self, name: str, model: TwoHeaded, records: Records) -> NDArray[np.float64]:
-        """A gaussian channel's answer about one record of each patient, in patients."""
-        channel, classes, noise = self.plan.channel(name), len(self.plan.data.classes), self.site.noise
-        if name == "class-counts":
-            return noised_counts(records.labels, classes, channel, noise)
-        return noised_sums(predict(model.extractor, records.inputs), records.labels, classes, channel, noise)
+    def _answers(self, model: TwoHeaded, round_number: int) -> dict[str, Vector]:
+        """The round's gaussian channels in the plan's order: about one record of each patient, the same for all."""
+        plan, noise, classes = self.plan, self.site.noise, len(self.plan.data.classes)
+        names = [name for name in plan.lengths(round_number) if plan.channel(name).mechanism == "gaussian"]
+        found: dict[str, Vector] = {}
+        records = one_record_each(self.site.records, noise) if names else self.site.records
+        for name in names:
+            channel = plan.channel(name)
+            if name == "class-counts":
+                answer = noised_counts(records.labels, classes, channel, noise)
+            else:
+                answer = noised_sums(predict(model.extractor, records.inputs), records.labels, classes, channel, noise)
+            found[name] = answer.ravel() * _scale(plan, name)
+        return found
+
+    def _event(self, name: str) -> Gaussian:
+        channel = self.plan.channel(name)
+        return Gaussian(noise_multiplier=channel.noise_multiplier or 0.0, sensitivity=channel.sensitivity or 0.0)
 
     def _compared_with(self, round_number: int) -> NDArray[np.float64]:
         """The cohort's prototypes; with ``gaussian_prototypes`` drawn around them, as far off as their noise *(ours)*.
@@ -234,13 +240,13 @@ class Prr(Averaging):
 
     def _train_personal(self, round_number: int) -> None:
         """The pupil's steps of a round, in epochs."""
-        learning, rng = self.plan.learning, self.site.rng(_HOME, round_number)
+        learning, det, rng = self.plan.learning, self.options.det, self.site.rng(_HOME, round_number)
         model, deputy, losses, stage = self.personal_model(), self.shared_model(), self.losses(round_number), None
         for steps in epochs(learning.pupil_steps, self.options.epochs):
-            stage = self._next_stage(stage, model, deputy)
-            taught = _taught_by(deputy, learning.temperature) if self.options.det and stage.deputy_teaches else None
+            stage = self._next_stage(stage, model, deputy) if det else None
+            lesson = _taught_by(deputy, learning.temperature) if stage is not None and stage.deputy_teaches else None
             rate, records = learning.pupil_learning_rate, self.site.records
-            home_steps(model, records, steps, rate, self.plan, rng, taught, losses)
+            home_steps(model, records, steps, rate, self.plan, rng, lesson, losses)
         self.personal = flatten(model)
 
     def _next_stage(self, stage: Stage | None, personal: nn.Module, deputy: nn.Module) -> Stage:
@@ -294,7 +300,7 @@ def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordL
 
 
 def parts(model: nn.Module) -> list[Part]:
-    """How each parameter is aggregated: weights in the spectrum, biases as they are, normalisation layers not at all."""
+    """How each parameter travels: weights in the spectrum, biases as they are, normalisation layers not at all."""
     layers, found = dict(model.named_modules()), []
     for name, parameter in model.named_parameters():
         layer, shape = layers[name.rpartition(".")[0]], tuple(parameter.shape)
