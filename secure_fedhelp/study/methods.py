@@ -48,7 +48,7 @@ class FedHelp(Strict):
 
 
 class Prr(Strict):
-    """PRR (MICCAI 2021, IEEE TMI 2022): deputies share low frequencies, personal models stay, classes are imbalanced."""
+    """PRR (MICCAI 2021, IEEE TMI 2022): deputies share low frequencies, personal models stay, classes may be rare."""
 
     name: Literal["prr"] = "prr"
     #: What of the low frequencies is averaged: the complex coefficients *(ours)*; their amplitudes alone (MICCAI); or
