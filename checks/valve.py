@@ -48,6 +48,7 @@ PUBLIC_NAMES = frozenset({"data.records.PublicSet", "data.records.public_hash"})
 BOTH_ENDS = {
     "hospital.preparation": "loads records, and asks the foundation model about the public set, one after the other",
     "hospital.taking_part": "gives the agent its method, which has the records, and its client, which has none",
+    "learning.methods.imported": "imports a method that the site policy has named: code that the hospital chose",
     "research": "runs whole studies on open data, both ends of them",
 }
 
@@ -197,12 +198,16 @@ def _records_reach_out(module: Module, modules: dict[str, Module]) -> Iterator[F
     if not _touches_records(module) or _within(module.name, tuple(BOTH_ENDS)):
         return
     for imported in module.imports:
-        way = [imported.name, "anything"] if imported.name in UNSEEN_IMPORTS else _way_out(imported, modules)
-        if way:
+        if way := _way(imported, modules):
             yield Finding(module.path, imported.line, f"touches records and reaches the wire: {' > '.join(way)}")
     for node in module.nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in UNSEEN_CALLS:
             yield Finding(module.path, node.lineno, f"touches records and calls {node.func.id}: it may do anything")
+
+
+def _way(imported: Import, modules: dict[str, Module]) -> list[str]:
+    """As :func:`_way_out`; what imports by name may reach anything."""
+    return [imported.name, "anything"] if imported.name in UNSEEN_IMPORTS else _way_out(imported, modules)
 
 
 def _way_out(first: Import, modules: dict[str, Module]) -> list[str]:
@@ -240,7 +245,7 @@ def _stale(modules: dict[str, Module]) -> Iterator[Finding]:
     """An exception that nothing needs is a door that somebody forgot to close."""
     for place in BOTH_ENDS:
         members = [m for m in modules.values() if _within(m.name, (place,))]
-        if not any(_touches_records(m) and any(_way_out(i, modules) for i in m.imports) for m in members):
+        if not any(_touches_records(m) and any(_way(i, modules) for i in m.imports) for m in members):
             yield Finding("checks/valve.py", 1, f"{place} is declared in BOTH_ENDS and needs no exception")
 
 

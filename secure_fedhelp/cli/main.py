@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 
 from secure_fedhelp import __version__
-from secure_fedhelp.cli import audit, bench, compare, consortium, coordinator, demo, foundation, hospital, plan
+from secure_fedhelp.cli import (
+    audit,
+    bench,
+    compare,
+    consortium,
+    coordinator,
+    demo,
+    foundation,
+    hospital,
+    plan,
+    simulate,
+)
 from secure_fedhelp.cli.plain import plain
 from secure_fedhelp.errors import FedHelpError
 
@@ -25,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
 app.add_typer(consortium.app, name="consortium")
 app.add_typer(coordinator.app, name="coordinator")

@@ -65,6 +65,51 @@ def serve(
     """
     stop = stop or threading.Event()
     (folder / "address").unlink(missing_ok=True)  # of a process that was killed
+    with _opened(folder, plan, clock, source) as (keeper, service, door, credentials, roster):
+        calls = Calls(door.caller)
+        with _running(service, calls, folder, plan, credentials, address) as listening:
+            on_event(f"study {plan.study.name} ({plan.hash[:16]}) at {listening}")
+            with _signals(stop):
+                _work_until_over(keeper, clock, on_event, roster.update, linger_seconds, stop)
+            keeper.stop_waiting()
+        return public_state(plan, keeper.state)
+
+
+@contextmanager
+def in_memory(
+    folder: Path, plan: StudyPlan, clock: Callable[[], float], on_event: OnEvent, source: SecretSource = USUAL
+) -> Iterator[CoordinatorService]:
+    """The same coordinator without a network: its handlers, for channels of wire/memory.py, while a thread works.
+
+    Leaving waits for the thread and raises what it raised.
+    """
+    stop = threading.Event()
+    failed: list[FedHelpError] = []
+
+    def work() -> None:
+        try:
+            _work_until_over(keeper, clock, on_event, roster.update, 0.0, stop)
+        except FedHelpError as error:
+            failed.append(error)
+
+    with _opened(folder, plan, clock, source) as (keeper, service, _, _, roster):
+        thread = threading.Thread(target=work, name="coordinator")
+        thread.start()
+        try:
+            yield service
+        finally:
+            stop.set()
+            thread.join()
+            keeper.stop_waiting()
+        if failed:
+            raise failed[0]
+
+
+@contextmanager
+def _opened(
+    folder: Path, plan: StudyPlan, clock: Callable[[], float], source: SecretSource
+) -> Iterator[tuple[Keeper, CoordinatorService, Door, Credentials, _RosterWriter]]:
+    """Keys, card and stored study of a coordinator's folder, and its handlers."""
     unlock = open_lock(folder, source)
     credentials = load_credentials(folder, clock(), unlock)
     identity = credentials.identity
@@ -79,14 +124,8 @@ def serve(
     keeper = Keeper(folder, plan, key, clock)
     try:
         door = Door(plan, credentials.ca_pem, RevocationList(folder / "revoked.crl", credentials.ca_pem), clock)
-        service, calls = CoordinatorService(keeper, door, card), Calls(door.caller)
-        with _running(service, calls, folder, plan, credentials, address) as listening:
-            on_event(f"study {plan.study.name} ({plan.hash[:16]}) at {listening}")
-            with _signals(stop):
-                roster = _RosterWriter(folder, identity.name, card)
-                _work_until_over(keeper, clock, on_event, roster.update, linger_seconds, stop)
-            keeper.stop_waiting()
-        return public_state(plan, keeper.state)
+        roster = _RosterWriter(folder, identity.name, card)
+        yield keeper, CoordinatorService(keeper, door, card), door, credentials, roster
     finally:
         keeper.close()
 

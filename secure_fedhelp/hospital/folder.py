@@ -43,6 +43,11 @@ class HospitalConfig(Strict):
     foundation_url: str | None = None
     foundation_model: str = "teacher"
     foundation_timeout_seconds: float = Field(default=30.0, gt=0)
+    #: Research mode only: privacy noise from this seed, so that a run can be made again. It protects nobody, and the
+    #: ledger says so.
+    research_noise_seed: str | None = None
+    #: Research mode only: also train what this hospital could have had alone, for comparison.
+    research_rivals: bool = True
 
 
 @dataclass(frozen=True)

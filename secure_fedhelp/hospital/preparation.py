@@ -6,7 +6,6 @@ mistake costs a minute and no privacy. Torch is imported only after the cheap on
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from secure_fedhelp.identity.tls import Credentials, load_credentials
 from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.secagg.picker import check_sums
 from secure_fedhelp.secagg.sealing import SealingKey
+from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.study.policy import SitePolicy, require_allowed
 
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from secure_fedhelp.data.records import PublicSet, Records
+    from secure_fedhelp.hospital.world import World
     from secure_fedhelp.privacy.datasets import PatientBook
     from secure_fedhelp.privacy.ledger import Ledger
+    from secure_fedhelp.privacy.noise import NoiseSource
     from secure_fedhelp.privacy.release import Budget
 
 
@@ -94,6 +96,11 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     plan.require_listed(config.name)
     require_allowed(policy, plan, config.name, config.foundation_url)
     check_sums(plan)
+    if config.research_noise_seed is not None and plan.study.mode != "research":
+        raise InvalidConfiguration(
+            f"{root / 'hospital.toml'}: research_noise_seed, and the plan is for deployment",
+            "Remove it: noise that somebody can compute again protects nobody.",
+        )
     unlock = open_lock(root, source)
     vault = Vault(folder.state, unlock)
     signed = vault.signed_plan()
@@ -185,9 +192,20 @@ def check_accounting(member: Membership) -> None:
     cross_check(study_events(member.plan, name), member.plan.privacy_of(name).delta)
 
 
-def ask_teacher(
-    member: Membership, public: PublicSet, clock: Callable[[], float], sleep: Callable[[float], None]
-) -> NDArray[np.float32] | None:
+def noise_of(member: Membership, purpose: str) -> NoiseSource:
+    """The system's noise; in research mode, if the folder asks for it, noise that comes again from a seed.
+
+    Each ``purpose`` has a stream of its own, so that no number is drawn twice.
+    """
+    from secure_fedhelp.privacy.noise import SeededNoise, SystemNoise
+
+    seed = member.config.research_noise_seed
+    if seed is None:
+        return SystemNoise()
+    return SeededNoise(canonical_bytes([seed, member.config.name, purpose]))
+
+
+def ask_teacher(member: Membership, public: PublicSet, world: World) -> NDArray[np.float32] | None:
     """The foundation model's logits on the public set: asked once, then from the cache. None without a server."""
     from secure_fedhelp.learning.foundation import TeacherCache
     from secure_fedhelp.learning.inference_client import FoundationClient
@@ -196,9 +214,13 @@ def ask_teacher(
     if config.foundation_url is None:
         return None
     client = FoundationClient(
-        config.foundation_url, config.foundation_model, config.foundation_timeout_seconds, sleep=sleep
+        config.foundation_url,
+        config.foundation_model,
+        config.foundation_timeout_seconds,
+        world.foundation,
+        sleep=world.sleep,
     )
-    cache = TeacherCache(member.folder.root / "public", clock=clock)
+    cache = TeacherCache(member.folder.root / "public", clock=world.clock)
     return cache.answers(public, client, len(member.plan.data.classes))
 
 

@@ -7,7 +7,6 @@ files hold metrics on the plan's evaluation set, beside two local baselines, for
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +19,13 @@ from secure_fedhelp.hospital.preparation import (
     ask_teacher,
     check_accounting,
     know_patients,
+    noise_of,
     patient_book,
     prepare_membership,
     prepare_records,
 )
 from secure_fedhelp.hospital.status import write_status
+from secure_fedhelp.hospital.world import REAL, World
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import ED25519
 from secure_fedhelp.privacy.ledger import Ledger
@@ -50,14 +51,14 @@ def take_part(
     plan_path: Path,
     address: str,
     say: Say,
-    clock: Callable[[], float] = time.time,
-    sleep: Callable[[float], None] = time.sleep,
     source: SecretSource = USUAL,
+    world: World = REAL,
 ) -> None:
     """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only.
 
     ``source`` says where the secret comes from that opens the folder.
     """
+    clock, sleep = world.clock, world.sleep
     parse_address(address)
     member = prepare_membership(root, plan_path, clock(), source)
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
@@ -73,14 +74,13 @@ def take_part(
     if fewer is not None:
         say(fewer)
     check_accounting(member)
-    teacher = ask_teacher(member, records.public, clock, sleep)
+    teacher = ask_teacher(member, records.public, world)
     from secure_fedhelp.learning.method import Site
     from secure_fedhelp.learning.methods import make_method
-    from secure_fedhelp.privacy.noise import SystemNoise
 
-    name = member.config.name
-    site = Site(member.plan, name, records.private, records.public, teacher, SystemNoise(), records.held_out)
-    method = make_method(site)
+    # A process that goes on after a crash must not draw the numbers of the rounds before once more.
+    name, noise = member.config.name, noise_of(member, f"from round {checkpoint.rounds if checkpoint else 0}")
+    method = make_method(Site(member.plan, name, records.private, records.public, teacher, noise, records.held_out))
     client = CoordinatorClient(
         address,
         member.credentials,
@@ -89,6 +89,7 @@ def take_part(
         clock=clock,
         patience_seconds=_PATIENCE_SECONDS,
         largest_roster=len(member.plan.hospitals) + 1,
+        dial=world.dial,
     )
     try:
         # The ledger outlives a study and its suite: it is always signed in Ed25519.
@@ -185,7 +186,7 @@ class _Journal:
             return {"study_model": None, "personal_model": None, "local_only": None, "local_non_private": None}
         found: dict[str, object] = {name: m.as_dict() for name, m in self._method.evaluate(test).items()}
         found |= {"local_only": None, "local_non_private": None}
-        if self._member.plan.study.mode == "research":
+        if self._member.plan.study.mode == "research" and self._member.config.research_rivals:
             self._say("training the two local baselines (research mode)")
             write_status(self._member.folder.status, "baselines", {})
             found |= self._baselines()
@@ -193,7 +194,6 @@ class _Journal:
 
     def _baselines(self) -> dict[str, object]:
         from secure_fedhelp.learning import baselines
-        from secure_fedhelp.privacy.noise import SystemNoise
 
         plan, name, private, test = (
             self._member.plan,
@@ -203,7 +203,7 @@ class _Journal:
         )
         assert test is not None  # noqa: S101 - narrowed by the caller
         return {
-            "local_only": baselines.local_only(plan, name, private, SystemNoise(), test).as_dict(),
+            "local_only": baselines.local_only(plan, name, private, noise_of(self._member, "alone"), test).as_dict(),
             "local_non_private": baselines.local_non_private(plan, name, private, test).as_dict(),
         }
 

@@ -133,13 +133,23 @@ def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
         write_atomic(keys / file, (run.consortium / file).read_bytes())
 
 
-def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str | None) -> None:
-    """Each hospital's records, public set, configuration and policy, in its own folder."""
+def write_hospitals(
+    run: RunFolder,
+    plan: StudyPlan,
+    data: StudyData,
+    foundation_url: str | None,
+    noise_seed: str | None = None,
+    rivals: bool = True,
+) -> None:
+    """Each hospital's records, public set, configuration and policy, in its own folder.
+
+    ``noise_seed`` makes the privacy noise come again, for research; without ``rivals`` no local baselines are trained.
+    """
     for name, (_, records) in data.hospitals.items():
         folder = run.hospital(name)
         private, test = _write_records(folder.root / "data", records, data.test, plan)
         write_public(folder.root / "public" / "public.npz", data.public)
-        config = {
+        config: dict[str, str | bool] = {
             "name": name,
             "consortium": plan.consortium,
             "records": f"data/{private}",
@@ -148,6 +158,10 @@ def write_hospitals(run: RunFolder, plan: StudyPlan, data: StudyData, foundation
         }
         if foundation_url is not None:
             config["foundation_url"] = foundation_url
+        if noise_seed is not None:
+            config["research_noise_seed"] = noise_seed
+        if not rivals:
+            config["research_rivals"] = False
         write_atomic(folder.root / "hospital.toml", tomli_w.dumps(config).encode())
         privacy = plan.privacy_of(name)
         policy = {

@@ -45,32 +45,47 @@ class Refused(Exception):
         self.status = status
 
 
-class FoundationServer(ThreadingHTTPServer):
-    """Serves ``teacher`` under ``name`` at ``listen`` (HOST:PORT, port 0 for any free one)."""
+class Foundation:
+    """One teacher under a name, as the protocol's paths and bodies; whoever carries them over HTTP comes below."""
 
-    daemon_threads = True
-
-    def __init__(self, teacher: Teacher, name: str, listen: str) -> None:
+    def __init__(self, teacher: Teacher, name: str) -> None:
         self.teacher, self.name, self.version = teacher, name, teacher.version
         if not MODEL_NAME.fullmatch(name):
             raise InvalidConfiguration(f"model name {name[:128]!r}: letters, digits, '_', '.' and '-' only")
-        try:
-            super().__init__(_loopback(listen), _Handler)
-        except OSError as error:
-            raise InvalidConfiguration(
-                f"cannot listen on {listen}: {error.strerror}", "Choose another port, or 0 for a free one."
-            ) from error
 
-    @property
-    def address(self) -> str:
-        """HOST:PORT in use."""
-        host, port = self.server_address[:2]
-        return f"{host!s}:{port}"
+    def get(self, path: str) -> bytes:
+        """The answer to a GET; Refused says what is wrong with it."""
+        if path == "/v2/health/live":
+            return _json({"live": True})
+        if path == "/v2/health/ready":
+            return _json({"ready": True})
+        if path in ("/v2", "/v2/"):
+            return _json({"name": "secure-fedhelp", "version": __version__, "extensions": []})
+        verb = self.verb(path)
+        if verb == "/ready":
+            return _json({"name": self.name, "ready": True})
+        if verb == "/infer":
+            raise Refused(405, "infer takes POST")
+        return _json({**self.metadata().model_dump(mode="json"), "platform": "numpy"})
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that hangs up is no event; anything else is shown as usual."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
+    def post(self, path: str, body: bytes) -> bytes:
+        """The answer to a POST; Refused says what is wrong with it."""
+        self.require_infer(path)
+        return self.infer(body)
+
+    def require_infer(self, path: str) -> None:
+        """Refused if nothing may be posted to ``path``."""
+        if self.verb(path) != "/infer":
+            raise Refused(405, "this path takes GET")
+
+    def verb(self, path: str) -> str:
+        """What a path asks of this model; Refused if it is another's."""
+        found = MODEL_PATH.fullmatch(path)
+        if found is None:
+            raise Refused(404, "no such path")
+        if found["name"] != self.name or found["version"] not in (None, self.version):
+            raise Refused(404, f"no such model; {self.name} version {self.version} is served here")
+        return found["verb"] or ""
 
     def metadata(self) -> ModelInfo:
         return ModelInfo(
@@ -105,6 +120,32 @@ class FoundationServer(ThreadingHTTPServer):
         return answer.model_dump_json(exclude_none=True).encode()
 
 
+class FoundationServer(ThreadingHTTPServer):
+    """Serves ``teacher`` under ``name`` at ``listen`` (HOST:PORT, port 0 for any free one)."""
+
+    daemon_threads = True
+
+    def __init__(self, teacher: Teacher, name: str, listen: str) -> None:
+        self.foundation = Foundation(teacher, name)
+        try:
+            super().__init__(_loopback(listen), _Handler)
+        except OSError as error:
+            raise InvalidConfiguration(
+                f"cannot listen on {listen}: {error.strerror}", "Choose another port, or 0 for a free one."
+            ) from error
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT in use."""
+        host, port = self.server_address[:2]
+        return f"{host!s}:{port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that hangs up is no event; anything else is shown as usual."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: FoundationServer
     protocol_version = "HTTP/1.1"
@@ -125,36 +166,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(refused.status, str(refused))
 
     def _get(self) -> bytes:
-        if self.path == "/v2/health/live":
-            return _json({"live": True})
-        if self.path == "/v2/health/ready":
-            return _json({"ready": True})
-        if self.path in ("/v2", "/v2/"):
-            return _json({"name": "secure-fedhelp", "version": __version__, "extensions": []})
-        verb = self._model_verb()
-        if verb == "/ready":
-            return _json({"name": self.server.name, "ready": True})
-        if verb == "/infer":
-            raise Refused(405, "infer takes POST")
-        return _json({**self.server.metadata().model_dump(mode="json"), "platform": "numpy"})
+        return self.server.foundation.get(self.path)
 
     def _post(self) -> bytes:
-        if self._model_verb() != "/infer":
-            raise Refused(405, "this path takes GET")
+        self.server.foundation.require_infer(self.path)
         length = self.headers.get("content-length", "")
         if not re.fullmatch(r"[0-9]{1,12}", length):
             raise Refused(411, "a Content-Length is needed")
         if int(length) > LARGEST_REQUEST_BYTES:
             raise Refused(413, f"a request of more than {LARGEST_REQUEST_BYTES} bytes")
-        return self.server.infer(self.rfile.read(int(length)))
-
-    def _model_verb(self) -> str:
-        found = MODEL_PATH.fullmatch(self.path)
-        if found is None:
-            raise Refused(404, "no such path")
-        if found["name"] != self.server.name or found["version"] not in (None, self.server.version):
-            raise Refused(404, f"no such model; {self.server.name} version {self.server.version} is served here")
-        return found["verb"] or ""
+        return self.server.foundation.infer(self.rfile.read(int(length)))
 
     def _reply(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +109,10 @@ def build_plan(
     seed: int,
     masks: Masks = "repairing",
     method: MethodSection | None = None,
+    learning: Mapping[str, Any] | None = None,
 ) -> StudyPlan:
-    """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults.
+    """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults, and ``learning``
+    replaces some of them.
 
     The noise multiplier of each tier is the smallest with which all private steps of all rounds stay within
     ``epsilon`` at the plan's delta (PLD accountant).
@@ -126,7 +129,7 @@ def build_plan(
         "method": (method or FedHelp()).model_dump(mode="json"),
         "data": study.data_section_fields,
         "model": {"small": defaults.small, "large": defaults.large},
-        "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning},
+        "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning, **(learning or {})},
         "privacy": {
             tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon)
             for tier in sorted({tier for tier, _ in study.hospitals.values()})
@@ -151,6 +154,13 @@ def build_plan(
         for name, length in method_class(draft.method).lengths(draft).items()
     ]
     return parse_plan(values | {"channels": channels}, source)
+
+
+def without_privacy(plan: StudyPlan) -> StudyPlan:
+    """The same plan for a run without noise: gradients are in effect not clipped, and weights follow sizes alone."""
+    section = {"clipping_norm": 1e6, "noise_multiplier": 1.0}
+    privacy = {tier: p.model_copy(update=section) for tier, p in plan.privacy.items()}
+    return plan.model_copy(update={"privacy": privacy})
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:

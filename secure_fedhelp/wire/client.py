@@ -21,7 +21,7 @@ from secure_fedhelp.identity.tls import Credentials
 from secure_fedhelp.secagg.masked.member import Dealing, Delivery
 from secure_fedhelp.secagg.masked.statements import RECORD_BYTES, STATEMENT_BYTES, Signed
 from secure_fedhelp.wire.chunks import Collector, pieces
-from secure_fedhelp.wire.connection import Answer, Connection
+from secure_fedhelp.wire.connection import Answer, Connection, Dial
 from secure_fedhelp.wire.generated import coordinator_pb2 as pb
 from secure_fedhelp.wire.generated.coordinator_pb2_grpc import CoordinatorStub
 from secure_fedhelp.wire.messages import SEALED_KEY_BYTES, WATCH_SECONDS, Phase, SealedStudyKey, StudyState
@@ -54,13 +54,14 @@ class CoordinatorClient:
         clock: Callable[[], float] = time.time,
         patience_seconds: float = 120.0,
         largest_roster: int = 1_000,
+        dial: Dial | None = None,
     ) -> None:
         """``coordinator_name`` pins one coordinator of the consortium; None accepts any that its CA has signed.
 
         ``largest_roster`` bounds the cards that are taken from it, its own included, and whatever else comes once for
-        each hospital.
+        each hospital. ``dial`` opens channels in another way than over TLS to the address, for simulations.
         """
-        self._connection = Connection(address, credentials, consortium, coordinator_name, sleep, clock)
+        self._connection = Connection(address, credentials, consortium, coordinator_name, sleep, clock, dial)
         self._patience, self._largest_roster = patience_seconds, largest_roster
         self._up = self._down = 0
 

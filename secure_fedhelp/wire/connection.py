@@ -27,6 +27,8 @@ from secure_fedhelp.wire.options import channel_credentials, channel_options
 from secure_fedhelp.wire.probe import Refused, probe
 
 Answer = TypeVar("Answer")
+#: Opens a channel to the coordinator for the member with these credentials.
+Dial = Callable[[Credentials], grpc.Channel]
 
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
@@ -54,11 +56,15 @@ class Connection:
         coordinator_name: str | None,
         sleep: Callable[[float], None],
         clock: Callable[[], float],
+        dial: Dial | None = None,
     ) -> None:
-        """Nothing is sent yet. InvalidConfiguration if ``address`` is not HOST:PORT."""
+        """Nothing is sent yet. ``dial`` opens a channel in another way than TLS to ``address`` (wire/memory.py).
+
+        InvalidConfiguration if ``address`` is not HOST:PORT.
+        """
         self._host, self._port = parse_address(address)
         self._credentials, self._consortium, self._name = credentials, consortium, coordinator_name
-        self._sleep, self._clock = sleep, clock
+        self._sleep, self._clock, self._dial = sleep, clock, dial
         self._channel: grpc.Channel | None = None
         self._patience_since = 0.0
         self._refusals = 0
@@ -99,7 +105,9 @@ class Connection:
             self._channel = None
 
     def _stub(self) -> CoordinatorStub:
-        if self._channel is None:
+        if self._channel is None and self._dial is not None:
+            self._channel = self._dial(self._credentials)
+        elif self._channel is None:
             self._check_server()
             self._channel = grpc.secure_channel(
                 join_address(self._host, self._port),

@@ -85,7 +85,10 @@ def test_an_attack_on_something_else_is_no_attack_on_the_claim(told: Run, tmp_pa
     assert glance(told, tmp_path, caught) == "not tried"
     assert glance(told, tmp_path, caught, canary()) == "not refuted, with other figures"
     assert glance(told, tmp_path, canary(plan="0" * 64, tier="small")) == "not refuted, with other figures"
-    assert glance(told, tmp_path, canary(event=event, **ours)) == "not refuted"
+    assert glance(told, tmp_path, canary(event=event, **ours)) == "not refuted, small tier only"
+    both = [canary(event=planned_event(s), plan=told.plan.hash, tier=t) for t, s in told.plan.privacy.items()]
+    assert len(both) == 2
+    assert glance(told, tmp_path, *both) == "not refuted"
     assert glance(told, tmp_path, canary(event=event, **ours), refuted) == "refuted"
     # The file names the plan, and was made with twice the noise.
     other = event.model_copy(update={"noise_multiplier": 2 * event.noise_multiplier})

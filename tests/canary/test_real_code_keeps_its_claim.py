@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from canary_plans import canary_plan
 
-from secure_fedhelp.audit.canary import suite, white_box
+from secure_fedhelp.audit.canary import black_box, suite, white_box
 from secure_fedhelp.audit.canary.bounds import p_value
 from secure_fedhelp.audit.canary.curve import claimed_curve
 from secure_fedhelp.audit.canary.planted import noise_halved
@@ -21,9 +21,10 @@ from secure_fedhelp.audit.canary.suite import Audit, Size, Subject, audits_of, r
 from secure_fedhelp.audit.canary.tally import Scale, right_guesses_at, same_event
 from secure_fedhelp.audit.canary.white_box import CanaryModel, Network, likelihood_ratios
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan
+from secure_fedhelp.learning.methods import fedhelp
 from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.accountant import epsilon
-from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.privacy.mechanisms import DpSgd, planned_event
 from secure_fedhelp.privacy.noise import SeededNoise
 from secure_fedhelp.privacy.training import NoisyOptimizer, train_private
 
@@ -122,6 +123,25 @@ def test_half_the_noise_is_seen_at_a_plans_own_figures() -> None:
         noise_halved, subject.privacy, subject.network(), SMALL.white_box, SeededNoise(b"plan's noise")
     )
     assert suite.lower_bound(tally, subject.delta, 0.99) > epsilon([tally.event], subject.delta)
+
+
+def test_a_round_hands_training_the_plans_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The game calls the training itself, so it cannot see what a round would have called it with."""
+    called: list[tuple[Any, ...]] = []
+
+    def noted(*arguments: Any) -> DpSgd:
+        called.append(arguments)
+        return train_private(*arguments)
+
+    assert fedhelp.train_private is train_private
+    monkeypatch.setattr(fedhelp, "train_private", noted)
+    privacy = Subject.of_epsilon(2.0, 1e-5).privacy
+    black_box.black_box(black_box.fedhelp_round, privacy, Scale(2, 40, 8), SeededNoise(b"a round"), "small")
+    for _, _, _, handed, nominal, *_ in called:
+        assert (handed, nominal) == (privacy, 40)
+    # Of 20 bystanders and half of 40 canaries, as coins fell: the private number is another each time.
+    assert {records.n_patients for _, _, records, *_ in called} - {40}
+    assert len(called) == 2
 
 
 def test_a_tier_that_is_not_in_the_plan_is_a_named_error() -> None:

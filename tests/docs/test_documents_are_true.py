@@ -16,7 +16,7 @@ from secure_fedhelp.cli.main import app
 from secure_fedhelp.study.plan import StudyPlan
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "certs" / "README.md", ROOT / "docs" / "audit.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "certs" / "README.md", *(ROOT / "docs").glob("*.md")]
 
 
 def known_tests() -> set[str]:

@@ -8,6 +8,7 @@ import pytest
 from plans import VALUES, example_plan
 
 from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
+from secure_fedhelp.study.methods import BUILT_IN
 from secure_fedhelp.study.policy import SitePolicy, all_clauses, broken_clauses, load_policy, require_allowed
 
 PLAN = example_plan(aggregation__masks="repairing")
@@ -26,10 +27,23 @@ def test_a_plan_within_the_policy_is_allowed() -> None:
         (SitePolicy(largest_weight_share=0.5), "largest_weight_share"),
         (SitePolicy(channels_allowed=("model-update",)), "channels_allowed"),
         (SitePolicy(channels_allowed=()), "channels_allowed"),
+        (SitePolicy(methods_allowed=("fedavg",)), "methods_allowed"),
     ],
 )
 def test_each_clause_is_checked(policy: SitePolicy, clause: str) -> None:
     assert [b.clause for b in broken_clauses(policy, PLAN, "beta", None)] == [clause]
+
+
+def test_a_method_that_a_plan_imports_must_be_named_by_its_path() -> None:
+    imported = {"name": "imported", "path": "lung_methods.answers:AnswersOnly"}
+    plan = example_plan(method=imported, aggregation__masks="repairing")
+    for allowed, broken in (
+        (BUILT_IN, ["methods_allowed"]),
+        ((*BUILT_IN, "imported"), ["methods_allowed"]),
+        (("lung_methods.answers:AnswersOnly",), []),
+    ):
+        policy = SitePolicy(methods_allowed=allowed)
+        assert [b.clause for b in broken_clauses(policy, plan, "beta", None)] == broken
 
 
 def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:

@@ -59,8 +59,8 @@ STATEMENTS: Final[dict[Kind, str]] = {
         "below the claim says little. It does not cover what is encrypted, sent or written after the round."
     ),
     "game": (
-        "One patient present or absent in many trainings; the spread of pure noise is seen. It covers whether the "
-        "denominator of a step depends on the private number of patients. It covers nothing else."
+        "One patient present or absent in many trainings; the spread of pure noise is seen. It covers whether training "
+        "that is given the plan's figures divides by the private number of patients. It covers nothing else."
     ),
 }
 

@@ -52,14 +52,17 @@ def render(report: AuditReport) -> str:
 
 
 def _attack(report: AuditReport) -> str:
-    """What attacks on the code that trains came to, in two words; mistakes planted in it are no attacks on it."""
+    """What attacks on the code that trains came to, in few words; mistakes planted in it are no attacks on it."""
     real = [m for m in report.empirical.measurements if m.planted is None]
     if not real:
         return "not tried"
     if not all(m.ok for m in real):
         return "refuted"
-    ours = any(m.figures.startswith(THIS_PLAN) for m in real)
-    return "not refuted" if ours else "not refuted, with other figures"
+    tiers = sorted({p.tier for p in report.participants if p.tier})
+    attacked = [tier for tier in tiers if any(m.figures == f"{THIS_PLAN}, {tier} tier" for m in real)]
+    if not attacked:
+        return "not refuted, with other figures"
+    return "not refuted" if attacked == tiers else f"not refuted, {words.listed(attacked)} tier only"
 
 
 def _evidence(control: Control) -> list[tuple[str, list[Link]]]:

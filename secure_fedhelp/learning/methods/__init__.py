@@ -1,41 +1,34 @@
-"""One file a method, and the one place that knows which name is which class."""
+"""One file a method, and the one place that knows which options are whose."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import InvalidPlan
-from secure_fedhelp.study.methods import Imported, MethodSection
+from secure_fedhelp.study import methods as options
 
 if TYPE_CHECKING:
     from secure_fedhelp.learning.method import Method, Site
 
-_CLASSES: Final = {
-    "fedavg": "FedAvg",
-    "fedprox": "FedProx",
-    "ditto": "Ditto",
-    "fedhelp": "FedHelp",
-    "prr": "Prr",
-}
 
-
-def method_class(chosen: MethodSection) -> type[Method]:
+def method_class(chosen: options.MethodSection) -> type[Method]:
     """The class of a plan's method. InvalidPlan if an imported one cannot be found or is none."""
-    from secure_fedhelp.learning.method import Method
+    from secure_fedhelp.learning.methods.ditto import Ditto
+    from secure_fedhelp.learning.methods.fedavg import FedAvg
+    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    from secure_fedhelp.learning.methods.fedprox import FedProx
+    from secure_fedhelp.learning.methods.imported import import_method
+    from secure_fedhelp.learning.methods.prr import Prr
 
-    if isinstance(chosen, Imported):
-        module, name = chosen.path.split(":")
-    else:
-        module, name = f"{__name__}.{chosen.name}", _CLASSES[chosen.name]
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        hint = "Install the package that holds it, or mend method.path in the plan."
-        raise InvalidPlan(f"there is no method {module}:{name}: {error}", hint) from error
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise InvalidPlan(f"{module}:{name} is no subclass of secure_fedhelp.learning.method.Method")
-    return found
+    if isinstance(chosen, options.Imported):
+        return import_method(chosen.path)
+    built_in: dict[str, type[Method]] = {
+        "ditto": Ditto,
+        "fedavg": FedAvg,
+        "fedhelp": FedHelp,
+        "fedprox": FedProx,
+        "prr": Prr,
+    }
+    return built_in[chosen.name]
 
 
 def make_method(site: Site) -> Method:

@@ -1,0 +1,155 @@
+"""A whole study in one process: the deployed coordinator and hospitals, with a channel in memory between them.
+
+Every hospital is a thread with its own folder, keys, policy, ledger and vault, as in a deployment, and runs
+``hospital.taking_part``; the coordinator is its own service and keeper. Sums are encrypted and masked as the plan says,
+uploads are signed, the transcript is checked, and the run can be audited like any other. What is simulated is only what
+lies between machines: TLS and HTTP/2. Noise comes from the study's seed, so that a run can be made again; the ledgers
+say so.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+
+from secure_fedhelp.coordinator.server import in_memory
+from secure_fedhelp.coordinator.service import CoordinatorService
+from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, UnderQuorum
+from secure_fedhelp.hospital.taking_part import take_part
+from secure_fedhelp.hospital.world import World
+from secure_fedhelp.research.catalog import StudyData, prepare
+from secure_fedhelp.research.demo_setup import (
+    RunFolder,
+    create_consortium,
+    create_run_folder,
+    lock_run,
+    write_hospitals,
+    write_plan,
+    write_teacher,
+)
+from secure_fedhelp.research.foundation_server import Foundation, Refused
+from secure_fedhelp.research.plans import build_plan
+from secure_fedhelp.research.progress import make_progress
+from secure_fedhelp.research.report import write_report
+from secure_fedhelp.research.results import collect
+from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.research.summary import Summary, write_summary
+from secure_fedhelp.research.teacher import Teacher
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.wire.memory import MemoryChannel
+
+#: Nothing listens there: the policy must name an address, and the transport answers for it.
+_FOUNDATION_URL = "http://127.0.0.1:1"
+_LOOK_EVERY_SECONDS = 0.2
+
+
+@dataclass
+class _Hospital:
+    """One hospital's thread, what it said, and what it raised."""
+
+    name: str
+    thread: threading.Thread
+    said: list[str] = field(default_factory=list)
+    error: FedHelpError | None = None
+
+
+def simulate(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, screen: Console) -> Summary:
+    """Run the study and leave ``summary.json`` and ``report.html`` in the run directory ``out``.
+
+    Raises named errors for bad settings before anything starts, and UnderQuorum if too few hospitals came through.
+    """
+    data = study_data(study, data_dir)
+    plan = build_plan(
+        study.dataset, data, study.rounds, study.epsilon, study.seed, study.masks, study.method, study.learning
+    )
+    run = create_run_folder(out, overwrite)
+    lock = lock_run(run.root)
+    try:
+        started = time.monotonic()
+        run_simulation(run, plan, data, screen)
+        wall, memory = time.monotonic() - started, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        summary = collect(run, plan, study.dataset, wall, memory, data)
+        write_summary(run.root / "summary.json", summary)
+        write_report(summary, run.root / "report.html")
+        return summary
+    finally:
+        os.close(lock)
+
+
+def study_data(study: StudyFile, data_dir: Path | None) -> StudyData:
+    """The study's data set, dealt out by its seed to the hospitals that take part."""
+    data = prepare(study.dataset, data_dir, study.seed)
+    unknown = [name for name in study.hospitals if name not in data.hospitals]
+    if unknown:
+        known = ", ".join(data.hospitals)
+        raise InvalidConfiguration(f"{study.dataset} has no hospital {unknown[0]!r}", f"It has {known}.")
+    return replace(data, hospitals={name: data.hospitals[name] for name in study.hospitals or data.hospitals})
+
+
+def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console, rivals: bool = True) -> None:
+    """All parties of one study in this process, until every hospital has ended.
+
+    With ``rivals`` hospitals also train what they could have had alone, as in every study in research mode.
+    """
+    write_plan(run.plan, plan)
+    create_consortium(run, plan, time.time())
+    write_teacher(run, plan, data.reference)
+    write_hospitals(run, plan, data, _FOUNDATION_URL, noise_seed=f"{plan.study.name} {plan.study.seed}", rivals=rivals)
+    teacher = Teacher.load(run.teacher)
+    log: list[str] = []
+    with in_memory(run.coordinator, plan, time.time, log.append, run.key_file("coordinator")) as service:
+        hospitals = [_start(run, plan, h.name, service, teacher) for h in plan.hospitals]
+        with make_progress(run, plan, screen) as progress:
+            for hospital in hospitals:
+                while hospital.thread.is_alive():
+                    hospital.thread.join(_LOOK_EVERY_SECONDS)
+                    progress.update()
+                if hospital.error is not None:
+                    progress.note(f"{hospital.name} left the study: {hospital.error.message}")
+            progress.update()
+    failed = [h.name for h in hospitals if h.error is not None]
+    if len(hospitals) - len(failed) < plan.aggregation.minimum_cohort:
+        raise UnderQuorum(f"{len(failed)} of {len(hospitals)} hospitals failed: {', '.join(failed)}") from next(
+            h.error for h in hospitals if h.error is not None
+        )
+
+
+def _start(run: RunFolder, plan: StudyPlan, name: str, service: CoordinatorService, teacher: Teacher) -> _Hospital:
+    world = World(
+        dial=lambda credentials: MemoryChannel(service, credentials.certificate_pem),
+        foundation=httpx.MockTransport(_foundation(teacher)),
+    )
+    folder = run.hospital(name).root
+
+    def take() -> None:
+        try:
+            take_part(folder, run.plan, "127.0.0.1:1", hospital.said.append, run.key_file(name), world)
+        except FedHelpError as error:
+            hospital.error = error
+
+    hospital = _Hospital(name, threading.Thread(target=take, name=name))
+    hospital.thread.start()
+    return hospital
+
+
+def _foundation(teacher: Teacher) -> Callable[[httpx.Request], httpx.Response]:
+    """The demonstration's foundation model, answering the real client without a socket."""
+    served = Foundation(teacher, "teacher")
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        try:
+            body = served.get(path) if request.method == "GET" else served.post(path, request.read())
+        except Refused as refused:
+            return httpx.Response(refused.status, json={"error": str(refused)})
+        return httpx.Response(200, content=body, headers={"content-type": "application/json"})
+
+    return answer
