@@ -169,6 +169,7 @@ def write_hospitals(
             "largest_delta": privacy.delta,
             "smallest_cohort": plan.aggregation.minimum_cohort,
             "smallest_coalition": min(1, plan.coalition[1]),
+            "channels_allowed": [channel.name for channel in plan.channels],
             "foundation_endpoints": [foundation_url] if foundation_url else [],
             "metrics": "research",
         }
