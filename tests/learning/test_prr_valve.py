@@ -168,8 +168,8 @@ def test_lengths_grow_with_the_band_and_nothing_unused_is_paid_for(study_with: C
     found = Prr.lengths(plan)
     spectrum = found["spectrum"]
     assert isinstance(spectrum, tuple)
-    # mlp-6 on 5 features: (6, 5) and twice (2, 6) in boxes of floor(n L / 2), and 6 + 2 + 2 biases as they are.
-    assert spectrum == (5 * 3 + 2 * 5 + 10, 5 * 5 + 2 * 5 + 10, 5 * 5 + 2 * 5 + 10)
+    # mlp-6 on 5 features: (6, 5) in boxes of floor(n L / 2); 6 biases and two heads of 2 (6 + 1) values as they are.
+    assert spectrum == (5 * 3 + 34, 5 * 5 + 34, 5 * 5 + 34)
     assert found["class-counts"] == (2, 0, 0)
     assert found["prototypes"] == (0, 12, 12)
     assert Prr.lengths(study_with(method={"name": "prr"}).plan).keys() == {"spectrum", "class-counts"}
@@ -269,14 +269,18 @@ def test_an_unlabelled_public_set_is_scored_by_the_teacher_or_not_at_all(
     assert np.isfinite(member.personal).all()
 
 
-def test_normalisation_layers_are_trained_and_stay(study_with: Callable[..., Study]) -> None:
+def test_normalisation_layers_stay_and_heads_travel_whole() -> None:
     """The tiny study has none, so this one is about which parameters are which."""
     model = build("cnn-4-8", (1, 8, 8), 2, seed=0)
     kinds = dict(zip([name for name, _ in model.named_parameters()], parts(model), strict=True))
+    assert [part.shape for part in kinds.values()] == [p.shape for p in model.parameters()], "the order of flatten"
     assert {name for name, part in kinds.items() if part.kind == "local"} == {
         f"extractor.{layer}.{what}" for layer in (1, 4) for what in ("weight", "bias")
     }
-    assert all((part.kind == "spectrum") == (len(part.shape) > 1) for part in kinds.values())
+    assert {name for name, part in kinds.items() if part.kind == "spectrum"} == {
+        "extractor.0.weight",
+        "extractor.3.weight",
+    }
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

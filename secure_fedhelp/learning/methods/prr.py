@@ -12,7 +12,8 @@ Each hospital has two models: a *deputy* D that takes part, and a *personal* mod
 
 **The shared model is this hospital's deputy.** High frequencies and normalisation layers are its own, so no two
 hospitals have the same one. What all do have in common is the *base*, the plan's initial weights moved by every sum:
-uploads are differences to it. Biases travel as they are *(ours)*: they are few, and fit no box.
+uploads are differences to it. Biases and heads travel as they are *(ours)*: a head of two classes is a matrix of two
+rows, their mean and their difference, and the box would hold the mean alone.
 
 Where this departs from the papers *(ours)*: differential privacy; P is a *pupil*, so the table's KL(p to d) is off
 (unless ``twin``); scores of the public set; what :mod:`~secure_fedhelp.learning.spectrum` says of the base and the
@@ -42,7 +43,7 @@ from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.measuring import one_record_each
 from secure_fedhelp.learning.method import PUBLIC, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
-from secure_fedhelp.learning.spectrum import Fourier, Part, band
+from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, macro_f1, next_stage
 from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
 from secure_fedhelp.privacy.entries import Proof
@@ -299,13 +300,16 @@ def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordL
     return joint
 
 
-def parts(model: nn.Module) -> list[Part]:
-    """How each parameter travels: weights in the spectrum, biases as they are, normalisation layers not at all."""
-    layers, found = dict(model.named_modules()), []
-    for name, parameter in model.named_parameters():
-        layer, shape = layers[name.rpartition(".")[0]], tuple(parameter.shape)
-        found.append(Part(shape, "local" if isinstance(layer, _NORMS) else "plain" if len(shape) < 2 else "spectrum"))
-    return found
+def parts(model: TwoHeaded) -> list[Part]:
+    """How each parameter travels: the extractor's weights in the spectrum, its biases and the heads as they are,
+    normalisation layers not at all."""
+    return [Part(tuple(p.shape), _kind(layer, p, model)) for layer in model.modules() for p in layer.parameters(False)]
+
+
+def _kind(layer: nn.Module, parameter: nn.Parameter, model: TwoHeaded) -> Kind:
+    if isinstance(layer, _NORMS):
+        return "local"
+    return "plain" if parameter.ndim < 2 or layer in (model.private_head, model.public_head) else "spectrum"
 
 
 def _taught_by(deputy: nn.Module, temperature: float) -> ExtraLoss:
