@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from secure_fedhelp.errors import InvalidPlan
@@ -76,7 +77,9 @@ def test_records_reach_a_spectrum_only_through_drawn_patients(
         paid = {n for n in first.channels if not np.array_equal(first.channels[n], second.channels[n])}
         assert paid == {"class-counts", "prototypes"} & set(first.channels)
         means = {channel: 0.5 * values for channel, values in first.channels.items()}
+        before = one.personal
         one.absorb(number, means)
+        assert not np.array_equal(one.personal, before), "each round trains it, a twin's with its deputy"
         two.absorb(number, means)
         np.testing.assert_array_equal(one.deputy, two.deputy)
         assert np.array_equal(one.personal, two.personal) is twin, "a twin teaches, so it too is under noise"
@@ -114,6 +117,16 @@ def test_the_losses_constants_follow_from_what_was_released(study_with: Callable
             assert float(loss.gamma[c]) == pytest.approx((1 + 3) / (cosine + 3), rel=1e-5)
         ratio = min(counts) / max(counts)
         assert sorted(loss.log_seesaw.exp().numpy().ravel()) == pytest.approx([ratio**0.8, 1, 1, 1], rel=1e-5)
+    below = hospital(study, "beta")
+    below.absorb(0, means | {"class-counts": np.array([-3.0, 8.0])})
+    noisy: Any = below.losses(1)
+    assert noisy.log_seesaw.exp().numpy().min() == pytest.approx((1 / 8) ** 0.8), (
+        "a sum below one patient counts as one"
+    )
+    restored = hospital(study, "beta")
+    restored.load(hospitals["beta"].save())
+    again: Any = restored.losses(1)
+    assert torch.equal(again.gamma, hospitals["beta"].losses(1).gamma)  # type: ignore[attr-defined]
     before: Any = hospitals["beta"].losses(0)
     assert before.gamma.tolist() == [1, 1], "before aligned_from no class weighs more"
 

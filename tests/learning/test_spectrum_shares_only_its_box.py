@@ -220,6 +220,26 @@ def test_the_arithmetic_phase_mean_breaks_at_pi_and_the_complex_mean_does_not() 
     assert moved["phase"] > 3 * apart, "phases on both sides of pi average to the opposite direction"
 
 
+def test_negative_real_coefficients_keep_their_sign() -> None:
+    """Rounding leaves them imaginary parts of either sign: phases of pi and -pi, whose mean would be the opposite."""
+    rng = np.random.default_rng(5)
+    for shape in [(8, 6), (12, 10), (33, 26), (14, 20)]:
+        one = rng.normal(size=shape) - 1
+        models = [one * (1 + step / 1000) for step in range(-3, 4)]
+        fourier, base = Fourier([Part(shape, "spectrum")], "phase"), rng.normal(size=one.size)
+        mean = np.mean([fourier.pack(model.ravel(), base, 1.0) for model in models], axis=0)
+        np.testing.assert_allclose(fourier.recombine(models[0].ravel(), base, mean, 1.0), one.ravel(), atol=1e-9)
+
+
+def test_an_amplitude_never_falls_below_zero() -> None:
+    """Clipping and the noise of sanitised sums can carry a mean there, and it would turn the phase round."""
+    rng = np.random.default_rng(6)
+    own, base = rng.normal(size=48), rng.normal(size=48)
+    fourier = Fourier([Part((6, 8), "spectrum")], "amplitude")
+    found = fourier.recombine(own, base, np.full(fourier.length(1.0), -100.0), 1.0)
+    np.testing.assert_allclose(found, 0, atol=1e-9)
+
+
 def test_phases_are_sent_in_turns_and_fit_any_bound_from_one_on() -> None:
     rng = np.random.default_rng(4)
     fourier = Fourier([Part((20, 20), "spectrum")], "phase")

@@ -61,7 +61,6 @@ _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
 class _Trained:
     """What a round's training left at home, until the cohort's sum is there."""
 
-    round_number: int
     deputy: Vector
     personal: Vector | None
     prototypes: Vector | None
@@ -118,7 +117,7 @@ class Prr(Averaging):
         values |= answers
         proofs |= {name: Proof.of("gaussian", f"event:{1 + n}", *PUBLIC) for n, name in enumerate(answers)}
         left = None if personal is None else flatten(personal)
-        self._trained = _Trained(round_number, deputy, left, answers.get("prototypes"))
+        self._trained = _Trained(deputy, left, answers.get("prototypes"))
         return Said(values, proofs, (trained, *(self._event(name) for name in answers)))
 
     def start(self, round_number: int) -> TwoHeaded:
@@ -130,7 +129,7 @@ class Prr(Averaging):
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
         trained, self._trained, self._personal = self._trained, None, None
         heard, width = means["spectrum"], _width(self.plan, round_number)
-        if trained is not None and trained.round_number == round_number:
+        if trained is not None:
             self.deputy = trained.deputy
             self.personal = self.personal if trained.personal is None else trained.personal
             if trained.prototypes is not None:
