@@ -96,7 +96,7 @@ def test_labels_are_the_more_skewed_the_smaller_alpha() -> None:
     ]
     assert found == sorted(found)
     assert found[0] < 0.08
-    assert found[-1] > 0.4
+    assert found[-1] > 0.35
     assert skew(by_sizes(patients, classes, equal, rng()), classes) < 0.01
 
 
