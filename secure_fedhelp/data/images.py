@@ -33,12 +33,22 @@ def load_images(path: Path, data: DataSection) -> Records:
 
 
 def read_images(path: Path, data: DataSection, part: Part = "open", progress: Progress = silent) -> Loaded:
+    """Records of an NPZ that fit the plan; ``part`` says which part of a MedMNIST file is meant (data/medmnist.py).
+
+    Raises InvalidData or InvalidValue.
+    """
+    loaded = read_image_set(path, len(data.classes), part, progress)
+    _fits(loaded.records.inputs, data, path)
+    return loaded
+
+
+def read_image_set(path: Path, classes: int, part: Part = "open", progress: Progress = silent) -> Loaded:
     """Records of an NPZ with ``images``, ``patients`` and ``labels`` or ``masks``, or in MedMNIST's layout.
 
-    ``images`` are uint8 (normalised here) or float32 (taken as they are), ``labels`` integers below the number of the
-    plan's classes, ``masks`` the same for every pixel, ``patients`` text or integers, one each. ``part`` says which
-    part of a MedMNIST file is meant (data/medmnist.py). Raises InvalidData or InvalidValue.
+    ``images`` are uint8 (normalised here) or float32 (taken as they are), ``labels`` integers below ``classes``,
+    ``masks`` the same for every pixel, ``patients`` text or integers, one each. Raises InvalidData or InvalidValue.
     """
+    notes: tuple[str, ...] = ()
     if is_medmnist(names := array_names(path)):
         images, targets, patients, named = read_medmnist(path, part, progress)
         notes = () if named else (f"{path.name}: {NO_PATIENTS}",)
@@ -46,11 +56,11 @@ def read_images(path: Path, data: DataSection, part: Part = "open", progress: Pr
         target = "masks" if "masks" in names else "labels"
         if {"masks", "labels"} <= names:
             raise InvalidData(f"{path.name}: has 'labels' and 'masks'; give one of them")
-        arrays, notes = read_arrays(path, ("images", target, "patients"), progress=progress), ()
+        arrays = read_arrays(path, ("images", target, "patients"), progress=progress)
         images, targets, patients = (arrays[name] for name in ("images", target, "patients"))
         if targets.ndim != (wanted := 3 if target == "masks" else 1):
             raise InvalidData(f"{path.name}: {target} must be {wanted}-dimensional integers")
-    inputs, labels = _inputs(images, data, path), _labels(targets, len(data.classes), path)
+    inputs, labels = _inputs(images, path), _labels(targets, classes, path)
     if patients.ndim != 1 or patients.dtype.kind not in "iuU":
         raise InvalidData(f"{path.name}: patients must be one list of text or integers")
     return Loaded(Records(inputs, labels, tuple(str(patient) for patient in patients)), notes=notes)
@@ -70,7 +80,8 @@ def load_public(path: Path, data: DataSection) -> PublicSet:
     """
     arrays = read_arrays(path, ("inputs",), ("labels",))
     try:
-        inputs = _inputs(arrays["inputs"], data, path)
+        inputs = _inputs(arrays["inputs"], path)
+        _fits(inputs, data, path)
         labels = _labels(arrays["labels"], len(data.classes), path) if "labels" in arrays else None
         return PublicSet(inputs, labels, data.public_sha256)
     except PublicSetMismatch as error:
@@ -83,16 +94,20 @@ def write_public(path: Path, public: PublicSet) -> None:
     write_arrays(path, {"inputs": public.inputs, **labels}, mode=0o644)
 
 
-def _inputs(array: NDArray[Any], data: DataSection, path: Path) -> Inputs:
+def _inputs(array: NDArray[Any], path: Path) -> Inputs:
+    """float32 [n, C, H, W], or [n, features] of a table's public set."""
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         array = normalise(array)
     if array.dtype != np.float32:
         raise InvalidData(f"{path.name}: inputs of type {array.dtype}; uint8 or float32 is needed")
     if (np.abs(array[np.isfinite(array)]) > LARGEST_VALUE).any():
         raise InvalidValue(f"{path.name}: an input beyond {LARGEST_VALUE:g}; scale images to about one first")
-    if array.shape[1:] != data.input_shape or not len(array):
-        raise InvalidData(f"{path.name}: inputs of shape {array.shape[1:]}, the plan says {data.input_shape}")
     return array
+
+
+def _fits(inputs: Inputs, data: DataSection, path: Path) -> None:
+    if inputs.shape[1:] != data.input_shape or not len(inputs):
+        raise InvalidData(f"{path.name}: inputs of shape {inputs.shape[1:]}, the plan says {data.input_shape}")
 
 
 def _labels(array: NDArray[Any], classes: int, path: Path) -> Labels:
