@@ -76,6 +76,16 @@ class UnknownDataset(InvalidData):
     default_hint = "Choose one of: breast-cancer, heart, pneumonia, breast."
 
 
+class InvalidPartition(InvalidData):
+    """A way of dealing patients to hospitals that these patients do not allow."""
+
+    default_hint = "Change the study file's [partition] or [parts]: other shares, a larger alpha, fewer hospitals."
+
+
+class MissingExtra(FedHelpError):
+    default_hint = "Install it: pip install 'secure-fedhelp[imaging]'. Nothing was trained and nothing was spent."
+
+
 class UnsupportedModel(FedHelpError):
     default_hint = "Choose an architecture without BatchNorm or in-place operations, as listed in the documentation."
 

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secure_fedhelp.cli.hospital_data import data
 from secure_fedhelp.cli.hospital_privacy import Folder, budget, policy_app
+from secure_fedhelp.cli.loading import LoadingBar
+from secure_fedhelp.cli.plain import plain
 from secure_fedhelp.cli.unlocking import (
     KeyFile,
     NewKeyFile,
@@ -29,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(policy_app, name="policy")
 app.command("budget")(budget)
+app.command("data")(data)
 
 
 @app.command("init")
@@ -83,7 +87,8 @@ def join(
 ) -> None:
     """Check the plan against the site policy, sign it, and take part until the study ends.
 
-    Run it again after a crash or a restart: it goes on where it was. A folder with a passphrase asks for it.
+    Prints the data card of its records first, which stays here. Run it again after a crash or a restart: it goes on
+    where it was. A folder with a passphrase asks for it.
 
     Example: secure-fedhelp hospital join --folder st-anna --plan plan.toml --coordinator fed.example:8443
     """
@@ -93,9 +98,11 @@ def join(
     out = Console(highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:
-        out.print(line, markup=False)
+        out.print(plain(line), markup=False)
 
-    take_part(folder, plan, coordinator, say, source=SecretSource(key_file, passphrase_file=passphrase_file))
+    source = SecretSource(key_file, passphrase_file=passphrase_file)
+    with LoadingBar(out) as bar:
+        take_part(folder, plan, coordinator, say, source=source, progress=bar)
 
 
 @app.command("rekey")

@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from secure_fedhelp.cli.loading import LoadingBar
+
 
 def simulate(
     study: Annotated[Path, typer.Argument(help="The study file (examples/, docs/simulation.md).")],
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data set, for those that are not embedded.")
+        Path | None,
+        typer.Option(help="Folder of the data set, for those of the catalog that are not embedded."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/simulation"),
     overwrite: Annotated[bool, typer.Option(help="Replace the run directory if it exists.")] = False,
@@ -29,7 +32,8 @@ def simulate(
     from secure_fedhelp.research.table import print_table
 
     screen = Console(highlight=False)
-    summary = run(load_study(study), data_dir, out, overwrite, screen)
+    with LoadingBar(screen) as bar:
+        summary = run(load_study(study), data_dir, out, overwrite, screen, bar)
     print_table(summary, screen)
     screen.print(f"\nReport: {out / 'report.html'}   Summary: {out / 'summary.json'}", markup=False)
     screen.print(f"Check it yourself: secure-fedhelp audit verify {out}", markup=False)

@@ -1,27 +1,20 @@
-"""Image records and the public set as NPZ files, read without pickle and with their size checked first.
-
-An NPZ is a ZIP archive, so a small file can unpack to a huge array: the declared sizes are added up before a byte is
-unpacked. ``allow_pickle`` stays off, because a pickle is a program.
-"""
+"""Image records and the public set as NPZ files, checked against the plan."""
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fedhelp.data.loaded import Loaded, Progress, silent
+from secure_fedhelp.data.medmnist import NO_PATIENTS, Part, is_medmnist, read_medmnist
+from secure_fedhelp.data.npz import array_names, read_arrays, write_arrays
 from secure_fedhelp.data.records import Inputs, Labels, PublicSet, Records
-from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue, PublicSetMismatch
-from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.errors import InvalidData, InvalidValue, PublicSetMismatch
 from secure_fedhelp.study.sections import DataSection
 
-#: Largest unpacked size of one file.
-LARGEST_BYTES = 8 * 2**30
 #: Larger float inputs are refused: they would make a gradient infinite, and training would stop because of one record.
 LARGEST_VALUE = 1e3
 #: Grey values 0..255 become (v / 255 - 0.5) / 0.25: public constants, near centre and spread of most images.
@@ -35,23 +28,49 @@ def normalise(images: NDArray[np.uint8]) -> Inputs:
 
 
 def load_images(path: Path, data: DataSection) -> Records:
-    """Records of an NPZ with ``images``, ``labels`` and ``patients``.
+    """The records of :func:`read_images`, for whoever needs nothing else of it."""
+    return read_images(path, data).records
 
-    ``images`` are uint8 (normalised here) or float32 (taken as they are), ``labels`` integers below the number of the
-    plan's classes, ``patients`` text or integers, one each. Raises InvalidData or InvalidValue.
+
+def read_images(path: Path, data: DataSection, part: Part = "open", progress: Progress = silent) -> Loaded:
+    """Records of an NPZ that fit the plan; ``part`` says which part of a MedMNIST file is meant (data/medmnist.py).
+
+    Raises InvalidData or InvalidValue.
     """
-    arrays = _read(path, ("images", "labels", "patients"))
-    inputs = _inputs(arrays["images"], data, path)
-    labels = _labels(arrays["labels"], len(data.classes), path)
-    patients = arrays["patients"]
+    loaded = read_image_set(path, len(data.classes), part, progress)
+    _fits(loaded.records.inputs, data, path)
+    return loaded
+
+
+def read_image_set(path: Path, classes: int, part: Part = "open", progress: Progress = silent) -> Loaded:
+    """Records of an NPZ with ``images``, ``patients`` and ``labels`` or ``masks``, or in MedMNIST's layout.
+
+    ``images`` are uint8 (normalised here) or float32 (taken as they are), ``labels`` integers below ``classes``,
+    ``masks`` the same for every pixel, ``patients`` text or integers, one each. Raises InvalidData or InvalidValue.
+    """
+    notes: tuple[str, ...] = ()
+    if is_medmnist(names := array_names(path)):
+        images, targets, patients, named = read_medmnist(path, part, progress)
+        notes = () if named else (f"{path.name}: {NO_PATIENTS}",)
+    else:
+        target = "masks" if "masks" in names else "labels"
+        if {"masks", "labels"} <= names:
+            raise InvalidData(f"{path.name}: has 'labels' and 'masks'; give one of them")
+        arrays = read_arrays(path, ("images", target, "patients"), progress=progress)
+        images, targets, patients = (arrays[name] for name in ("images", target, "patients"))
+        if targets.ndim != (wanted := 3 if target == "masks" else 1):
+            raise InvalidData(f"{path.name}: {target} must be {wanted}-dimensional integers")
+    inputs, labels = _inputs(images, path), _labels(targets, classes, path)
     if patients.ndim != 1 or patients.dtype.kind not in "iuU":
         raise InvalidData(f"{path.name}: patients must be one list of text or integers")
-    return Records(inputs, labels, tuple(str(patient) for patient in patients))
+    return Loaded(Records(inputs, labels, tuple(str(patient) for patient in patients)), notes=notes)
 
 
 def write_images(path: Path, records: Records) -> None:
     """Write image records as an NPZ that :func:`load_images` reads back exactly."""
-    _write(path, images=records.inputs, labels=records.labels, patients=np.asarray(records.patients, dtype=np.str_))
+    patients = np.asarray(records.patients, dtype=np.str_)
+    target = "masks" if records.masked else "labels"
+    write_arrays(path, {"images": records.inputs, target: records.labels, "patients": patients})
 
 
 def load_public(path: Path, data: DataSection) -> PublicSet:
@@ -59,9 +78,10 @@ def load_public(path: Path, data: DataSection) -> PublicSet:
 
     Raises PublicSetMismatch unless its hash is the plan's, InvalidData if the file is malformed.
     """
-    arrays = _read(path, ("inputs",), ("labels",))
+    arrays = read_arrays(path, ("inputs",), ("labels",))
     try:
-        inputs = _inputs(arrays["inputs"], data, path)
+        inputs = _inputs(arrays["inputs"], path)
+        _fits(inputs, data, path)
         labels = _labels(arrays["labels"], len(data.classes), path) if "labels" in arrays else None
         return PublicSet(inputs, labels, data.public_sha256)
     except PublicSetMismatch as error:
@@ -70,53 +90,31 @@ def load_public(path: Path, data: DataSection) -> PublicSet:
 
 def write_public(path: Path, public: PublicSet) -> None:
     """Write a public set as an NPZ that :func:`load_public` reads back exactly."""
-    arrays: dict[str, NDArray[Any]] = {"inputs": public.inputs}
-    if public.labels is not None:
-        arrays["labels"] = public.labels
-    _write(path, mode=0o644, **arrays)
+    labels = {} if public.labels is None else {"labels": public.labels}
+    write_arrays(path, {"inputs": public.inputs, **labels}, mode=0o644)
 
 
-def _read(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        if declared > LARGEST_BYTES:
-            raise InvalidData(f"{path.name}: unpacks to {declared} bytes, at most {LARGEST_BYTES} are allowed")
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in needed if name not in stored.files]
-            if missing:
-                raise InvalidData(f"{path.name}: no array {', '.join(repr(name) for name in missing)}")
-            return {name: stored[name] for name in (*needed, *optional) if name in stored.files}
-    except FedHelpError:
-        raise
-    except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # a malformed archive or array header: numpy and zipfile raise many kinds
-        raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
-
-
-def _inputs(array: NDArray[Any], data: DataSection, path: Path) -> Inputs:
+def _inputs(array: NDArray[Any], path: Path) -> Inputs:
+    """float32 [n, C, H, W], or [n, features] of a table's public set."""
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         array = normalise(array)
     if array.dtype != np.float32:
         raise InvalidData(f"{path.name}: inputs of type {array.dtype}; uint8 or float32 is needed")
     if (np.abs(array[np.isfinite(array)]) > LARGEST_VALUE).any():
         raise InvalidValue(f"{path.name}: an input beyond {LARGEST_VALUE:g}; scale images to about one first")
-    if array.shape[1:] != data.input_shape or not len(array):
-        raise InvalidData(f"{path.name}: inputs of shape {array.shape[1:]}, the plan says {data.input_shape}")
     return array
 
 
+def _fits(inputs: Inputs, data: DataSection, path: Path) -> None:
+    if inputs.shape[1:] != data.input_shape or not len(inputs):
+        raise InvalidData(f"{path.name}: inputs of shape {inputs.shape[1:]}, the plan says {data.input_shape}")
+
+
 def _labels(array: NDArray[Any], classes: int, path: Path) -> Labels:
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise InvalidData(f"{path.name}: labels must be one list of integers")
-    wrong = np.flatnonzero((array < 0) | (array >= classes))
+    if array.dtype.kind not in "iu" or array.ndim not in (1, 3):
+        raise InvalidData(f"{path.name}: labels must be one list of integers, or a mask of integers for each image")
+    wrong = np.argwhere((array < 0) | (array >= classes))
     if len(wrong):
-        raise InvalidValue(f"{path.name}: label {array[wrong[0]]} of record {wrong[0]} is not below {classes}")
+        found = array[tuple(wrong[0])]
+        raise InvalidValue(f"{path.name}: label {found} of record {wrong[0][0]} is not below {classes}")
     return array.astype(np.int64)
-
-
-def _write(path: Path, mode: int = 0o600, **arrays: NDArray[Any]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub reads ** as its flags
-    write_atomic(path, buffer.getvalue(), mode=mode)

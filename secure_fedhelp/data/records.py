@@ -23,7 +23,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """``inputs`` float32 [n, ...] as the model sees them, ``labels`` int64 [n], ``patients`` n identifiers."""
+    """``inputs`` float32 [n, ...] as the model sees them, ``labels`` int64 [n], ``patients`` n identifiers.
+
+    Where every pixel has a class, labels are masks: int64 [n, H, W] for inputs [n, C, H, W].
+    """
 
     inputs: Inputs
     labels: Labels
@@ -36,6 +39,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the labels are masks, a class for each pixel."""
+        return self.labels.ndim == 3
 
     @cached_property
     def by_patient(self) -> tuple[Indices, ...]:
@@ -93,7 +101,7 @@ def public_hash(inputs: Inputs, labels: Labels | None) -> str:
 def _check_arrays(inputs: Inputs, labels: Labels) -> None:
     if inputs.dtype != np.float32 or labels.dtype != np.int64:
         raise InvalidData(f"inputs must be float32 and labels int64, not {inputs.dtype} and {labels.dtype}")
-    if labels.shape != (len(inputs),):
+    if labels.shape not in ((len(inputs),), (len(inputs), *inputs.shape[2:])):  # a class a record, or a mask
         raise InvalidData(f"{len(inputs)} inputs but labels of shape {labels.shape}")
     if not np.isfinite(inputs).all():
         raise InvalidData("an input holds NaN or infinity")

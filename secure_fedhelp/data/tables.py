@@ -1,4 +1,4 @@
-"""CSV tables: one row a record, columns as the plan's schema says.
+"""Tables, CSV or Parquet by the file's ending: one row a record, columns as the plan's schema says.
 
 Numbers are centred and scaled by the plan's public constants, so preparing the data reveals nothing and costs nothing.
 A missing value (empty or ``?``) becomes the public centre, a missing category a row of zeros.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from secure_fedhelp.data.loaded import Loaded, Progress, silent
+from secure_fedhelp.data.parquet import check_header, read_parquet
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn, UnknownCategory
+from secure_fedhelp.errors import InvalidData, InvalidValue, UnknownCategory
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.sections import Column, DataSection
 
@@ -25,31 +27,49 @@ MISSING = ("", "?")
 LARGEST_STANDARDISED = 10.0
 
 
+#: Rows between two reports of progress.
+_REPORT_ROWS = 2000
+
+
 def load_table(path: Path, data: DataSection) -> Records:
-    """Records of a CSV file: inputs float32 [rows, features], labels by the plan's order of classes.
+    """The records of :func:`read_table`, for whoever needs nothing else of it."""
+    return read_table(path, data).records
+
+
+def read_table(path: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+    """Records of a table: inputs float32 [rows, features], labels by the plan's order of classes; and missing values.
 
     Raises InvalidData (unreadable, empty, doubled), MissingColumn, UnknownCategory or InvalidValue, the last two naming
-    row (the file's line) and column. Columns the plan does not name are ignored.
+    row (the line of a CSV file, the row of a Parquet file) and column. Columns the plan does not name are ignored.
     """
-    rows = _read_rows(path, [data.patient_id, data.target, *(column.name for column in data.columns)])
+    rows = read_rows(path, [data.patient_id, data.target, *(column.name for column in data.columns)])
     inputs, labels, patients = [], [], []
-    seen: dict[tuple[str, ...], int] = {}
-    for line, row in rows:
-        patient = row[data.patient_id].strip()
-        if not patient:
-            raise InvalidValue(f"{path.name}, line {line}, column {data.patient_id!r}: no patient identifier")
+    seen: dict[tuple[str, ...], str] = {}
+    for number, (place, row) in enumerate(rows):
+        if number % _REPORT_ROWS == 0:
+            progress(path.name, number, len(rows))
+        where, patient = f"{path.name}, {place}", patient_of(row, data.patient_id, f"{path.name}, {place}")
         key = (patient, row[data.target], *(row[column.name] for column in data.columns))
         if key in seen:
-            raise InvalidData(f"{path.name}, line {line}: the same record of the same patient as line {seen[key]}")
-        seen[key] = line
-        where = f"{path.name}, line {line}"
+            raise InvalidData(f"{where}: the same record of the same patient as {seen[key]}")
+        seen[key] = place
         inputs.append([x for column in data.columns for x in _encode(row[column.name], column, where)])
-        labels.append(_category(row[data.target], data.classes, f"{where}, column {data.target!r}"))
+        labels.append(category(row[data.target], data.classes, f"{where}, column {data.target!r}"))
         patients.append(patient)
+    progress(path.name, len(rows), len(rows))
     array = np.clip(np.asarray(inputs, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
     if array.shape[1:] != data.input_shape:
         raise InvalidData(f"the plan's columns make {array.shape[1]} features, its input_shape says {data.input_shape}")
-    return Records(array.astype(np.float32), np.asarray(labels, dtype=np.int64), tuple(patients))
+    records = Records(array.astype(np.float32), np.asarray(labels, dtype=np.int64), tuple(patients))
+    names = [column.name for column in data.columns]
+    return Loaded(records, {name: sum(row[name].strip() in MISSING for _, row in rows) for name in names})
+
+
+def patient_of(row: Mapping[str, str], column: str, where: str) -> str:
+    """The patient's identifier in a row; InvalidValue if it is empty."""
+    if not (patient := row[column].strip()):
+        raise InvalidValue(f"{where}, column {column!r}: no patient identifier")
+    return patient
 
 
 def write_table(path: Path, records: Records, data: DataSection) -> None:
@@ -74,29 +94,32 @@ def encode_rows(
     return clipped.astype(np.float32)
 
 
-def _read_rows(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """(line, row) of every row, once the header has each needed column exactly once."""
+def read_rows(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[str, str]]]:
+    """(place, row) of every record, the place as a person counts it, once the header has each column exactly once.
+
+    ``needed`` are the columns to read, None for all. Raises MissingColumn or InvalidData.
+    """
+    rows = read_parquet(path, needed) if path.suffix == ".parquet" else _read_csv(path, needed)
+    if not rows:
+        raise InvalidData(f"{path.name}: no records below the header")
+    return rows
+
+
+def _read_csv(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            missing = [name for name in needed if name not in header]
-            if missing:
-                raise MissingColumn(f"{path.name}: no column {', '.join(repr(name) for name in missing)}")
-            double = sorted({name for name in needed if header.count(name) > 1})
-            if double:
-                raise InvalidData(f"{path.name}: two columns are called {', '.join(repr(name) for name in double)}")
+            check_header(path.name, header, needed)
             rows = []
             for cells in reader:
                 if not cells:
                     continue
                 if len(cells) != len(header):
                     raise InvalidData(f"{path.name}, line {reader.line_num}: {len(cells)} values, not {len(header)}")
-                rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+                rows.append((f"line {reader.line_num}", dict(zip(header, cells, strict=True))))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    if not rows:
-        raise InvalidData(f"{path.name}: no records below the header")
     return rows
 
 
@@ -105,7 +128,7 @@ def _encode(text: str, column: Column, where: str) -> list[float]:
     if column.kind == "categorical":
         features = [0.0] * len(column.categories)
         if text.strip() not in MISSING:
-            features[_category(text, column.categories, f"{where}, column {column.name!r}")] = 1.0
+            features[category(text, column.categories, f"{where}, column {column.name!r}")] = 1.0
         return features
     if text.strip() in MISSING:
         return [0.0]
@@ -132,7 +155,7 @@ def _decode(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], columns: 
     return cells
 
 
-def _category(text: str, categories: Sequence[str], where: str) -> int:
+def category(text: str, categories: Sequence[str], where: str) -> int:
     """Index of a category; a number in another spelling (``1.0`` for ``1``) is the same category."""
     value = text.strip()
     if value in categories:

@@ -28,7 +28,8 @@ class HospitalConfig(Strict):
 
     name: Name
     consortium: Name
-    #: The private records: a CSV table with the plan's columns, or an NPZ of images, labels and patients.
+    #: The private records: a table (CSV, Parquet) with the plan's columns, or images (NPZ, a folder of pairs, an index
+    #: of files). docs/data.md has every form.
     records: str = "data/records.csv"
     #: The plan's public set (NPZ); its hash is fixed by the plan.
     public: str = "public/public.npz"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from secure_fedhelp.data.loaded import Progress
     from secure_fedhelp.data.records import PublicSet, Records
     from secure_fedhelp.hospital.world import World
     from secure_fedhelp.privacy.datasets import PatientBook
@@ -79,6 +80,8 @@ class StudyRecords:
     public: PublicSet
     test: Records | None
     held_out: Records | None = None
+    #: The data card of the private records: for this hospital's eyes, it never leaves.
+    card: tuple[str, ...] = ()
 
     @property
     def patients(self) -> set[str]:
@@ -121,30 +124,35 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     return Membership(folder, config, policy, plan, unlock, credentials, signing, sealing, vault, card)
 
 
-def prepare_records(member: Membership) -> StudyRecords:
-    """Load and check the hospital's records and the public set against the plan."""
-    from secure_fedhelp.data.checks import check_records
-    from secure_fedhelp.data.images import load_images, load_public
-    from secure_fedhelp.data.tables import load_table
+def prepare_records(member: Membership, progress: Progress | None = None) -> StudyRecords:
+    """Load and check the hospital's records and the public set against the plan; ``progress`` is told how far it is."""
+    import numpy as np
 
-    plan, root = member.plan, member.folder.root
-    load = load_table if plan.data.kind == "table" else load_images
-    private = load(root / member.config.records, plan.data)
+    from secure_fedhelp.data.card import data_card
+    from secure_fedhelp.data.checks import check_records
+    from secure_fedhelp.data.images import load_public
+    from secure_fedhelp.data.loaded import silent
+    from secure_fedhelp.data.loading import load_records
+
+    plan, root, told = member.plan, member.folder.root, progress or silent
+    loaded = load_records(root / member.config.records, plan.data, "open", told)
+    private = loaded.records
     check_records(private, plan, member.config.name)
+    card = data_card(loaded, plan, member.config.name).lines()
     public = load_public(root / member.config.public, plan.data)
-    test = load(root / member.config.test, plan.data) if member.config.test else None
-    if test is not None and len(set(test.labels.tolist())) < 2:
+    test = load_records(root / member.config.test, plan.data, "test", told).records if member.config.test else None
+    if test is not None and len(np.unique(test.labels)) < 2:
         raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
     if plan.metrics is None:
-        return StudyRecords(private, public, test)
+        return StudyRecords(private, public, test, card=card)
     if member.config.held_out is None:
         raise InvalidConfiguration(
             f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
             'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
         )
-    held_out = load(root / member.config.held_out, plan.data)
+    held_out = load_records(root / member.config.held_out, plan.data, "test", told).records
     _check_held_out(held_out, private, root / member.config.held_out)
-    return StudyRecords(private, public, test, held_out)
+    return StudyRecords(private, public, test, held_out, card)
 
 
 def _check_held_out(held_out: Records, private: Records, path: Path) -> None:

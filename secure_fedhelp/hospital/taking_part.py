@@ -38,6 +38,7 @@ from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
 if TYPE_CHECKING:
+    from secure_fedhelp.data.loaded import Progress
     from secure_fedhelp.learning.method import Method
 
 #: How long a coordinator may be silent, restarting perhaps, before this hospital gives up (and can be started again).
@@ -53,10 +54,11 @@ def take_part(
     say: Say,
     source: SecretSource = USUAL,
     world: World = REAL,
+    progress: Progress | None = None,
 ) -> None:
     """Take part in a study with the folder ``root``; returns when it has finished. Raises named errors only.
 
-    ``source`` says where the secret comes from that opens the folder.
+    ``source`` says where the secret comes from that opens the folder; ``progress`` is told of long loads.
     """
     clock, sleep = world.clock, world.sleep
     parse_address(address)
@@ -67,12 +69,9 @@ def take_part(
         say(f"this study is finished here: see {member.folder.result} and {member.folder.models}")
         return
     write_status(member.folder.status, "loading data and model", {})
-    records = prepare_records(member)
-    from secure_fedhelp.data.checks import shortfall
-
-    fewer = shortfall(records.private, member.plan, member.config.name)
-    if fewer is not None:
-        say(fewer)
+    records = prepare_records(member, progress)
+    for line in records.card:
+        say(line)
     check_accounting(member)
     teacher = ask_teacher(member, records.public, world)
     from secure_fedhelp.learning.method import Site

@@ -2,7 +2,8 @@
 
 Every dataset is cut by *patient* into a test part, a public set, a reference part (it trains the teacher, and belongs
 to no hospital) and the private pool. Heart disease has its four natural hospitals; elsewhere the pool is dealt to six
-hospitals, 60/20/8/6/4/2 per cent, the first three large. MedMNIST names no patients, so there each image counts as one.
+hospitals, 60/20/8/6/4/2 per cent, the first three large. A study file's ``[partition]`` deals it in another way.
+MedMNIST names no patients, so there each image counts as one.
 """
 
 from __future__ import annotations
@@ -10,35 +11,31 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secure_fedhelp.data.images import normalise
+from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Indices, PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
+from secure_fedhelp.research.dealing import Hospitals, deal
+from secure_fedhelp.research.schema import numeric_column, rounded
+from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
 from secure_fedhelp.study.sections import Column, Tier
 
 DATASETS = ("breast-cancer", "heart", "pneumonia", "breast")
 
-SHARES: dict[str, tuple[Tier, float]] = {
-    "large-1": ("large", 0.60),
-    "large-2": ("large", 0.20),
-    "large-3": ("large", 0.08),
-    "small-1": ("small", 0.06),
-    "small-2": ("small", 0.04),
-    "small-3": ("small", 0.02),
+HEART_SITES = {
+    "cleveland": "processed.cleveland.data",
+    "hungarian": "processed.hungarian.data",
+    "long-beach": "processed.va.data",
+    "switzerland": "processed.switzerland.data",
 }
-
-HEART_SITES: dict[str, tuple[Tier, str]] = {
-    "cleveland": ("large", "processed.cleveland.data"),
-    "hungarian": ("large", "processed.hungarian.data"),
-    "long-beach": ("small", "processed.va.data"),
-    "switzerland": ("small", "processed.switzerland.data"),
-}
+HEART_PARTITION = SitePartition(kind="site", large=("cleveland", "hungarian"))
 
 #: Name, and the categories as the UCI files code them (none: a number), in the files' order; the target follows.
 HEART_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -71,15 +68,6 @@ class StudyData:
     data_section_fields: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Public and reference records to set aside, and test records where no official test part exists."""
-
-    public: int
-    reference: int
-    test: int = 0
-
-
 #: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
 PARTS = {
     "breast-cancer": Parts(public=20, reference=40, test=140),
@@ -89,78 +77,71 @@ PARTS = {
 }
 
 
-def prepare(dataset: str, data_dir: Path | None, seed: int) -> StudyData:
-    """Load ``dataset`` and deal it out by ``seed``.
+def prepare(dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None) -> StudyData:
+    """Load ``dataset`` and deal it out by ``seed``, to its usual hospitals or as ``partition`` says.
 
     Only breast-cancer ships with the project (scikit-learn's table); the others are read from ``data_dir``. Raises
-    UnknownDataset, or InvalidData if the files are missing or malformed.
+    UnknownDataset, InvalidPartition, or InvalidData if the files are missing or malformed.
     """
-    makers: dict[str, Callable[[Path | None, np.random.Generator], StudyData]] = {
+    makers: dict[str, Callable[[Path | None, Partition, np.random.Generator], StudyData]] = {
         "breast-cancer": _breast_cancer,
         "heart": _heart,
-        "pneumonia": lambda folder, rng: _medmnist("pneumonia", "pneumoniamnist.npz", folder, rng),
-        "breast": lambda folder, rng: _medmnist("breast", "breastmnist.npz", folder, rng),
+        "pneumonia": partial(_medmnist, "pneumonia", "pneumoniamnist.npz"),
+        "breast": partial(_medmnist, "breast", "breastmnist.npz"),
     }
     if dataset not in makers:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
-    return makers[dataset](data_dir, np.random.default_rng([seed, DATASETS.index(dataset)]))
+    usual = HEART_PARTITION if dataset == "heart" else SizesPartition(kind="sizes")
+    return makers[dataset](data_dir, partition or usual, np.random.default_rng([seed, DATASETS.index(dataset)]))
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _breast_cancer(_: Path | None, rng: np.random.Generator) -> StudyData:
+def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generator) -> StudyData:
     from sklearn.datasets import load_breast_cancer
 
     table = load_breast_cancer()
     raw = np.asarray(table.data, dtype=np.float64)
     labels = np.asarray(table.target == 0, dtype=np.int64)  # scikit-learn calls malignant 0
     parts = PARTS["breast-cancer"]
-    test, public, reference, pool = _deal(labels, (parts.test, parts.public, parts.reference), rng)
+    patients = _patients(len(labels))
+    test, public, reference, pool = split(patients, labels, (parts.test, parts.public, parts.reference), rng)
     columns = tuple(
         Column(
-            name=str(name).replace(" ", "_"), kind="numeric", center=_round(values.mean()), scale=_round(values.std())
+            name=str(name).replace(" ", "_"), kind="numeric", center=rounded(values.mean()), scale=rounded(values.std())
         )
         for name, values in zip(table.feature_names, raw[public].T, strict=True)
     )
     inputs = encode_rows([[repr(float(value)) for value in row] for row in raw], columns)
-    everything = Records(inputs, labels, _patients(len(labels)))
-    sites = _deal_shares(labels, pool, rng)
-    fields = _fields("breast-cancer", "table", ("benign", "malignant"), inputs.shape[1:], columns)
-    return _study(everything, sites, public, reference, test, fields)
+    everything = Records(inputs, labels, patients)
+    sites = deal(partition, patients, labels, None, pool, rng)
+    fields = data_fields("breast-cancer", "table", ("benign", "malignant"), inputs.shape[1:], columns)
+    return make_study(everything, sites, public, reference, test, fields)
 
 
-def _heart(folder: Path | None, rng: np.random.Generator) -> StudyData:
+def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) -> StudyData:
     rows: list[list[str]] = []
     labels: list[int] = []
-    members: dict[str, list[int]] = {name: [] for name in HEART_SITES}
-    for name, (_, file) in HEART_SITES.items():
+    sites: list[str] = []
+    for name, file in HEART_SITES.items():
         for row in _heart_rows(_find(folder, file, "heart")):
-            members[name].append(len(rows))
+            sites.append(name)
             rows.append(row[:-1])
             labels.append(int(float(row[-1]) > 0))
     targets = np.asarray(labels, dtype=np.int64)
-    strata = targets + 2 * np.concatenate([np.full(len(m), i) for i, m in enumerate(members.values())])
+    strata = targets + 2 * np.unique(sites, return_inverse=True)[1]
     parts = PARTS["heart"]
-    test, public, reference, pool = _deal(strata, (parts.test, parts.public, parts.reference), rng)
+    patients = _patients(len(targets))
+    test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
     columns = tuple(
         _heart_column(name, cats, [rows[i][n] for i in public]) for n, (name, cats) in enumerate(HEART_COLUMNS)
     )
     inputs = encode_rows(rows, columns)
-    everything = Records(inputs, targets, _patients(len(targets)))
-    private = set(pool.tolist())
-    sites = {
-        name: (tier, np.asarray([i for i in members[name] if i in private], dtype=np.int64))
-        for name, (tier, _) in HEART_SITES.items()
-    }
-    return _study(
-        everything,
-        sites,
-        public,
-        reference,
-        test,
-        _fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns),
-    )
+    everything = Records(inputs, targets, patients)
+    hospitals = deal(partition, patients, targets, sites, pool, rng)
+    fields = data_fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns)
+    return make_study(everything, hospitals, public, reference, test, fields)
 
 
 def _heart_rows(path: Path) -> list[list[str]]:
@@ -179,14 +160,15 @@ def _heart_rows(path: Path) -> list[list[str]]:
 def _heart_column(name: str, categories: tuple[str, ...], public_values: Sequence[str]) -> Column:
     if categories:
         return Column(name=name, kind="categorical", categories=categories)
-    known = np.asarray([float(value) for value in public_values if value not in MISSING])
-    return Column(name=name, kind="numeric", center=_round(known.mean()), scale=_round(known.std()) or 1.0)
+    return numeric_column(name, public_values)
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def _medmnist(dataset: str, file: str, folder: Path | None, rng: np.random.Generator) -> StudyData:
+def _medmnist(
+    dataset: str, file: str, folder: Path | None, partition: Partition, rng: np.random.Generator
+) -> StudyData:
     path = _find(folder, file, dataset)
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -198,43 +180,20 @@ def _medmnist(dataset: str, file: str, folder: Path | None, rng: np.random.Gener
     open_part = len(images[0]) + len(images[1])
     test = np.arange(open_part, len(everything))  # the official test part, as in published figures
     parts = PARTS[dataset]
-    public, reference, pool = _deal(everything.labels[:open_part], (parts.public, parts.reference), rng)
-    sites = _deal_shares(everything.labels, pool, rng)
+    patients, labels_of = everything.patients, everything.labels
+    public, reference, pool = split(patients[:open_part], labels_of[:open_part], (parts.public, parts.reference), rng)
+    sites = deal(partition, patients, labels_of, None, pool, rng)
     names = ("normal", "pneumonia") if dataset == "pneumonia" else ("malignant", "benign")
-    fields = _fields(dataset, "image", names, everything.inputs.shape[1:], ())
-    return _study(everything, sites, public, reference, test, fields)
+    fields = data_fields(dataset, "image", names, everything.inputs.shape[1:], ())
+    return make_study(everything, sites, public, reference, test, fields)
 
 
 # --- dealing --------------------------------------------------------------------------------------------------------
 
 
-def _deal(strata: NDArray[np.int64], counts: Sequence[int], rng: np.random.Generator) -> list[Indices]:
-    """Disjoint index sets of about these sizes, then the rest, each with every stratum in proportion."""
-    total = len(strata)
-    parts: list[list[Indices]] = [[] for _ in range(len(counts) + 1)]
-    edges = np.concatenate([[0], np.cumsum(counts)]) / total
-    for stratum in np.unique(strata):
-        members = rng.permutation(np.flatnonzero(strata == stratum))
-        cuts = np.round(edges * len(members)).astype(int)
-        for number in range(len(counts)):
-            parts[number].append(members[cuts[number] : cuts[number + 1]])
-        parts[-1].append(members[cuts[-1] :])
-    return [rng.permutation(np.concatenate(part)) for part in parts]
-
-
-def _deal_shares(labels: NDArray[np.int64], pool: Indices, rng: np.random.Generator) -> dict[str, tuple[Tier, Indices]]:
-    """The pool by :data:`SHARES`, the classes in proportion, so that even the smallest hospital has two of them."""
-    shares = [share for _, share in SHARES.values()]
-    dealt = _deal(labels[pool], [round(share * len(pool)) for share in shares[1:]], rng)
-    largest, others = dealt[-1], dealt[:-1]
-    return {
-        name: (tier, pool[part]) for (name, (tier, _)), part in zip(SHARES.items(), [largest, *others], strict=True)
-    }
-
-
-def _study(
+def make_study(
     everything: Records,
-    sites: dict[str, tuple[Tier, Indices]],
+    sites: Hospitals,
     public: Indices,
     reference: Indices,
     test: Indices,
@@ -255,7 +214,7 @@ def _study(
     )
 
 
-def _fields(
+def data_fields(
     dataset: str, kind: str, classes: tuple[str, ...], shape: tuple[int, ...], columns: tuple[Column, ...]
 ) -> dict[str, Any]:
     return {"dataset": dataset, "kind": kind, "classes": classes, "input_shape": shape, "columns": columns}
@@ -274,8 +233,3 @@ def _find(folder: Path | None, file: str, dataset: str) -> Path:
 
 def _patients(count: int) -> tuple[str, ...]:
     return tuple(f"p{number:05d}" for number in range(count))
-
-
-def _round(value: float) -> float:
-    """Four significant digits: a public constant somebody can read in the plan."""
-    return float(f"{value:.4g}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
 from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.sections import Tier
@@ -104,6 +105,32 @@ DEFAULTS: dict[str, StudyDefaults] = {
 }
 
 
+#: Data of a researcher's own, by kind: the figures of the tables and of BreastMNIST, a small image set.
+OWN: dict[str, StudyDefaults] = {"table": DEFAULTS["breast-cancer"], "image": DEFAULTS["breast"]}
+
+
+def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
+    """The plan of a study file for its data; raises InvalidPlan if its values make none."""
+    defaults = DEFAULTS[study.dataset] if study.dataset else OWN[data.data_section_fields["kind"]]
+    if study.model is not None:
+        defaults = replace(defaults, small=study.model.small, large=study.model.large)
+    # Delta stays below one over the patients of the largest hospital, whose nominal number is public.
+    largest = max(nominal(records.n_patients) for _, records in data.hospitals.values())
+    while defaults.delta >= 1 / largest:
+        defaults = replace(defaults, delta=defaults.delta / 10)
+    return build_plan(
+        study.label,
+        data,
+        study.rounds,
+        study.epsilon,
+        study.seed,
+        study.masks,
+        study.method,
+        study.learning,
+        defaults,
+    )
+
+
 def build_plan(
     dataset: str,
     study: StudyData,
@@ -113,16 +140,17 @@ def build_plan(
     masks: Masks = "repairing",
     method: MethodSection | None = None,
     learning: Mapping[str, Any] | None = None,
+    defaults: StudyDefaults | None = None,
 ) -> StudyPlan:
     """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults, and ``learning``
-    replaces some of them.
+    replaces some of them. ``defaults`` are the data set's if absent.
 
     The noise multiplier of each tier is the smallest with which all private steps of all rounds, beside what the
     method's gaussian channels ask, stay within ``epsilon`` at the plan's delta (PLD accountant).
     """
-    if dataset not in DEFAULTS:
+    if defaults is None and dataset not in DEFAULTS:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
-    defaults = DEFAULTS[dataset]
+    defaults = defaults or DEFAULTS[dataset]
     rounds = defaults.rounds if rounds is None else rounds
     epsilon = defaults.epsilon if epsilon is None else epsilon
     classes = len(study.data_section_fields["classes"])

@@ -14,7 +14,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -22,10 +22,11 @@ from rich.console import Console
 
 from secure_fedhelp.coordinator.server import in_memory
 from secure_fedhelp.coordinator.service import CoordinatorService
-from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, UnderQuorum
+from secure_fedhelp.data.loaded import Progress, silent
+from secure_fedhelp.errors import FedHelpError, UnderQuorum
 from secure_fedhelp.hospital.taking_part import take_part
 from secure_fedhelp.hospital.world import World
-from secure_fedhelp.research.catalog import StudyData, prepare
+from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import (
     RunFolder,
     create_consortium,
@@ -36,7 +37,8 @@ from secure_fedhelp.research.demo_setup import (
     write_teacher,
 )
 from secure_fedhelp.research.foundation_server import Foundation, Refused
-from secure_fedhelp.research.plans import build_plan
+from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.progress import make_progress
 from secure_fedhelp.research.report import write_report
 from secure_fedhelp.research.results import collect
@@ -61,37 +63,27 @@ class _Hospital:
     error: FedHelpError | None = None
 
 
-def simulate(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, screen: Console) -> Summary:
+def simulate(
+    study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, screen: Console, progress: Progress = silent
+) -> Summary:
     """Run the study and leave ``summary.json`` and ``report.html`` in the run directory ``out``.
 
     Raises named errors for bad settings before anything starts, and UnderQuorum if too few hospitals came through.
     """
-    data = study_data(study, data_dir)
-    plan = build_plan(
-        study.dataset, data, study.rounds, study.epsilon, study.seed, study.masks, study.method, study.learning
-    )
+    data = study_data(study, data_dir, progress)
+    plan = study_plan(study, data)
     run = create_run_folder(out, overwrite)
     lock = lock_run(run.root)
     try:
         started = time.monotonic()
         run_simulation(run, plan, data, screen)
         wall, memory = time.monotonic() - started, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        summary = collect(run, plan, study.dataset, wall, memory, data)
+        summary = collect(run, plan, study.label, wall, memory, data)
         write_summary(run.root / "summary.json", summary)
         write_report(summary, run.root / "report.html")
         return summary
     finally:
         os.close(lock)
-
-
-def study_data(study: StudyFile, data_dir: Path | None) -> StudyData:
-    """The study's data set, dealt out by its seed to the hospitals that take part."""
-    data = prepare(study.dataset, data_dir, study.seed)
-    unknown = [name for name in study.hospitals if name not in data.hospitals]
-    if unknown:
-        known = ", ".join(data.hospitals)
-        raise InvalidConfiguration(f"{study.dataset} has no hospital {unknown[0]!r}", f"It has {known}.")
-    return replace(data, hospitals={name: data.hospitals[name] for name in study.hospitals or data.hospitals})
 
 
 def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console, rivals: bool = True) -> None:

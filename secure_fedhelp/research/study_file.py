@@ -9,20 +9,121 @@ name = "fedhelp"
 
 [learning]              # optional: values of the plan's section of that name (docs/plan.md)
 private_learning_rate = 0.3
+
+[partition]             # optional: how the patients are dealt to hospitals (docs/data.md)
+kind = "dirichlet"
+alpha = 0.5
+
+In place of ``dataset`` a section ``[data]`` names a table or image set of one's own, with ``[parts]`` and
+``[partition]``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.plan import explain, read_toml
-from secure_fedhelp.study.sections import Name, Strict
+from secure_fedhelp.study.sections import Column, ModelSection, Name, Strict
 from secure_fedhelp.study.threshold import Masks
+
+Share = Annotated[float, Field(gt=0)]
+#: The hospitals of the catalog's studies where the data names none: three large and three small ones.
+SHARES: dict[str, float] = {
+    "large-1": 0.60,
+    "large-2": 0.20,
+    "large-3": 0.08,
+    "small-1": 0.06,
+    "small-2": 0.04,
+    "small-3": 0.02,
+}
+LARGE = ("large-1", "large-2", "large-3")
+
+
+class SitePartition(Strict):
+    """Hospitals as the records came: a column (of a table) or array (of an NPZ) names each record's."""
+
+    kind: Literal["site"]
+    column: str = "site"
+    #: Hospitals of the large tier; the others are small.
+    large: tuple[Name, ...] = ()
+    #: Fewest patients of a hospital.
+    minimum_patients: int = Field(default=5, ge=2)
+
+
+class SizesPartition(Strict):
+    """Hospitals of these shares (relative sizes), every class in the same proportion."""
+
+    kind: Literal["sizes"]
+    shares: dict[Name, Share] = Field(default=SHARES, min_length=3)
+    large: tuple[Name, ...] = LARGE
+    minimum_patients: int = Field(default=5, ge=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_tiers(cls, values: Any) -> Any:
+        # Whoever names hospitals says which are large; the default's would be strangers among them.
+        if isinstance(values, Mapping) and "shares" in values and "large" not in values:
+            return {**values, "large": ()}
+        return values
+
+    @model_validator(mode="after")
+    def _large_have_shares(self) -> SizesPartition:
+        if strangers := [name for name in self.large if name not in self.shares]:
+            raise ValueError(f"large names hospitals without a share: {', '.join(strangers)}")
+        return self
+
+
+class DirichletPartition(SizesPartition):
+    """Hospitals of these shares, each with its own mixture of classes (data/partition.py); small alpha, great skew."""
+
+    kind: Literal["dirichlet"]  # type: ignore[assignment]
+    alpha: float = Field(gt=0, le=1e6)
+
+
+Partition = Annotated[SitePartition | SizesPartition | DirichletPartition, Field(discriminator="kind")]
+
+
+class OwnData(Strict):
+    """A table (``.csv``, ``.parquet``) or an image set (``.npz``) of one's own, for simulations."""
+
+    #: Relative to the study file.
+    path: Path
+    #: Of a table: the column with the class, and the one with the patient.
+    target: str = "target"
+    patient: str = "patient_id"
+    #: Classes in the order of their numbers; of a table, if absent, those of the public part.
+    classes: tuple[str, ...] = ()
+    #: Columns of a table; if absent, all but target, patient and site, inferred from the public part alone.
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def table(self) -> bool:
+        return self.path.suffix in (".csv", ".parquet")
+
+    @model_validator(mode="after")
+    def _known_format(self) -> OwnData:
+        if not self.table and self.path.suffix != ".npz":
+            raise ValueError(f"path is a .csv, .parquet or .npz file, not {self.path.name!r}")
+        if not self.table and (len(self.classes) < 2 or self.columns):
+            raise ValueError("an image set has no columns, and its classes have to be named: classes = [...]")
+        return self
+
+
+class Parts(Strict):
+    """Patients set aside before the rest is dealt to hospitals."""
+
+    #: Known to everybody; in the simulation it also gives the schema's public constants.
+    public: int = Field(ge=1)
+    #: Train the foundation model, and belong to no hospital.
+    reference: int = Field(ge=1)
+    #: 0 where the file has a test part of its own (MedMNIST's layout), and there only.
+    test: int = Field(default=0, ge=0)
 
 
 class Variant(Strict):
@@ -37,8 +138,15 @@ class StudyFile(Strict):
     """One study to simulate. Absent values are the data set's defaults (research/plans.py)."""
 
     name: Name
-    #: One of the catalog's (research/catalog.py).
-    dataset: str
+    #: One of the catalog's (research/catalog.py) ...
+    dataset: str | None = None
+    #: ... or data of one's own.
+    data: OwnData | None = None
+    parts: Parts | None = None
+    #: Of a data set of the catalog: in place of its own.
+    partition: Partition | None = None
+    #: In place of the data set's networks.
+    model: ModelSection | None = None
     #: Of the split, the weights, the order of batches, and in a simulation of the noise.
     seed: int = Field(default=1, ge=0, lt=2**31)
     rounds: int | None = Field(default=None, ge=1)
@@ -52,10 +160,28 @@ class StudyFile(Strict):
     #: For sweeps: what else may be named among the methods.
     variants: dict[Name, Variant] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _one_source(self) -> StudyFile:
+        if (self.dataset is None) == (self.data is None):
+            raise ValueError("give either a dataset or a section [data]")
+        if (self.data is None) != (self.parts is None):
+            raise ValueError("[data] needs [parts], and a dataset has its own")
+        if self.data is not None and self.partition is None:
+            raise ValueError("[data] needs a [partition]: kind = 'site', 'sizes' or 'dirichlet'")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What summaries call the data."""
+        return self.dataset or self.name
+
 
 def load_study(path: Path) -> StudyFile:
     """Read and check a study file; InvalidConfiguration names every wrong key."""
     try:
-        return StudyFile.model_validate(read_toml(path, InvalidConfiguration))
+        study = StudyFile.model_validate(read_toml(path, InvalidConfiguration))
     except ValidationError as error:
         raise InvalidConfiguration(f"{path}: {explain(error)}", "docs/simulation.md lists every key.") from error
+    if study.data is None:
+        return study
+    return study.model_copy(update={"data": study.data.model_copy(update={"path": path.parent / study.data.path})})

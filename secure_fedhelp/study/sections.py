@@ -57,9 +57,17 @@ class DataSection(Strict):
     columns: tuple[Column, ...] = ()
     target: str = "target"
     patient_id: str = "patient_id"
+    #: Raw values of image files (PNG, DICOM, NIfTI) that are taken as black and white; what is beyond is cut.
+    intensity: tuple[float, float] = (0.0, 255.0)
     public_sha256: Sha256
     public_records: int = Field(ge=1)
     public_labelled: bool = True
+
+    @model_validator(mode="after")
+    def _intensity_rises(self) -> DataSection:
+        if self.intensity[0] >= self.intensity[1]:
+            raise ValueError("intensity gives the value of black and, above it, the value of white")
+        return self
 
     @property
     def public_elements(self) -> int:

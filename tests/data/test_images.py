@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from secure_fedhelp.data import images
+from secure_fedhelp.data import npz as archives
 from secure_fedhelp.data.images import load_images, load_public, normalise, write_images, write_public
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, PublicSetMismatch
@@ -104,7 +104,7 @@ def test_files_that_are_no_archive_are_named(tmp_path: Path) -> None:
 
 def test_an_archive_that_unpacks_too_large_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = npz(tmp_path, **GOOD)
-    monkeypatch.setattr(images, "LARGEST_BYTES", 100)
+    monkeypatch.setattr(archives, "LARGEST_BYTES", 100)
     with pytest.raises(InvalidData, match="unpacks to"):
         load_images(path, DATA)
 

@@ -27,9 +27,10 @@ from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.compare import run_in_process
 from secure_fedhelp.research.demo_setup import create_run_folder
-from secure_fedhelp.research.plans import build_plan, without_privacy
+from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan, without_privacy
 from secure_fedhelp.research.results import collect
-from secure_fedhelp.research.simulation import run_simulation, study_data
+from secure_fedhelp.research.simulation import run_simulation
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
 from secure_fedhelp.research.teacher import fit_teacher
 from secure_fedhelp.study.canonical import canonical_bytes
@@ -82,7 +83,7 @@ def execute(run: Run) -> RunResult:
     data = study_data(study, run.data_dir)
     private = not math.isinf(run.epsilon)
     epsilon = run.epsilon if private else _FREE_EPSILON
-    plan = build_plan(study.dataset, data, study.rounds, epsilon, study.seed, study.masks, study.method, study.learning)
+    plan = study_plan(study.model_copy(update={"epsilon": epsilon}), data)
     if not private and run.contender not in FREE:
         plan = without_privacy(plan)
     spent, sent = None, 0.0
@@ -96,7 +97,7 @@ def execute(run: Run) -> RunResult:
     return RunResult(
         run=run.id,
         study=study.name,
-        dataset=study.dataset,
+        dataset=study.label,
         contender=run.contender,
         method="" if run.contender in RIVALS else canonical_bytes(plan.method.model_dump(mode="json")).decode(),
         epsilon=shown_epsilon(run.epsilon),
@@ -116,7 +117,7 @@ def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[Hospit
     with tempfile.TemporaryDirectory(prefix="secure-fedhelp-") as folder:
         place = create_run_folder(Path(folder) / "run", overwrite=False)
         run_simulation(place, plan, data, Console(quiet=True), rivals=False)
-        summary = collect(place, plan, run.study.dataset, 0.0, 0, data)
+        summary = collect(place, plan, run.study.label, 0.0, 0, data)
     found = []
     for h in summary.hospitals:
         for model, metrics in (("shared", h.study_model), ("personal", h.personal_model)):

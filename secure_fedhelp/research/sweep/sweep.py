@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from secure_fedhelp.errors import InvalidConfiguration
-from secure_fedhelp.research.simulation import study_data
+from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.runs import Run

@@ -1,0 +1,59 @@
+"""Parquet tables as rows of text, so that they are held against the plan's schema exactly as CSV is.
+
+pyarrow is imported here alone, and only when a Parquet file is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from secure_fedhelp.errors import FedHelpError, InvalidData, MissingColumn
+
+#: Largest unpacked size of one table: a small file can declare a huge one.
+LARGEST_BYTES = 4 * 2**30
+
+
+def read_parquet(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[str, str]]]:
+    """(``row N``, row) of every record, counted from 1; only the columns ``needed``, or all for None.
+
+    Null becomes empty text, true and false become ``1`` and ``0``, a whole number its digits. Raises MissingColumn for
+    a column that is not there, InvalidData for one that is there twice or a file that cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = list(file.schema_arrow.names)
+            columns = check_header(path.name, names, needed)
+            groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+            if (size := sum(group.total_byte_size for group in groups)) > LARGEST_BYTES:
+                raise InvalidData(f"{path.name}: unpacks to {size} bytes, at most {LARGEST_BYTES} are allowed")
+            table = file.read(columns=columns)
+    except FedHelpError:
+        raise
+    except OSError as error:  # pyarrow raises its own OSError for a malformed page, without an errno
+        raise InvalidData(f"{path}: {error.strerror or 'not a readable Parquet file'}") from error
+    except Exception as error:  # a malformed footer: pyarrow raises many kinds
+        raise InvalidData(f"{path.name}: not a readable Parquet file ({type(error).__name__})") from error
+    values = [[_text(value) for value in table.column(name).to_pylist()] for name in columns]
+    return [(f"row {n}", dict(zip(columns, row, strict=True))) for n, row in enumerate(zip(*values, strict=True), 1)]
+
+
+def check_header(file: str, header: Sequence[str], needed: Sequence[str] | None) -> list[str]:
+    """The columns to read, once each is there exactly once; MissingColumn or InvalidData otherwise."""
+    wanted = list(dict.fromkeys(header if needed is None else needed))
+    missing = [name for name in wanted if name not in header]
+    if missing:
+        raise MissingColumn(f"{file}: no column {', '.join(repr(name) for name in missing)}")
+    double = sorted({name for name in wanted if header.count(name) > 1})
+    if double:
+        raise InvalidData(f"{file}: two columns are called {', '.join(repr(name) for name in double)}")
+    return wanted
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)

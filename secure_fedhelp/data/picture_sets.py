@@ -1,0 +1,124 @@
+"""Many image files as records: a folder of image-and-mask pairs, or a table that lists images of any kind.
+
+A folder has ``images/`` and ``masks/`` with PNG files of the same stems, and perhaps ``patients.csv`` with the columns
+``file`` (a stem) and ``patient_id``. An *index* is a CSV or Parquet table with a column ``file`` (PNG, ``.dcm``, NIfTI,
+or a folder with a DICOM series; relative to the index), the plan's patient and target columns, or in place of the
+target a column ``mask`` with a file, and for volumes a column ``slice``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fedhelp.data.loaded import Loaded, Progress, silent
+from secure_fedhelp.data.pictures import Raw, fit_image, fit_mask, read_png, read_png_mask
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.data.tables import category, patient_of, read_rows
+from secure_fedhelp.data.volumes import VolumeReader, is_volume
+from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn
+from secure_fedhelp.study.sections import DataSection
+
+NO_PATIENTS = (
+    "no patients.csv: each image counts as a patient. Where several images are of one person, the guarantee is for "
+    "each image, not for the person."
+)
+
+
+def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+    """Records with masks from ``images/`` and ``masks/``, in the order of their stems; raises InvalidData."""
+    images, masks = (
+        {path.stem: path for path in sorted((folder / part).glob("*.png"))} for part in ("images", "masks")
+    )
+    if alone := sorted(images.keys() ^ masks.keys()):
+        where = "mask" if alone[0] in images else "image"
+        raise InvalidData(f"{folder}: no {where} for {alone[0]!r}, and {len(alone) - 1} more without their other half")
+    if not images:
+        raise InvalidData(f"{folder}: no PNG files in images/ and masks/")
+    patients = _patients(folder / "patients.csv", data.patient_id) if (folder / "patients.csv").exists() else None
+    if patients is not None and (unnamed := sorted(images.keys() - patients.keys())):
+        raise InvalidData(f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more")
+    inputs, labels = [], []
+    for number, (stem, path) in enumerate(images.items()):
+        progress(folder.name, number, len(images))
+        image, mask = read_png(path, data.input_shape[0]), read_png_mask(masks[stem])
+        inputs.append(fit_image(image, data))
+        labels.append(fit_mask(_same_size(mask, image, stem), data, masks[stem].name))
+    progress(folder.name, len(images), len(images))
+    names = tuple(stem if patients is None else patients[stem] for stem in images)
+    return Loaded(Records(np.stack(inputs), np.stack(labels), names), notes=() if patients else (NO_PATIENTS,))
+
+
+def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+    """Records of the files that a table lists. Raises InvalidData, MissingColumn, UnknownCategory or MissingExtra."""
+    rows = read_rows(path, None)
+    masked = "mask" in rows[0][1]
+    for name in ("file", data.patient_id, "mask" if masked else data.target):
+        if name not in rows[0][1]:
+            raise MissingColumn(f"{path.name}: no column {name!r}")
+    files, seen = _Files(path.parent, data), dict[tuple[str, str], str]()
+    inputs, labels, patients = [], list[NDArray[np.int64]](), []
+    for number, (place, row) in enumerate(rows):
+        progress(path.name, number, len(rows))
+        where, key = f"{path.name}, {place}", (row["file"].strip(), row.get("slice", "").strip())
+        if key in seen:
+            raise InvalidData(f"{where}: the same image as {seen[key]}")
+        seen[key] = place
+        patients.append(patient_of(row, data.patient_id, where))
+        image = files.image(row, where)
+        inputs.append(fit_image(image, data))
+        if masked:
+            labels.append(fit_mask(_same_size(files.mask(row, where), image, where), data, row["mask"]))
+        else:
+            labels.append(np.asarray(category(row[data.target], data.classes, f"{where}, column {data.target!r}")))
+    progress(path.name, len(rows), len(rows))
+    return Loaded(Records(np.stack(inputs), np.stack(labels), tuple(patients)))
+
+
+class _Files:
+    """The files beside an index; the last volume of images and the last of masks are kept."""
+
+    def __init__(self, folder: Path, data: DataSection) -> None:
+        self._folder, self._data = folder, data
+        self._images, self._masks = VolumeReader(data.intensity), VolumeReader(None)
+
+    def image(self, row: Mapping[str, str], where: str) -> Raw:
+        """float32 [C, H, W]."""
+        path, channels = self._path(row, "file", where), self._data.input_shape[0]
+        if not is_volume(path):
+            return read_png(path, channels)
+        if channels != 1:
+            raise InvalidData(f"{where}: {path.name} has one channel, the plan says {channels}")
+        return self._images.slice(path, _slice(row, where))[None]
+
+    def mask(self, row: Mapping[str, str], where: str) -> Raw:
+        """float32 [H, W]."""
+        path = self._path(row, "mask", where)
+        return self._masks.slice(path, _slice(row, where)) if is_volume(path) else read_png_mask(path)
+
+    def _path(self, row: Mapping[str, str], column: str, where: str) -> Path:
+        if not (name := row[column].strip()):
+            raise InvalidValue(f"{where}, column {column!r}: no file")
+        return self._folder / name
+
+
+def _slice(row: Mapping[str, str], where: str) -> int | None:
+    text = row.get("slice", "").strip()
+    if text and not text.isdecimal():
+        raise InvalidValue(f"{where}, column 'slice': {text[:40]!r} is no whole number from 0")
+    return int(text) if text else None
+
+
+def _same_size(mask: Raw, image: Raw, where: str) -> Raw:
+    if mask.shape != image.shape[1:]:
+        raise InvalidData(f"{where}: a mask of {mask.shape} for an image of {image.shape[1:]} pixels")
+    return mask
+
+
+def _patients(path: Path, column: str) -> dict[str, str]:
+    """Patient by stem."""
+    rows = read_rows(path, ["file", column])
+    return {row["file"].strip(): patient_of(row, column, f"{path.name}, {place}") for place, row in rows}

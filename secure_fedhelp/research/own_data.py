@@ -1,0 +1,133 @@
+"""A researcher's own table or image set, dealt out like a study of the catalog: by patient, and by the seed.
+
+What the plan makes public (classes, columns, centres and scales) comes from the study file or from the public part
+alone, as it would in a deployment: nothing is fitted to records that a hospital would keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from secure_fedhelp.data.images import read_image_set
+from secure_fedhelp.data.loaded import Progress, silent
+from secure_fedhelp.data.medmnist import is_medmnist
+from secure_fedhelp.data.npz import array_names, read_arrays
+from secure_fedhelp.data.partition import split
+from secure_fedhelp.data.records import Indices, Labels, Records
+from secure_fedhelp.data.tables import category, encode_rows, patient_of, read_rows
+from secure_fedhelp.errors import InvalidConfiguration, InvalidData, MissingColumn, UnknownCategory
+from secure_fedhelp.research.catalog import StudyData, data_fields, make_study, prepare
+from secure_fedhelp.research.dealing import deal
+from secure_fedhelp.research.schema import infer_column
+from secure_fedhelp.research.study_file import OwnData, Partition, Parts, SitePartition, StudyFile
+
+#: A stream of random numbers of its own, beside those of the catalog's data sets.
+_STREAM = 1000
+
+
+def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = silent) -> StudyData:
+    """The study's data, of the catalog (from ``data_dir``) or the researcher's own, dealt out by its seed to the
+    hospitals that take part.
+
+    Raises UnknownDataset, InvalidPartition, InvalidConfiguration, or InvalidData's kinds for what a file holds.
+    """
+    dealt = _dealt(study, data_dir, progress)
+    unknown = [name for name in study.hospitals if name not in dealt.hospitals]
+    if unknown:
+        known = ", ".join(dealt.hospitals)
+        raise InvalidConfiguration(f"{study.label} has no hospital {unknown[0]!r}", f"It has {known}.")
+    return replace(dealt, hospitals={name: dealt.hospitals[name] for name in study.hospitals or dealt.hospitals})
+
+
+def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> StudyData:
+    data, parts, partition = study.data, study.parts, study.partition
+    if data is None or parts is None or partition is None:  # then the file has named a data set
+        return prepare(str(study.dataset), data_dir, study.seed, partition)
+    rng = np.random.default_rng([study.seed, _STREAM])
+    make = _table if data.table else _images
+    return make(study.name, data, parts, partition, rng, progress)
+
+
+def _table(
+    name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
+) -> StudyData:
+    progress(data.path.name, 0, 2)
+    rows = read_rows(data.path, None)
+    site = partition.column if isinstance(partition, SitePartition) else None
+    needed = [data.patient, data.target, *([site] if site else []), *(column.name for column in data.columns)]
+    if missing := [column for column in needed if column not in rows[0][1]]:
+        raise MissingColumn(f"{data.path.name}: no column {', '.join(map(repr, missing))}")
+    patients = tuple(patient_of(row, data.patient, f"{data.path.name}, {place}") for place, row in rows)
+    raw = [row[data.target].strip() for _, row in rows]
+    _require_test(data.path, parts)
+    test, public, reference, pool = split(
+        patients, np.unique(raw, return_inverse=True)[1], (parts.test, parts.public, parts.reference), rng
+    )
+    classes = data.classes or tuple(sorted({raw[index] for index in public}))
+    kept = [column for column in rows[0][1] if column not in (data.patient, data.target, site)]
+    columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public]) for c in kept)
+    progress(data.path.name, 1, 2)
+    try:
+        labels = [category(text, classes, f"{data.path.name}, {rows[i][0]}: target") for i, text in enumerate(raw)]
+        inputs = encode_rows([[row[column.name] for column in columns] for _, row in rows], columns)
+    except UnknownCategory as error:
+        hint = "What the study file does not say is taken from the public part: name classes or [[data.columns]] there."
+        raise UnknownCategory(f"{data.path.name}: {error.message}", hint) from error
+    progress(data.path.name, 2, 2)
+    everything = Records(inputs, np.asarray(labels, dtype=np.int64), patients)
+    sites = [row[site] for _, row in rows] if site else None
+    hospitals = deal(partition, patients, everything.labels, sites, pool, rng)
+    fields = data_fields(name, "table", _two(classes, data.path), inputs.shape[1:], columns)
+    fields |= {"target": data.target, "patient_id": data.patient}
+    return make_study(everything, hospitals, public, reference, test, fields)
+
+
+def _images(
+    name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
+) -> StudyData:
+    classes = len(data.classes)
+    records = read_image_set(data.path, classes, "open", progress).records
+    if records.masked:
+        raise InvalidConfiguration(f"{data.path.name}: masks, and a study file's [data] has one class an image")
+    if is_medmnist(array_names(data.path)):
+        if parts.test:
+            raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
+        tested = read_image_set(data.path, classes, "test", progress).records
+        known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
+        records = records.take([i for i, patient in enumerate(records.patients) if patient not in known])
+        everything = _joined(records, tested)
+        test: Indices = np.arange(len(records), len(everything))
+        public, reference, pool = split(records.patients, records.labels, (parts.public, parts.reference), rng)
+    else:
+        _require_test(data.path, parts)
+        everything, counts = records, (parts.test, parts.public, parts.reference)
+        test, public, reference, pool = split(records.patients, records.labels, counts, rng)
+    hospitals = deal(partition, everything.patients, everything.labels, _sites(data.path, partition), pool, rng)
+    fields = data_fields(name, "image", data.classes, everything.inputs.shape[1:], ())
+    return make_study(everything, hospitals, public, reference, test, fields)
+
+
+def _sites(path: Path, partition: Partition) -> Sequence[str] | None:
+    if not isinstance(partition, SitePartition):
+        return None
+    return [str(site) for site in read_arrays(path, [partition.column])[partition.column]]
+
+
+def _joined(one: Records, other: Records) -> Records:
+    labels: Labels = np.concatenate([one.labels, other.labels])
+    return Records(np.concatenate([one.inputs, other.inputs]), labels, one.patients + other.patients)
+
+
+def _require_test(path: Path, parts: Parts) -> None:
+    if not parts.test:
+        raise InvalidConfiguration(f"{path.name} has no test part of its own", "Say in [parts] how many: test = ...")
+
+
+def _two(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    if len(classes) < 2:
+        raise InvalidData(f"{path.name}: the public part has records of one class only", "Set more aside: [parts].")
+    return classes

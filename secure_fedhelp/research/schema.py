@@ -1,0 +1,46 @@
+"""Columns with public constants, from the values of the public part alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from secure_fedhelp.data.tables import MISSING
+from secure_fedhelp.errors import InvalidData
+from secure_fedhelp.study.sections import Column
+
+#: More different words than this are remarks or identifiers, not categories.
+MOST_CATEGORIES = 50
+_HINT = "Set more aside with [parts] public, or list the columns yourself: [[data.columns]]."
+
+
+def infer_column(name: str, public_values: Sequence[str]) -> Column:
+    """Numeric if every public value that is not missing is a finite number, else categorical; raises InvalidData."""
+    known = [value.strip() for value in public_values if value.strip() not in MISSING]
+    if not known:
+        raise InvalidData(f"column {name!r} has no value in the public part", _HINT)
+    if all(map(_is_number, known)):
+        return numeric_column(name, known)
+    if len(categories := sorted(set(known))) > MOST_CATEGORIES:
+        raise InvalidData(f"column {name!r} has {len(categories)} different words in the public part alone", _HINT)
+    return Column(name=name, kind="categorical", categories=tuple(categories))
+
+
+def numeric_column(name: str, public_values: Sequence[str]) -> Column:
+    """A column of numbers, centred and scaled by the mean and standard deviation of the public values."""
+    known = np.asarray([float(value) for value in public_values if value not in MISSING])
+    return Column(name=name, kind="numeric", center=rounded(known.mean()), scale=rounded(known.std()) or 1.0)
+
+
+def rounded(value: float) -> float:
+    """Four significant digits: a public constant somebody can read in the plan."""
+    return float(f"{value:.4g}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
