@@ -32,6 +32,7 @@ from torch.nn.functional import cross_entropy
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.learning.models import Surrogate, build
 from secure_fedhelp.privacy import training
+from secure_fedhelp.privacy.gradients import attached
 from secure_fedhelp.privacy.noise import SystemNoise
 from secure_fedhelp.research.plans import DEFAULTS
 from secure_fedhelp.study.files import write_atomic
@@ -142,22 +143,27 @@ def _measure(subject: Subject, batch: int, repeats: int) -> NoiseResult:
     )
 
 
+class _OpacusNoise(training.NoisyOptimizer):
+    """Our optimiser, but for the noise."""
+
+    add_noise = DPOptimizer.add_noise
+
+
 class _Contender:
     """One model with one optimiser, and steps on the same records."""
 
     def __init__(self, stack: ExitStack, subject: Subject, records: Records, default: bool) -> None:
         model = Surrogate(build(subject.model, subject.input_shape, 2, seed=0))
-        self._wrapped = stack.enter_context(training._per_record(model))
+        way = training.check_model(model, subject.input_shape)
+        self._gradients = stack.enter_context(attached(way, model))
         settings: dict[str, Any] = {
             "noise_multiplier": 1.0,
             "max_grad_norm": 1.0,
             "expected_batch_size": len(records),
         }
         plain = torch.optim.SGD(model.parameters(), lr=0.01)
-        if default:
-            self.optimizer = DPOptimizer(plain, **settings)
-        else:
-            self.optimizer = training.NoisyOptimizer(plain, noise=SystemNoise(), **settings)
+        optimizer = _OpacusNoise if default else training.NoisyOptimizer
+        self.optimizer = optimizer(plain, noise=SystemNoise(), **settings)
         self._records = records
 
     def steps(self, count: int) -> float:
@@ -165,7 +171,7 @@ class _Contender:
         chosen = np.arange(len(self._records))
         start = time.perf_counter()
         for _ in range(count):
-            training._step(self._wrapped, self.optimizer, _loss, self._records, chosen)
+            training._step(self._gradients, self.optimizer, _loss, self._records, chosen)
         return (time.perf_counter() - start) / count
 
     def noise(self, count: int) -> float:
