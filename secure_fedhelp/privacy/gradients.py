@@ -137,11 +137,10 @@ class BookKeeping:
 
     @staticmethod
     def covers(model: nn.Module) -> bool:
-        """Whether there is a formula for each layer, and no parameter is frozen or shared by two."""
+        """Whether there is a formula for each layer, and no parameter belongs to two."""
         layers = _layers(model)
-        own = [p for layer in layers for p in layer.parameters(recurse=False)]
-        shared = len({id(p) for p in own}) < len(own)
-        return all(map(_has_formula, layers)) and all(p.requires_grad for p in own) and not shared
+        own = [id(p) for layer in layers for p in layer.parameters(recurse=False)]
+        return all(map(_has_formula, layers)) and len(set(own)) == len(own)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         self._seen.clear()
@@ -256,7 +255,8 @@ def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
 
     Two random records are sent forth and back together, and each alone through plain autograd: the gradients must be
     the same. That sees what no list of layers does: a mean over the batch in the middle of a model, or a parameter that
-    is also used outside of its layer. One trial for all models of the same modules, settings and input shape.
+    is also used outside of its layer; a model that draws random numbers cannot be told from those, and is refused too.
+    One trial for all models of the same modules, settings and input shape.
     """
     modules = tuple((name, type(module), module.extra_repr()) for name, module in model.named_modules())
     parameters = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())

@@ -110,7 +110,7 @@ def write_noise(path: Path, results: Sequence[NoiseResult]) -> None:
 
 
 def _measure(subject: Subject, batch: int, repeats: int) -> NoiseResult:
-    records = _records(subject.input_shape, batch)
+    records = random_records(subject.input_shape, batch)
     with ExitStack() as stack:
         ours, opacus = (_Contender(stack, subject, records, default) for default in (False, True))
         for contender in (ours, opacus):
@@ -191,7 +191,8 @@ def _loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(outputs, labels, reduction="none")
 
 
-def _records(shape: tuple[int, ...], count: int) -> Records:
+def random_records(shape: tuple[int, ...], count: int) -> Records:
+    """``count`` patients with one record of ``shape`` each, of two classes."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(count, *shape)).astype(np.float32)
     return Records(inputs, np.arange(count, dtype=np.int64) % 2, tuple(f"p{number}" for number in range(count)))
