@@ -181,7 +181,6 @@ def _step(
     chosen: NDArray[np.int64],
 ) -> None:
     """One private step on these records; with none of them, one step of pure noise."""
-    optimizer.zero_grad()
     parts = np.split(chosen, range(PHYSICAL_BATCH, len(chosen), PHYSICAL_BATCH))
     for part in parts:
         optimizer.signal_skip_step(part is not parts[-1])
