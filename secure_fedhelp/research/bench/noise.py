@@ -4,7 +4,7 @@ Both steps are the very code of a study (privacy/training.py) on the models that
 with the batch that the smallest and the largest hospital of each draws on average. Only the optimiser differs: ours
 takes its noise from AES in counter mode, Opacus' own from torch's generator, which is no cryptographic source. The two
 take turns within a repeat and swap places between repeats, so whatever else the machine does falls on both; the ratio
-is the median of the repeats' own ratios.
+is the median of the repeats' own ratios. Seconds are the processor's: what other processes take in between is left out.
 
 Inputs are drawn at random: a step costs the same on any.
 """
@@ -169,10 +169,10 @@ class _Contender:
     def steps(self, count: int) -> float:
         """Seconds a step of ``count`` of them."""
         chosen = np.arange(len(self._records))
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(count):
             training._step(self._gradients, self.optimizer, _loss, self._records, chosen)
-        return (time.perf_counter() - start) / count
+        return (time.process_time() - start) / count
 
     def noise(self, count: int) -> float:
         """Seconds of adding noise to the sum of a step."""
@@ -180,9 +180,9 @@ class _Contender:
         for _ in range(count):
             for p in self.optimizer.params:
                 p.summed_grad = torch.zeros_like(p)
-            start = time.perf_counter()
+            start = time.process_time()
             self.optimizer.add_noise()
-            seconds += time.perf_counter() - start
+            seconds += time.process_time() - start
         self.optimizer.zero_grad()
         return seconds / count
 
