@@ -27,7 +27,7 @@ RECORD_ROOMS = ("data", "learning", "privacy")
 #: Importing from these makes a module of another room touch records. Of ``privacy`` that is what trains alone: the
 #: gate, the ledger and the accountant are what the wire's side must know.
 RECORD_SOURCES = (
-    *("data", "learning", "privacy.training"),
+    *("data", "learning", "privacy.training", "privacy.gradients"),
     *("hospital.preparation.StudyRecords", "hospital.preparation.prepare_records"),
 )
 WIRE_ROOMS = ("wire", "coordinator")

@@ -1,4 +1,4 @@
-"""``secure-fedhelp bench``: what an aggregation costs, beside plain floats and other projects; and what noise costs."""
+"""``secure-fedhelp bench``: what an aggregation costs, beside plain floats and other projects; what privacy costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help=(
-        "Measure aggregation: seconds, bytes, memory and error; and what the noise of a private step costs.\n\n"
+        "Measure aggregation: seconds, bytes, memory and error; and what a private step and its noise cost.\n\n"
         "Example: secure-fedhelp bench aggregation --json bench.json"
     ),
     no_args_is_help=True,
@@ -151,6 +151,30 @@ def noise(
     out.print(noise_table(results))
     if json_out is not None:
         write_noise(json_out, results)
+        out.print(f"Every figure: {json_out}", markup=False)
+
+
+@app.command("training")
+def training(
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Pairs of steps for each way and model.")] = 15,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write every figure to this file.")] = None,
+) -> None:
+    """Measure a private step against a plain one, for each way to the records' gradients, on the studies' networks.
+
+    Example: secure-fedhelp bench training --json training.json
+    """
+    from rich.console import Console
+
+    _require_places(json_out)
+    from secure_fedhelp.research.bench.table import training_table
+    from secure_fedhelp.research.bench.training import run_training, write_training
+
+    with _Shown() as shown:
+        results = run_training(repeat, shown.step)
+    out = Console(highlight=False)
+    out.print(training_table(results))
+    if json_out is not None:
+        write_training(json_out, results)
         out.print(f"Every figure: {json_out}", markup=False)
 
 

@@ -9,4 +9,5 @@ memory      peak memory of the coordinator's work, in a process of its own
 suite       all of them in turn, repeated     sweep       over hospitals and values, with extrapolation
 table, plots
 noise       a private step's noise, beside Opacus' default
+training    a private step beside a plain one, for each of the ways in modes to its gradients
 """

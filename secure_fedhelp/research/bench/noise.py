@@ -4,7 +4,7 @@ Both steps are the very code of a study (privacy/training.py) on the models that
 with the batch that the smallest and the largest hospital of each draws on average. Only the optimiser differs: ours
 takes its noise from AES in counter mode, Opacus' own from torch's generator, which is no cryptographic source. The two
 take turns within a repeat and swap places between repeats, so whatever else the machine does falls on both; the ratio
-is the median of the repeats' own ratios.
+is the median of the repeats' own ratios. Seconds are the processor's: what other processes take in between is left out.
 
 Inputs are drawn at random: a step costs the same on any.
 """
@@ -32,6 +32,7 @@ from torch.nn.functional import cross_entropy
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.learning.models import Surrogate, build
 from secure_fedhelp.privacy import training
+from secure_fedhelp.privacy.gradients import attached
 from secure_fedhelp.privacy.noise import SystemNoise
 from secure_fedhelp.research.plans import DEFAULTS
 from secure_fedhelp.study.files import write_atomic
@@ -109,7 +110,7 @@ def write_noise(path: Path, results: Sequence[NoiseResult]) -> None:
 
 
 def _measure(subject: Subject, batch: int, repeats: int) -> NoiseResult:
-    records = _records(subject.input_shape, batch)
+    records = random_records(subject.input_shape, batch)
     with ExitStack() as stack:
         ours, opacus = (_Contender(stack, subject, records, default) for default in (False, True))
         for contender in (ours, opacus):
@@ -142,31 +143,36 @@ def _measure(subject: Subject, batch: int, repeats: int) -> NoiseResult:
     )
 
 
+class _OpacusNoise(training.NoisyOptimizer):
+    """Our optimiser, but for the noise."""
+
+    add_noise = DPOptimizer.add_noise
+
+
 class _Contender:
     """One model with one optimiser, and steps on the same records."""
 
     def __init__(self, stack: ExitStack, subject: Subject, records: Records, default: bool) -> None:
         model = Surrogate(build(subject.model, subject.input_shape, 2, seed=0))
-        self._wrapped = stack.enter_context(training._per_record(model))
+        way = training.check_model(model, subject.input_shape)
+        self._gradients = stack.enter_context(attached(way, model))
         settings: dict[str, Any] = {
             "noise_multiplier": 1.0,
             "max_grad_norm": 1.0,
             "expected_batch_size": len(records),
         }
         plain = torch.optim.SGD(model.parameters(), lr=0.01)
-        if default:
-            self.optimizer = DPOptimizer(plain, **settings)
-        else:
-            self.optimizer = training.NoisyOptimizer(plain, noise=SystemNoise(), **settings)
+        optimizer = _OpacusNoise if default else training.NoisyOptimizer
+        self.optimizer = optimizer(plain, noise=SystemNoise(), **settings)
         self._records = records
 
     def steps(self, count: int) -> float:
         """Seconds a step of ``count`` of them."""
         chosen = np.arange(len(self._records))
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(count):
-            training._step(self._wrapped, self.optimizer, _loss, self._records, chosen)
-        return (time.perf_counter() - start) / count
+            training._step(self._gradients, self.optimizer, _loss, self._records, chosen)
+        return (time.process_time() - start) / count
 
     def noise(self, count: int) -> float:
         """Seconds of adding noise to the sum of a step."""
@@ -174,9 +180,9 @@ class _Contender:
         for _ in range(count):
             for p in self.optimizer.params:
                 p.summed_grad = torch.zeros_like(p)
-            start = time.perf_counter()
+            start = time.process_time()
             self.optimizer.add_noise()
-            seconds += time.perf_counter() - start
+            seconds += time.process_time() - start
         self.optimizer.zero_grad()
         return seconds / count
 
@@ -185,7 +191,8 @@ def _loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(outputs, labels, reduction="none")
 
 
-def _records(shape: tuple[int, ...], count: int) -> Records:
+def random_records(shape: tuple[int, ...], count: int) -> Records:
+    """``count`` patients with one record of ``shape`` each, of two classes."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(count, *shape)).astype(np.float32)
     return Records(inputs, np.arange(count, dtype=np.int64) % 2, tuple(f"p{number}" for number in range(count)))

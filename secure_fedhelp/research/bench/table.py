@@ -14,6 +14,7 @@ from secure_fedhelp.research.bench.results import OURS, Result
 
 if TYPE_CHECKING:
     from secure_fedhelp.research.bench.noise import NoiseResult
+    from secure_fedhelp.research.bench.training import TrainingResult
 
 NOTHING = "-"
 
@@ -41,6 +42,24 @@ def noise_table(results: Sequence[NoiseResult]) -> Table:
         seconds = [f"{1000 * s:.2f}" for s in (r.step_s, r.opacus_step_s, r.noise_s, r.opacus_noise_s)]
         cells = [f"{r.dataset}: {r.model}", f"{r.parameters:,}", f"{r.batch}", *seconds[:2]]
         table.add_row(*map(Text, [*cells, f"{r.ratio:.2f}", f"{low:.2f}-{high:.2f}", *seconds[2:]]))
+    return table
+
+
+def training_table(results: Sequence[TrainingResult]) -> Table:
+    """Private steps over plain ones, a column for each way; the one that training takes is starred."""
+    table = _table("a private step over a plain one")
+    table.add_column("model", no_wrap=True)
+    modes = [mode.mode for mode in results[0].modes]
+    short = [mode.removeprefix("opacus-").replace("-", "\n") for mode in modes]
+    for heading in ("batch", "plain\nms", *short):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for r in results:
+        cells = [f"{r.dataset}: {r.model}", f"{r.batch}", f"{1000 * r.plain_s:.2f}"]
+        for mode in r.modes:
+            ratio = NOTHING if mode.ratio is None else f"{mode.ratio:.3g}"
+            cells.append(f"{ratio}{'*' if mode.mode == r.chosen else ''}")
+        table.add_row(*map(Text, cells))
+    table.caption = "* what training takes. - cannot do the model, or gives another sum"
     return table
 
 
