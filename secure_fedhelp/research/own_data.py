@@ -7,6 +7,7 @@ alone, as it would in a deployment: nothing is fitted to records that a hospital
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,19 @@ _STREAM = 1000
 
 
 def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = silent) -> StudyData:
-    """The study's data, of the catalog (from ``data_dir``) or the researcher's own, dealt out by its seed.
+    """The study's data, of the catalog (from ``data_dir``) or the researcher's own, dealt out by its seed to the
+    hospitals that take part.
 
     Raises UnknownDataset, InvalidPartition, InvalidConfiguration, or InvalidData's kinds for what a file holds.
     """
+    data = _dealt(study, data_dir, progress)
+    if unknown := [name for name in study.hospitals if name not in data.hospitals]:
+        known = ", ".join(data.hospitals)
+        raise InvalidConfiguration(f"{study.label} has no hospital {unknown[0]!r}", f"It has {known}.")
+    return replace(data, hospitals={name: data.hospitals[name] for name in study.hospitals or data.hospitals})
+
+
+def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> StudyData:
     data, parts, partition = study.data, study.parts, study.partition
     if data is None or parts is None or partition is None:  # then the file has named a data set
         return prepare(str(study.dataset), data_dir, study.seed, partition)

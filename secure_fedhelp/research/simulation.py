@@ -86,12 +86,15 @@ def simulate(
         os.close(lock)
 
 
-def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console) -> None:
-    """All parties of one study in this process, until every hospital has ended."""
+def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console, rivals: bool = True) -> None:
+    """All parties of one study in this process, until every hospital has ended.
+
+    With ``rivals`` hospitals also train what they could have had alone, as in every study in research mode.
+    """
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
     write_teacher(run, plan, data.reference)
-    write_hospitals(run, plan, data, _FOUNDATION_URL, noise_seed=f"{plan.study.name} {plan.study.seed}")
+    write_hospitals(run, plan, data, _FOUNDATION_URL, noise_seed=f"{plan.study.name} {plan.study.seed}", rivals=rivals)
     teacher = Teacher.load(run.teacher)
     log: list[str] = []
     with in_memory(run.coordinator, plan, time.time, log.append, run.key_file("coordinator")) as service:

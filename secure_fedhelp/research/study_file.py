@@ -126,6 +126,14 @@ class Parts(Strict):
     test: int = Field(default=0, ge=0)
 
 
+class Variant(Strict):
+    """A change of the study under a name of its own, such as a method without one of its ingredients."""
+
+    method: MethodSection | None = None
+    learning: dict[str, Any] = Field(default_factory=dict)
+    hospitals: tuple[str, ...] = ()
+
+
 class StudyFile(Strict):
     """One study to simulate. Absent values are the data set's defaults (research/plans.py)."""
 
@@ -147,6 +155,10 @@ class StudyFile(Strict):
     method: MethodSection = FedHelp()
     #: Values that replace the data set's in the plan's [learning].
     learning: dict[str, Any] = Field(default_factory=dict)
+    #: Those of the data set's hospitals that take part; all if none is named.
+    hospitals: tuple[str, ...] = ()
+    #: For sweeps: what else may be named among the methods.
+    variants: dict[Name, Variant] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_source(self) -> StudyFile:
