@@ -117,6 +117,8 @@ def _patients(patients: Sequence[str], classes: Labels) -> tuple[list[Indices], 
 
 
 def _commonest(classes: Labels) -> int:
+    if len(classes) == 1:  # nearly every patient of nearly every table
+        return int(classes[0])
     values, counts = np.unique(classes, return_counts=True)
     return int(values[counts.argmax()])
 

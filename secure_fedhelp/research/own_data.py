@@ -35,12 +35,11 @@ def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = sil
 
     Raises UnknownDataset, InvalidPartition, InvalidConfiguration, or InvalidData's kinds for what a file holds.
     """
-    dealt = _dealt(study, data_dir, progress)
-    unknown = [name for name in study.hospitals if name not in dealt.hospitals]
-    if unknown:
-        known = ", ".join(dealt.hospitals)
+    data = _dealt(study, data_dir, progress)
+    if unknown := [name for name in study.hospitals if name not in data.hospitals]:
+        known = ", ".join(data.hospitals)
         raise InvalidConfiguration(f"{study.label} has no hospital {unknown[0]!r}", f"It has {known}.")
-    return replace(dealt, hospitals={name: dealt.hospitals[name] for name in study.hospitals or dealt.hospitals})
+    return replace(data, hospitals={name: data.hospitals[name] for name in study.hospitals or data.hospitals})
 
 
 def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> StudyData:

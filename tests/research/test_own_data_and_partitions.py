@@ -1,0 +1,285 @@
+"""Study files with data of one's own, or hospitals of one's own: nothing fitted to private records, faults named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from secure_fedhelp.data.checks import check_records
+from secure_fedhelp.errors import (
+    FedHelpError,
+    InvalidConfiguration,
+    InvalidData,
+    InvalidPartition,
+    MissingColumn,
+    UnknownCategory,
+)
+from secure_fedhelp.research.catalog import StudyData, prepare
+from secure_fedhelp.research.demo_setup import create_run_folder
+from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.research.simulation import run_simulation
+from secure_fedhelp.research.study_file import StudyFile, load_study
+from secure_fedhelp.study.plan import parse_plan
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+PARTS = "[parts]\npublic = 20\nreference = 20\ntest = 40\n"
+SITES = '[partition]\nkind = "site"\ncolumn = "clinic"\nlarge = ["north-end"]\n'
+
+
+def study(tmp_path: Path, text: str) -> StudyFile:
+    (tmp_path / "study.toml").write_text('name = "own"\n' + text)
+    return load_study(tmp_path / "study.toml")
+
+
+def table(tmp_path: Path, change: dict[int, dict[str, Any]] | None = None) -> Path:
+    """300 patients, every third with two records, at three clinics; ``change`` replaces values of some rows."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(300):
+        clinic = ("North End", "south", "west")[number % 3]
+        for _ in range(1 + (number % 3 == 0)):
+            age, grade = rng.normal(60, 10), rng.choice(["low", "mid", "high"])
+            outcome = "ill" if age + rng.normal(0, 5) > 60 else "well"
+            rows.append(
+                {"who": f"p{number}", "age": f"{age:.5f}", "grade": grade, "clinic": clinic, "outcome": outcome}
+            )
+    for place, values in (change or {}).items():
+        rows[place] |= values
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "own.csv"
+
+
+def own(path: str = "own.csv", more: str = "", partition: str = SITES) -> str:
+    return f'[data]\npath = "{path}"\ntarget = "outcome"\npatient = "who"\n{more}{PARTS}{partition}'
+
+
+def no_patient_in_two_parts(data: StudyData) -> None:
+    parts = [data.reference, data.test, *(records for _, records in data.hospitals.values())]
+    patients = [patient for part in parts for patient in set(part.patients)]
+    assert len(patients) == len(set(patients))
+    public = {row.tobytes() for row in data.public.inputs}
+    assert not public & {row.tobytes() for part in parts for row in part.inputs}
+
+
+def test_a_table_with_sites_becomes_a_study(tmp_path: Path) -> None:
+    table(tmp_path)
+    file = study(tmp_path, own())
+    data = study_data(file, None)
+    assert {name: tier for name, (tier, _) in data.hospitals.items()} == {
+        "north-end": "large",
+        "south": "small",
+        "west": "small",
+    }
+    no_patient_in_two_parts(data)
+    plan = study_plan(file, data)
+    assert plan.data.classes == ("ill", "well")
+    assert [(column.name, column.kind) for column in plan.data.columns] == [
+        ("age", "numeric"),
+        ("grade", "categorical"),
+    ]
+    assert plan.data.input_shape == (4,)
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)
+
+
+def test_parquet_gives_the_same_study(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.csv.read_csv(table(tmp_path)), tmp_path / "own.parquet")
+    one, two = (study_data(study(tmp_path, own(path)), None) for path in ("own.csv", "own.parquet"))
+    assert one.public.sha256 == two.public.sha256
+    assert one.data_section_fields == two.data_section_fields
+
+
+def test_the_schema_follows_from_the_public_part_alone(tmp_path: Path) -> None:
+    """Every private and every test value is moved, and no constant of the plan moves with them."""
+    table(tmp_path)
+    before = study_data(study(tmp_path, own()), None)
+    lines = (tmp_path / "own.csv").read_text().splitlines()
+    held = {row for _, records in before.hospitals.values() for row in records.patients} | set(before.test.patients)
+    for number, line in enumerate(lines[1:], 1):
+        cells = line.split(",")
+        if cells[0] in held:
+            cells[1] = str(float(cells[1]) + 1000)
+            lines[number] = ",".join(cells)
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    after = study_data(study(tmp_path, own()), None)
+    assert after.data_section_fields == before.data_section_fields
+    name = next(iter(after.hospitals))
+    assert not np.array_equal(after.hospitals[name][1].inputs, before.hospitals[name][1].inputs)
+
+
+@pytest.mark.parametrize("kind", ["sizes", "dirichlet"])
+def test_hospitals_by_sizes_and_by_mixtures(tmp_path: Path, kind: str) -> None:
+    table(tmp_path)
+    alpha = "alpha = 0.2\n" if kind == "dirichlet" else ""
+    shares = f'[partition]\nkind = "{kind}"\n{alpha}shares = {{ one = 4, two = 2, three = 1 }}\nlarge = ["one"]\n'
+    file = study(tmp_path, own(partition=shares))
+    data = study_data(file, None)
+    no_patient_in_two_parts(data)
+    found = {name: records.n_patients for name, (_, records) in data.hospitals.items()}
+    total = sum(found.values())
+    for name, share in {"one": 4 / 7, "two": 2 / 7, "three": 1 / 7}.items():
+        assert abs(found[name] - share * total) <= 3
+    assert {h.name: h.tier for h in study_plan(file, data).hospitals} == {
+        "one": "large",
+        "two": "small",
+        "three": "small",
+    }
+
+
+IMAGE = '[data]\npath = "own.npz"\nclasses = ["well", "ill"]\n'
+EQUAL = '[partition]\nkind = "sizes"\nshares = { a = 1, b = 1, c = 1 }\n'
+
+
+def scans(count: int) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    return {"images": images, "labels": np.arange(count) % 2, "patients": np.arange(count) // 2}
+
+
+def test_an_image_set_with_sites(tmp_path: Path) -> None:
+    arrays = scans(400)
+    np.savez(tmp_path / "own.npz", **arrays, clinic=np.asarray(["e", "f", "g"])[arrays["patients"] % 3])
+    file = study(tmp_path, IMAGE + PARTS + SITES.replace("north-end", "e"))
+    data = study_data(file, None)
+    no_patient_in_two_parts(data)
+    assert list(data.hospitals) == ["e", "f", "g"]
+    assert {int(p) % 3 for p in data.hospitals["f"][1].patients} == {1}
+    assert study_plan(file, data).data.input_shape == (1, 8, 8)
+
+
+def test_a_medmnist_file_keeps_its_test_part(tmp_path: Path) -> None:
+    arrays = scans(240)
+    cuts = {"train": slice(0, 160), "val": slice(160, 180), "test": slice(180, 240)}
+    layout = {f"{part}_images": arrays["images"][cut] for part, cut in cuts.items()}
+    layout |= {f"{part}_labels": arrays["labels"][cut, None] for part, cut in cuts.items()}
+    layout["train_images"][5] = layout["test_images"][3]  # a copy of a test image: the same patient
+    np.savez(tmp_path / "own.npz", **layout)
+    data = study_data(study(tmp_path, IMAGE + "[parts]\npublic = 20\nreference = 20\n" + EQUAL), None)
+    assert len(data.test) == 60
+    no_patient_in_two_parts(data)
+    kept = sum(len(records) for _, records in data.hospitals.values()) + len(data.reference) + len(data.public)
+    assert kept == 179
+    with pytest.raises(InvalidConfiguration, match="test part of its own"):
+        study_data(study(tmp_path, IMAGE + PARTS + EQUAL), None)
+
+
+def test_another_partition_of_a_data_set_of_the_catalog(tmp_path: Path) -> None:
+    text = 'dataset = "breast-cancer"\n[partition]\nkind = "dirichlet"\nalpha = 0.3\n'
+    file = study(tmp_path, text)
+    data, usual = study_data(file, None), prepare("breast-cancer", None, 1)
+    assert data.public.sha256 == usual.public.sha256, "only the hospitals differ"
+    no_patient_in_two_parts(data)
+
+    def spread(found: StudyData) -> float:
+        return float(np.std([records.labels.mean() for _, records in found.hospitals.values()]))
+
+    assert spread(data) > 3 * spread(usual)
+    plan = study_plan(file, data)
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)
+    with pytest.raises(InvalidPartition, match="name no site"):
+        study_data(study(tmp_path, 'dataset = "breast-cancer"\n[partition]\nkind = "site"\n'), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ('dataset = "heart"\n' + IMAGE + PARTS + EQUAL, InvalidConfiguration, "either a dataset or"),
+        ("", InvalidConfiguration, "either a dataset or"),
+        (IMAGE + EQUAL, InvalidConfiguration, r"\[parts\]"),
+        (IMAGE + PARTS, InvalidConfiguration, r"\[partition\]"),
+        ('dataset = "heart"\n' + PARTS, InvalidConfiguration, r"\[parts\]"),
+        ('[data]\npath = "own.npz"\n' + PARTS + EQUAL, InvalidConfiguration, "have to be named"),
+        ('[data]\npath = "own.xlsx"\n' + PARTS + EQUAL, InvalidConfiguration, "own.xlsx"),
+        (own(partition=EQUAL.replace("sizes", "random")), InvalidConfiguration, "partition"),
+        (own(partition=EQUAL.replace("sizes", "dirichlet")), InvalidConfiguration, "alpha"),
+        (own(partition=EQUAL + "alpha = 1\n"), InvalidConfiguration, "alpha"),
+        (own(partition=EQUAL + 'large = ["z"]\n'), InvalidConfiguration, "without a share: z"),
+        (own(partition=EQUAL.replace(", c = 1", "")), InvalidConfiguration, "shares"),
+        (own(partition=EQUAL.replace("c = 1", "c = 0.001")), InvalidPartition, "c would have"),
+        (own(partition=EQUAL + "minimum_patients = 200\n"), InvalidPartition, "200 are needed"),
+        (own(partition=SITES.replace("north-end", "east")), InvalidPartition, "'east' is none of"),
+        (own(partition=SITES.replace("clinic", "ward")), MissingColumn, "'ward'"),
+        (own("absent.csv"), InvalidData, "absent.csv"),
+        (own().replace("test = 40", "test = 400"), InvalidPartition, "there are 300"),
+        (own().replace("test = 40", ""), InvalidConfiguration, "no test part"),
+        (own().replace('"who"', '"nobody"'), MissingColumn, "'nobody'"),
+        (own(more='classes = ["ill", "dead"]\n'), UnknownCategory, "'well' is none of ill, dead"),
+    ],
+)
+def test_each_fault_of_a_study_file_is_named(tmp_path: Path, text: str, error: type[FedHelpError], words: str) -> None:
+    table(tmp_path)
+    with pytest.raises(error, match=words) as raised:
+        study_data(study(tmp_path, text), None)
+    assert type(raised.value) is error
+
+
+def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> None:
+    table(tmp_path, {17: {"grade": "extreme"}})
+    with pytest.raises(UnknownCategory, match="'extreme'") as raised:
+        study_data(study(tmp_path, own()), None)
+    assert "data.columns" in raised.value.hint
+    columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\n'
+    assert study_data(study(tmp_path, own(more=columns)), None).data_section_fields["input_shape"] == (1,)
+
+
+def test_patients_at_two_sites_and_sites_of_one_name_are_refused(tmp_path: Path) -> None:
+    for change, words in (
+        ({number: {"clinic": "west"} for number in range(0, 100, 4)}, "has records at"),
+        ({1: {"clinic": "South"}}, "would have one name"),
+        ({1: {"clinic": "?!"}}, "no site's name"),
+    ):
+        table(tmp_path, change)
+        with pytest.raises(InvalidPartition, match=words):
+            study_data(study(tmp_path, own()), None)
+
+
+def test_delta_stays_below_one_over_the_patients_of_the_largest_hospital(tmp_path: Path) -> None:
+    rows = ["who,age,outcome", *(f"p{n},{n % 97},{'ill' if n % 3 else 'well'}" for n in range(40_000))]
+    (tmp_path / "own.csv").write_text("\n".join(rows) + "\n")
+    file = study(tmp_path, own(partition=EQUAL))
+    plan = study_plan(file, study_data(file, None))
+    assert all(section.delta < 1 / 13_000 for section in plan.privacy.values())
+
+
+def test_networks_of_ones_own_choice(tmp_path: Path) -> None:
+    table(tmp_path)
+    file = study(tmp_path, own() + '[model]\nsmall = "mlp-8"\nlarge = "mlp-16"\n')
+    assert study_plan(file, study_data(file, None)).model.small == "mlp-8"
+
+
+def test_the_example_makes_a_study() -> None:
+    file = load_study(EXAMPLES / "own-table.toml")
+    data = study_data(file, None)
+    plan = study_plan(file, data)
+    assert [h.tier for h in plan.hospitals] == ["large", "large", "small", "small"]
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)
+
+
+def test_the_dirichlet_example_makes_a_study(shared_data: Path) -> None:
+    file = load_study(EXAMPLES / "pneumonia-dirichlet.toml")
+    data = study_data(file, shared_data)
+    plan = study_plan(file, data)
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)
+    assert len(data.test) == 624
+
+
+@pytest.mark.end
+def test_a_study_on_a_table_of_ones_own_runs(tmp_path: Path) -> None:
+    table(tmp_path)
+    file = study(tmp_path, "rounds = 2\n" + own() + '[model]\nsmall = "mlp-4"\nlarge = "mlp-8"\n')
+    data = study_data(file, None)
+    values = study_plan(file, data).model_dump(mode="json")
+    values["learning"] |= {"pupil_steps": 1, "personal_steps": 1, "warm_steps": 1, "public_steps": 1}
+    plan, run = parse_plan(values), create_run_folder(tmp_path / "run", overwrite=False)
+    run_simulation(run, plan, data, Console(quiet=True))
+    assert all((run.hospital(name).models / "personal.pt").exists() for name in data.hospitals)
