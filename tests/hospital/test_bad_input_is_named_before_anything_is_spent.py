@@ -84,9 +84,10 @@ def edit_table(path: Path, change: Callable[[list[list[str]]], list[list[str]]])
 
 
 def other_authority(running: Study, folder: HospitalFolder) -> None:
-    other = Authority.create(running.run.root / "other", running.plan.consortium, time.time(), 30, UNLOCK)
+    now = time.time()  # one moment for both: a certificate must not outlive its authority
+    other = Authority.create(running.run.root / "other", running.plan.consortium, now, 30, UNLOCK)
     request = (folder.keys / "tls.csr").read_bytes()
-    (folder.keys / "tls.crt").write_bytes(other.sign(request, "hospital", NAME, time.time(), 30))
+    (folder.keys / "tls.crt").write_bytes(other.sign(request, "hospital", NAME, now, 30))
 
 
 def swapped_certificate(running: Study, folder: HospitalFolder) -> None:
