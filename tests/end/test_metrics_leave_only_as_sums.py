@@ -21,7 +21,7 @@ from secure_fedhelp.learning.evaluation import evaluate
 from secure_fedhelp.learning.measuring import count, pooled
 from secure_fedhelp.learning.models import build
 from secure_fedhelp.privacy.ledger import read_ledger
-from secure_fedhelp.research.demo_setup import write_plan
+from secure_fedhelp.research.demo_setup import write_hospitals, write_plan
 from secure_fedhelp.secagg.picker import check_sums
 from secure_fedhelp.study.plan import parse_plan
 from secure_fedhelp.study.sections import MetricsSection
@@ -35,6 +35,7 @@ def measuring(running: Study, **section: Any) -> dict[str, Records]:
     values["channels"].append({"name": "metrics", "length": length, "bound": 2.0})
     running.plan = parse_plan(values)
     write_plan(running.run.plan, running.plan)
+    write_hospitals(running.run, running.plan, running.data, None)  # their policies allow the plan's channels
     aside = {}
     for place, name in enumerate(running.names):
         root = running.run.hospital(name).root
