@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
+from secure_fedhelp.privacy.compatibility import require_known_layers, require_records_apart
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.study.sections import PrivacySection
@@ -134,8 +134,8 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no type
 def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     """Raise UnsupportedModel, naming the layer, if the records of a batch would not stay apart in training.
 
-    Besides Opacus' own rules, two zero inputs are sent forth and back, since some operations (a residual sum in place,
-    a parameter used outside its layer) fail only when they run.
+    Besides Opacus' own rules, two random inputs are sent forth and back (privacy/compatibility.py), since some
+    operations (a residual sum in place, a mean over the batch) show only when they run.
     """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -146,19 +146,9 @@ def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     if buffered:
         raise UnsupportedModel(f"{', '.join(buffered)} would be computed from private records and carry no noise")
     model.train()
-    errors = ModuleValidator.validate(model, strict=False)
-    if errors:
-        raise UnsupportedModel("; ".join(str(error) for error in errors))
-    try:
-        with _per_record(model) as wrapped:
-            wrapped(torch.zeros(2, *input_shape)).sum().backward()
-            unreached = [name for name, p in model.named_parameters() if getattr(p, "grad_sample", None) is None]
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        raise UnsupportedModel(f"no gradient of each record: {str(error).splitlines()[0]}") from error
-    if unreached:
-        raise UnsupportedModel(
-            f"no gradient reaches {', '.join(unreached)}: train what is used, as a module of its own"
-        )
+    require_known_layers(model)
+    with _per_record(model) as wrapped:
+        require_records_apart(wrapped, tuple(input_shape))
 
 
 def _step(

@@ -7,6 +7,7 @@ privacy officer reads them all at once; the client refuses to join while there i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -45,6 +46,9 @@ class SitePolicy(Strict):
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits", "metrics")
     #: Learning methods. An imported one is named by its path, because it is code that would run in this hospital.
     methods_allowed: tuple[str, ...] = BUILT_IN
+    #: Networks, by patterns of names (``*`` stands for anything). An imported one (``package.module:function``) is code
+    #: as a method is, and no pattern allows it: its whole path must stand here.
+    models_allowed: tuple[str, ...] = ("mlp-*", "cnn-*", "resnet-*", "unet-*", "monai-*")
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.
     foundation_endpoints: tuple[str, ...] = ()
@@ -101,6 +105,8 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
     channels = ", ".join(refused or [c.name for c in plan.channels])
     methods = policy.methods_allowed
     method = plan.method.path if isinstance(plan.method, Imported) else plan.method.name
+    strange = [m for m in (plan.model.small, plan.model.large) if not _model_allowed(m, policy.models_allowed)]
+    models = ", ".join(dict.fromkeys(strange or [plan.model.small, plan.model.large]))
     asked: list[str] = [plan.metrics.release] if plan.metrics else []
     asked += ["research"] if plan.study.mode == "research" else []
     beyond = [kind for kind in asked if _METRICS.index(kind) > _METRICS.index(policy.metrics)]
@@ -132,6 +138,7 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
         ),
         Clause("channels_allowed", channels, ", ".join(policy.channels_allowed) or "none", bool(refused)),
         Clause("methods_allowed", method, ", ".join(methods) or "none", method not in methods),
+        Clause("models_allowed", models, ", ".join(policy.models_allowed) or "none", bool(strange)),
         Clause(
             "foundation_endpoints",
             foundation_url or "none",
@@ -147,6 +154,11 @@ def _largest_share(plan: StudyPlan) -> float:
     """The largest share of a sum that one hospital may have: in the smallest cohort, beside the lightest others."""
     weights = sorted(plan.weights.values())
     return weights[-1] / (weights[-1] + sum(weights[: plan.aggregation.minimum_cohort - 1]))
+
+
+def _model_allowed(name: str, allowed: tuple[str, ...]) -> bool:
+    """A built-in name by a pattern; an import path by itself alone, or ``*`` would let any code in."""
+    return name in allowed if ":" in name else any(fnmatchcase(name, pattern) for pattern in allowed)
 
 
 def _covers(endpoint: str, url: str) -> bool:
