@@ -23,7 +23,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """``inputs`` float32 [n, ...] as the model sees them, ``labels`` int64 [n], ``patients`` n identifiers."""
+    """``inputs`` float32 [n, ...] as the model sees them, ``labels`` int64 [n], ``patients`` n identifiers.
+
+    For a segmentation the inputs are images [n, channels, height, width] and ``labels`` masks [n, height, width].
+    """
 
     inputs: Inputs
     labels: Labels
@@ -36,6 +39,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the labels are masks, one class a pixel."""
+        return self.labels.ndim > 1
 
     @cached_property
     def by_patient(self) -> tuple[Indices, ...]:
@@ -77,6 +85,11 @@ class PublicSet:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def masked(self) -> bool:
+        """Whether there are labels, and they are masks."""
+        return self.labels is not None and self.labels.ndim > 1
+
     @classmethod
     def of(cls, inputs: Inputs, labels: Labels | None) -> PublicSet:
         """A public set under its own hash (for whoever makes one; a hospital compares with the plan's instead)."""
@@ -93,7 +106,8 @@ def public_hash(inputs: Inputs, labels: Labels | None) -> str:
 def _check_arrays(inputs: Inputs, labels: Labels) -> None:
     if inputs.dtype != np.float32 or labels.dtype != np.int64:
         raise InvalidData(f"inputs must be float32 and labels int64, not {inputs.dtype} and {labels.dtype}")
-    if labels.shape != (len(inputs),):
+    pixels = inputs.shape[2:] if inputs.ndim == 4 else None
+    if labels.shape[:1] != (len(inputs),) or labels.shape[1:] not in ((), pixels):
         raise InvalidData(f"{len(inputs)} inputs but labels of shape {labels.shape}")
     if not np.isfinite(inputs).all():
         raise InvalidData("an input holds NaN or infinity")

@@ -91,7 +91,7 @@ def _resnet(channels: int, planes: tuple[int, ...]) -> nn.Module:
     """
     from monai.networks.nets.resnet import ResNet, ResNetBlock  # seconds of imports, for whoever asks for it
 
-    class Block(ResNetBlock):  # type: ignore[misc]  # MONAI ships no types
+    class Block(ResNetBlock):
         def __init__(self, *args: Any, **settings: Any) -> None:
             super().__init__(*args, **settings)
             self.act = nn.ReLU()
@@ -102,7 +102,7 @@ def _resnet(channels: int, planes: tuple[int, ...]) -> nn.Module:
             answer: Tensor = self.act(hidden + residual)
             return answer
 
-    class Network(ResNet):  # type: ignore[misc]
+    class Network(ResNet):
         def _make_layer(self, *args: Any, **settings: Any) -> nn.Sequential:
             layer: nn.Sequential = super()._make_layer(*args, **settings | {"norm": _NORM})
             return layer

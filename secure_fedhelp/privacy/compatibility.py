@@ -99,9 +99,7 @@ def _each_gradient(wrapped: GradSampleModule, output: Tensor, slope: Tensor) -> 
     return {name: values.clone() for name, values in found.items() if values is not None}
 
 
-def _require_gradients(
-    model: nn.Module, found: dict[str, Tensor], output: Tensor, slope: Tensor, number: int
-) -> None:
+def _require_gradients(model: nn.Module, found: dict[str, Tensor], output: Tensor, slope: Tensor, number: int) -> None:
     """The gradients of record ``number`` in the batch against those that it has alone."""
     parameters = dict(model.named_parameters())
     expected = torch.autograd.grad((output * slope).sum(), list(parameters.values()), allow_unused=True)
@@ -124,7 +122,7 @@ def _no_gradient(model: nn.Module, names: list[str], error: Exception) -> Unsupp
     layers = ", ".join(f"{name!r} ({type(model.get_submodule(name)).__name__})" for name in names)
     return UnsupportedModel(
         f"no gradient of each record: layer {layers or 'unknown'}: {str(error).splitlines()[0]}",
-        "Compose it of Linear, Conv, GroupNorm, LayerNorm and Embedding layers, each called as it is, nothing in place.",
+        "Make it of Linear, Conv, GroupNorm, LayerNorm and Embedding layers, each called as it is, and nothing in place.",
     )
 
 

@@ -73,7 +73,9 @@ def test_heads_start_equal_and_then_go_their_own_ways() -> None:
     assert torch.equal(model(x), public)
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp-", "mlp-0", "mlp-4--4", "mlp-x", "lstm-4", "", "cnn-4", "resnet-small", "unet-small"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp-", "mlp-0", "mlp-4--4", "mlp-x", "lstm-4", "", "cnn-4", "resnet-small", "unet-small"]
+)
 def test_unknown_networks_are_refused_by_name(name: str) -> None:
     with pytest.raises(UnsupportedModel, match="no network"):
         build(name, (3,), 2, seed=0)
