@@ -38,11 +38,12 @@ def load_images(path: Path, data: DataSection) -> Records:
     """Records of an NPZ with ``images``, ``labels`` and ``patients``.
 
     ``images`` are uint8 (normalised here) or float32 (taken as they are), ``labels`` integers below the number of the
-    plan's classes, ``patients`` text or integers, one each. Raises InvalidData or InvalidValue.
+    plan's classes, one an image or, for a segmentation, one a pixel [n, height, width], ``patients`` text or integers,
+    one each. Raises InvalidData or InvalidValue.
     """
     arrays = _read(path, ("images", "labels", "patients"))
     inputs = _inputs(arrays["images"], data, path)
-    labels = _labels(arrays["labels"], len(data.classes), path)
+    labels = _labels(arrays["labels"], data, path)
     patients = arrays["patients"]
     if patients.ndim != 1 or patients.dtype.kind not in "iuU":
         raise InvalidData(f"{path.name}: patients must be one list of text or integers")
@@ -62,7 +63,7 @@ def load_public(path: Path, data: DataSection) -> PublicSet:
     arrays = _read(path, ("inputs",), ("labels",))
     try:
         inputs = _inputs(arrays["inputs"], data, path)
-        labels = _labels(arrays["labels"], len(data.classes), path) if "labels" in arrays else None
+        labels = _labels(arrays["labels"], data, path) if "labels" in arrays else None
         return PublicSet(inputs, labels, data.public_sha256)
     except PublicSetMismatch as error:
         raise PublicSetMismatch(f"{path}: not the plan's public set, whose hash is {data.public_sha256}") from error
@@ -107,12 +108,16 @@ def _inputs(array: NDArray[Any], data: DataSection, path: Path) -> Inputs:
     return array
 
 
-def _labels(array: NDArray[Any], classes: int, path: Path) -> Labels:
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise InvalidData(f"{path.name}: labels must be one list of integers")
-    wrong = np.flatnonzero((array < 0) | (array >= classes))
+def _labels(array: NDArray[Any], data: DataSection, path: Path) -> Labels:
+    pixels, classes = data.input_shape[1:] if data.masked else (), len(data.classes)
+    if array.dtype.kind not in "iu" or array.ndim < 1 or array.shape[1:] != pixels:
+        what = f"integers [n, {pixels[0]}, {pixels[1]}], a mask an image" if pixels else "one list of integers"
+        raise InvalidData(f"{path.name}: labels must be {what}")
+    wrong = np.argwhere((array < 0) | (array >= classes))
     if len(wrong):
-        raise InvalidValue(f"{path.name}: label {array[wrong[0]]} of record {wrong[0]} is not below {classes}")
+        raise InvalidValue(
+            f"{path.name}: label {array[tuple(wrong[0])]} of record {wrong[0][0]} is not below {classes}"
+        )
     return array.astype(np.int64)
 
 

@@ -31,7 +31,7 @@ def take_apart(path: str, shape: tuple[int, ...], classes: int) -> tuple[nn.Modu
     whole = _tried(module.eval(), inputs, path)
     if whole.shape[:2] != (_TRIED, classes) or (whole.ndim, isinstance(head, nn.Conv2d)) not in ((2, False), (4, True)):
         raise UnsupportedModel(
-            f"{path}: answers of shape {tuple(whole.shape)} for {_TRIED} inputs, {classes} classes and the head {name!r}"
+            f"{path}: answers of shape {tuple(whole.shape)} for {_TRIED} inputs, {classes} classes and head {name!r}"
         )
     _require_kept_buffers(module, inputs, path)
     parent, _, last = name.rpartition(".")

@@ -122,7 +122,7 @@ def _no_gradient(model: nn.Module, names: list[str], error: Exception) -> Unsupp
     layers = ", ".join(f"{name!r} ({type(model.get_submodule(name)).__name__})" for name in names)
     return UnsupportedModel(
         f"no gradient of each record: layer {layers or 'unknown'}: {str(error).splitlines()[0]}",
-        "Make it of Linear, Conv, GroupNorm, LayerNorm and Embedding layers, each called as it is, and nothing in place.",
+        "Make it of Linear, Conv, GroupNorm, LayerNorm and Embedding layers, each called as it is, nothing in place.",
     )
 
 

@@ -1,8 +1,9 @@
-"""The four studies on open data: who the hospitals are, what is public, what is kept for testing.
+"""The studies on open data: who the hospitals are, what is public, what is kept for testing.
 
 Every dataset is cut by *patient* into a test part, a public set, a reference part (it trains the teacher, and belongs
-to no hospital) and the private pool. Heart disease has its four natural hospitals; elsewhere the pool is dealt to six
-hospitals, 60/20/8/6/4/2 per cent, the first three large. MedMNIST names no patients, so there each image counts as one.
+to no hospital) and the private pool. Heart disease and the retina have their four natural hospitals; elsewhere the pool
+is dealt to six, 60/20/8/6/4/2 per cent, the first three large. MedMNIST names no patients, so there each image counts
+as one.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from secure_fedhelp.data.images import normalise
 from secure_fedhelp.data.records import Indices, PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
+from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.study.sections import Column, Tier
 
-DATASETS = ("breast-cancer", "heart", "pneumonia", "breast")
+DATASETS = ("breast-cancer", "heart", "pneumonia", "breast", "retina")
 
 SHARES: dict[str, tuple[Tier, float]] = {
     "large-1": ("large", 0.60),
@@ -86,6 +88,7 @@ PARTS = {
     "heart": Parts(public=30, reference=60, test=230),
     "pneumonia": Parts(public=60, reference=400),
     "breast": Parts(public=80, reference=80),
+    "retina": Parts(public=10, reference=10, test=26),
 }
 
 
@@ -100,6 +103,7 @@ def prepare(dataset: str, data_dir: Path | None, seed: int) -> StudyData:
         "heart": _heart,
         "pneumonia": lambda folder, rng: _medmnist("pneumonia", "pneumoniamnist.npz", folder, rng),
         "breast": lambda folder, rng: _medmnist("breast", "breastmnist.npz", folder, rng),
+        "retina": _retina,
     }
     if dataset not in makers:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
@@ -203,6 +207,24 @@ def _medmnist(dataset: str, file: str, folder: Path | None, rng: np.random.Gener
     names = ("normal", "pneumonia") if dataset == "pneumonia" else ("malignant", "benign")
     fields = _fields(dataset, "image", names, everything.inputs.shape[1:], ())
     return _study(everything, sites, public, reference, test, fields)
+
+
+def _retina(folder: Path | None, rng: np.random.Generator) -> StudyData:
+    everything, centres = read_retina(_find(folder, FILE, "retina"))
+    home = np.asarray([centres[records[0]] for records in everything.by_patient])
+    parts = PARTS["retina"]
+    dealt = _deal(home, (parts.test, parts.public, parts.reference), rng)  # patients, each with all of its images
+    test, public, reference = (_records_of(everything, patients) for patients in dealt[:-1])
+    sites = {
+        name: (tier, _records_of(everything, dealt[-1][home[dealt[-1]] == number]))
+        for number, (name, tier) in enumerate(CENTRES)
+    }
+    fields = _fields("retina", "image", ("background", "vessel"), everything.inputs.shape[1:], ())
+    return _study(everything, sites, public, reference, test, fields | {"task": "segmentation"})
+
+
+def _records_of(everything: Records, patients: Indices) -> Indices:
+    return np.concatenate([everything.by_patient[number] for number in patients])
 
 
 # --- dealing --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class StudyDefaults:
     delta: float = 1e-4
     update_bound: float = 4.0
     logit_bound: float = 16.0
+    #: Taken where nobody names a method.
+    method: MethodSection = field(default_factory=FedHelp)
 
 
 _IMAGE_LEARNING: dict[str, Any] = {
@@ -91,6 +93,24 @@ DEFAULTS: dict[str, StudyDefaults] = {
         tiers={"large": TierDefaults(0.1, 10), "small": TierDefaults(0.3, 10)},
         clipping_norm=10.0,
     ),
+    # Few patients and many parameters: noise is large beside them, so private steps are short and at a high rate.
+    "retina": StudyDefaults(
+        small="unet-small",
+        large="unet-large",
+        learning=_IMAGE_LEARNING
+        | {
+            "private_learning_rate": 0.02,
+            "public_learning_rate": 3e-3,
+            "public_batch": 8,
+            "warm_steps": 100,
+            "pupil_steps": 20,
+            "pupil_learning_rate": 3e-3,
+            "personal_steps": 50,
+            "home_batch": 8,
+        },
+        tiers={"large": TierDefaults(0.3, 3), "small": TierDefaults(0.3, 3)},
+        method=FedHelp(logit_pool=4),
+    ),
     "breast": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
@@ -126,7 +146,7 @@ def build_plan(
     values: dict[str, Any] = {
         "study": {"name": f"{dataset}-demo", "rounds": rounds, "seed": seed, "mode": "research"},
         "consortium": "demo-consortium",
-        "method": (method or FedHelp()).model_dump(mode="json"),
+        "method": (method or defaults.method).model_dump(mode="json"),
         "data": study.data_section_fields,
         "model": {"small": defaults.small, "large": defaults.large},
         "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning, **(learning or {})},
@@ -157,10 +177,10 @@ def build_plan(
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:
-    """Class frequencies of the public set, to three digits; none where it has no labels."""
+    """Class frequencies of the public set, or of its pixels, to three digits; none where it has no labels."""
     if public.labels is None:
         return ()
-    counts = np.bincount(public.labels, minlength=classes)
+    counts = np.bincount(public.labels.reshape(-1), minlength=classes)
     return tuple(round(float(count), 3) for count in (counts + 1) / (counts.sum() + classes))
 
 

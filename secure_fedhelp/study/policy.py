@@ -6,6 +6,7 @@ privacy officer reads them all at once; the client refuses to join while there i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,6 +23,9 @@ from secure_fedhelp.study.sections import Strict
 
 #: What metrics may leave, each allowing those before it.
 _METRICS = ("local", "noised", "pooled", "research")
+
+#: The URLs of the foundation models that a hospital would ask.
+Asked = str | Sequence[str] | None
 
 
 class SitePolicy(Strict):
@@ -91,12 +95,12 @@ def load_policy(path: Path) -> SitePolicy:
         raise InvalidPolicy(f"{path}: {explain(error)}") from error
 
 
-def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[Clause]:
+def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: Asked) -> list[Clause]:
     """Every clause of ``policy`` that ``plan`` breaks for ``hospital``; empty if it may be joined."""
-    return [clause for clause in all_clauses(policy, plan, hospital, foundation_url) if clause.broken]
+    return [clause for clause in all_clauses(policy, plan, hospital, foundation) if clause.broken]
 
 
-def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[Clause]:
+def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: Asked) -> list[Clause]:
     """Every clause of ``policy``, held against ``plan`` for ``hospital``."""
     privacy, aggregation, share = plan.privacy_of(hospital), plan.aggregation, _largest_share(plan)
     cohort, stands = aggregation.minimum_cohort, plan.coalition[1]
@@ -110,9 +114,8 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
     asked: list[str] = [plan.metrics.release] if plan.metrics else []
     asked += ["research"] if plan.study.mode == "research" else []
     beyond = [kind for kind in asked if _METRICS.index(kind) > _METRICS.index(policy.metrics)]
-    foundation_broken = foundation_url is not None and not any(
-        _covers(p, foundation_url) for p in policy.foundation_endpoints
-    )
+    urls = () if foundation is None else (foundation,) if isinstance(foundation, str) else tuple(foundation)
+    outside = [url for url in urls if not any(_covers(p, url) for p in policy.foundation_endpoints)]
     exact = int(plan.metrics is not None and plan.metrics.release == "pooled")
 
     def at_most(name: str, value: float, limit: float) -> Clause:
@@ -141,9 +144,9 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
         Clause("models_allowed", models, ", ".join(policy.models_allowed) or "none", bool(strange)),
         Clause(
             "foundation_endpoints",
-            foundation_url or "none",
+            ", ".join(outside or urls) or "none",
             ", ".join(policy.foundation_endpoints) or "none",
-            foundation_broken,
+            bool(outside),
         ),
         Clause("metrics", f"{', '.join(beyond or asked) or 'no'} metrics", policy.metrics, bool(beyond)),
         Clause("exact_releases", str(exact), f"at most {policy.exact_releases}", exact > policy.exact_releases),
@@ -172,9 +175,9 @@ def _covers(endpoint: str, url: str) -> bool:
     return same and "@" not in asked.netloc and ".." not in asked.path and (asked.path + "/").startswith(path + "/")
 
 
-def require_allowed(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> None:
+def require_allowed(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: Asked) -> None:
     """Raise PolicyViolation that names all broken clauses, or return."""
-    broken = broken_clauses(policy, plan, hospital, foundation_url)
+    broken = broken_clauses(policy, plan, hospital, foundation)
     if broken:
         listed = "; ".join(str(b) for b in broken)
         raise PolicyViolation(f"the plan breaks {len(broken)} clause(s) of the site policy: {listed}")

@@ -73,7 +73,7 @@ def test_three_rounds_find_the_squares_and_all_keep_one_model(method: dict[str, 
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_masks_reach_an_upload_only_through_drawn_patients(name: str, nobody_drawn: Any) -> None:
-    """Nobody drawn and the same noise: other images and other masks must not show in what is sent, round after round."""
+    """Nobody drawn and the same noise: other images and other masks must not show in what is sent, in any round."""
     public = tiny.make_public()
     plan = tiny.make_plan(public, logit_pool=2)
     one, two = (
