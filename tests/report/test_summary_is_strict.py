@@ -26,7 +26,7 @@ def test_the_file_has_the_promised_keys(summary: Summary, tmp_path: Path) -> Non
     wanted = {"name", "tier", "patients", "epsilon", "delta", "epsilon_budget", "bytes_up", "bytes_down"}
     models = {"study_model", "personal_model", "local_only", "local_non_private"}
     assert set(found["hospitals"][0]) >= wanted | models
-    assert set(found["hospitals"][0]["study_model"]) == {"balanced_accuracy", "auroc"}
+    assert set(found["hospitals"][0]["study_model"]) == {"balanced_accuracy", "auroc", "ece", "dice"}
 
 
 def changed(summary: Summary, tmp_path: Path, where: str, value: object) -> Path:
