@@ -21,6 +21,7 @@ from secure_fedhelp.cli import (
     hospital,
     plan,
     simulate,
+    sweep,
 )
 from secure_fedhelp.cli.plain import plain
 from secure_fedhelp.errors import FedHelpError
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
+app.command("sweep")(sweep.sweep)
 app.command("compare")(compare.compare)
 app.add_typer(consortium.app, name="consortium")
 app.add_typer(coordinator.app, name="coordinator")

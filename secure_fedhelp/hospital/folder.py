@@ -56,6 +56,8 @@ class HospitalConfig(Strict):
     #: Research mode only: privacy noise from this seed, so that a run can be made again. It protects nobody, and the
     #: ledger says so.
     research_noise_seed: str | None = None
+    #: Research mode only: also train what this hospital could have had alone, for comparison.
+    research_rivals: bool = True
 
     @model_validator(mode="after")
     def _teachers_are_told_apart(self) -> HospitalConfig:

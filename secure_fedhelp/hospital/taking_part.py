@@ -186,7 +186,7 @@ class _Journal:
             return {"study_model": None, "personal_model": None, "local_only": None, "local_non_private": None}
         found: dict[str, object] = {name: m.as_dict() for name, m in self._method.evaluate(test).items()}
         found |= {"local_only": None, "local_non_private": None}
-        if self._member.plan.study.mode == "research":
+        if self._member.plan.study.mode == "research" and self._member.config.research_rivals:
             self._say("training the two local baselines (research mode)")
             write_status(self._member.folder.status, "baselines", {})
             found |= self._baselines()

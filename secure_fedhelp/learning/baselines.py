@@ -20,7 +20,8 @@ from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.plan import StudyPlan
 
-_HOME = 7
+_HOME, _POOLED = 7, 8
+POOLED_EPOCHS = 20
 
 
 def local_only(
@@ -89,6 +90,23 @@ def public_only(
     for number in range(plan.study.rounds):
         public_steps(model, plan, number, public, teacher, None)
     model.adopt_public_head()
+    return evaluate(model, test)
+
+
+def pooled(
+    plan: StudyPlan,
+    records: Records,
+    test: Records,
+    public: PublicSet,
+    teacher_logits: NDArray[np.floating] | None,
+) -> Metrics:
+    """All hospitals' records in one place without noise: the ceiling that no study is allowed to reach.
+
+    The large network from the public warm start, for :data:`POOLED_EPOCHS` passes over the records at least.
+    """
+    learning, model = plan.learning, warm_model(plan, plan.model.large, public, _float64(teacher_logits))
+    steps = max(plan.study.rounds * learning.pupil_steps, POOLED_EPOCHS * len(records) // learning.home_batch)
+    home_steps(model, records, steps, learning.pupil_learning_rate, plan, _rng(plan, _POOLED, ""))
     return evaluate(model, test)
 
 

@@ -6,7 +6,7 @@ more than a round of training; a test holds both against scikit-learn's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -35,13 +35,9 @@ class Metrics:
     ece: float | None = None
     dice: float | None = None
 
-    def as_dict(self) -> dict[str, float | None]:
-        return {
-            "balanced_accuracy": self.balanced_accuracy,
-            "auroc": self.auroc,
-            "ece": self.ece,
-            "dice": self.dice,
-        }
+    def as_dict(self) -> dict[str, float]:
+        """The figures that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def predict(model: nn.Module, inputs: Inputs) -> NDArray[np.float64]:

@@ -46,6 +46,12 @@ class TwoHeaded(nn.Module):
         """Whether there is an answer for every pixel."""
         return isinstance(self.private_head, nn.Conv2d)
 
+    @property
+    def features(self) -> int:
+        """What a head reads: features of a record, or of each pixel."""
+        head = self.private_head
+        return head.in_channels if isinstance(head, nn.Conv2d) else head.in_features
+
     def forward(self, inputs: Tensor) -> Tensor:
         """The private head's logits: what the model predicts."""
         logits: Tensor = self.private_head(self.extractor(inputs))

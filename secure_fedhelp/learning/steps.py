@@ -18,6 +18,7 @@ from secure_fedhelp.errors import UnsupportedModel
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.models import TwoHeaded, build
 from secure_fedhelp.learning.task import Task
+from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study.plan import StudyPlan
 
 Logits = NDArray[np.float64]
@@ -75,15 +76,19 @@ def home_steps(
     plan: StudyPlan,
     rng: np.random.Generator,
     extra: ExtraLoss | None = None,
+    losses: RecordLoss | None = None,
 ) -> None:
-    """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does."""
-    task, learning = Task.of(plan), plan.learning
+    """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does.
+
+    ``losses`` takes the place of the task's own, ``extra`` is added.
+    """
+    losses, learning = losses or Task.of(plan).losses, plan.learning
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay)
     model.train()
     for batch in _batches(len(records), learning.home_batch, steps, rng):
         inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
         logits = model(inputs)
-        loss = task.losses(logits, labels).mean()
+        loss = losses(logits, labels).mean()
         if extra is not None:
             loss = loss + extra(inputs, logits)
         optimizer.zero_grad()

@@ -197,12 +197,12 @@ def tiers(rows: list[Row]) -> list[str]:
 
 def level(rows: list[Row], tier: str, model: str, metric: str) -> Estimate:
     """A model's metric on a tier, over seeds."""
-    return _estimate(_by_seed(rows, tier, model, metric))
+    return estimate(_by_seed(rows, tier, model, metric))
 
 
 def difference(rows: list[Row], tier: str, pair: tuple[str, str], metric: str) -> Estimate:
     """The paired difference of two models on a tier, over seeds."""
-    return _estimate(_by_seed(rows, tier, pair[0], metric) - _by_seed(rows, tier, pair[1], metric))
+    return estimate(_by_seed(rows, tier, pair[0], metric) - _by_seed(rows, tier, pair[1], metric))
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
@@ -226,7 +226,8 @@ def _by_seed(rows: list[Row], tier: str, model: str, metric: str) -> NDArray[np.
     return np.asarray([np.mean(found[seed]) for seed in sorted(found)])
 
 
-def _estimate(values: NDArray[np.float64]) -> Estimate:
+def estimate(values: NDArray[np.float64]) -> Estimate:
+    """Of one value a seed; Student's t at 95 %."""
     if len(values) < 2:
         return Estimate(float(values.mean()), float("nan"), float("nan"))
     from scipy.stats import t

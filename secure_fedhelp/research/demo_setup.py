@@ -134,17 +134,22 @@ def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
 
 
 def write_hospitals(
-    run: RunFolder, plan: StudyPlan, data: StudyData, foundation_url: str | None, noise_seed: str | None = None
+    run: RunFolder,
+    plan: StudyPlan,
+    data: StudyData,
+    foundation_url: str | None,
+    noise_seed: str | None = None,
+    rivals: bool = True,
 ) -> None:
     """Each hospital's records, public set, configuration and policy, in its own folder.
 
-    ``noise_seed`` makes the privacy noise come again, for research.
+    ``noise_seed`` makes the privacy noise come again, for research; without ``rivals`` no local baselines are trained.
     """
     for name, (_, records) in data.hospitals.items():
         folder = run.hospital(name)
         private, test = _write_records(folder.root / "data", records, data.test, plan)
         write_public(folder.root / "public" / "public.npz", data.public)
-        config = {
+        config: dict[str, str | bool] = {
             "name": name,
             "consortium": plan.consortium,
             "records": f"data/{private}",
@@ -155,12 +160,15 @@ def write_hospitals(
             config["foundation_url"] = foundation_url
         if noise_seed is not None:
             config["research_noise_seed"] = noise_seed
+        if not rivals:
+            config["research_rivals"] = False
         write_atomic(folder.root / "hospital.toml", tomli_w.dumps(config).encode())
         privacy = plan.privacy_of(name)
         policy = {
             "largest_epsilon": privacy.epsilon,
             "largest_delta": privacy.delta,
             "smallest_cohort": plan.aggregation.minimum_cohort,
+            "channels_allowed": [channel.name for channel in plan.channels],
             "smallest_coalition": min(1, plan.coalition[1]),
             "foundation_endpoints": [foundation_url] if foundation_url else [],
             "metrics": "research",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
 from secure_fedhelp.learning.methods import method_class
+from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.privacy.accountant import noise_for_budget
+from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
@@ -45,6 +47,7 @@ class StudyDefaults:
     delta: float = 1e-4
     update_bound: float = 4.0
     logit_bound: float = 16.0
+    sketch_bound: float = 6.0
     #: Taken where nobody names a method.
     method: MethodSection = field(default_factory=FedHelp)
 
@@ -106,9 +109,11 @@ DEFAULTS: dict[str, StudyDefaults] = {
             "pupil_steps": 20,
             "pupil_learning_rate": 3e-3,
             "personal_steps": 50,
+            "personal_learning_rate": 1e-3,
             "home_batch": 8,
         },
         tiers={"large": TierDefaults(0.3, 3), "small": TierDefaults(0.3, 3)},
+        rounds=5,
         method=FedHelp(logit_pool=4),
     ),
     "breast": StudyDefaults(
@@ -134,8 +139,8 @@ def build_plan(
     """The plan of a research study on ``dataset``; ``rounds`` and ``epsilon`` None take the defaults, and ``learning``
     replaces some of them.
 
-    The noise multiplier of each tier is the smallest with which all private steps of all rounds stay within
-    ``epsilon`` at the plan's delta (PLD accountant).
+    The noise multiplier of each tier is the smallest with which all private steps of all rounds, beside what the
+    method's gaussian channels ask, stay within ``epsilon`` at the plan's delta (PLD accountant).
     """
     if dataset not in DEFAULTS:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
@@ -168,12 +173,47 @@ def build_plan(
     }
     source = f"plan of {dataset}"
     draft = parse_plan(values, source)  # all but its channels, which the method says
-    bounds = {"model-update": defaults.update_bound, "public-logits": defaults.logit_bound}
-    channels = [
-        {"name": name, "length": length, "bound": bounds[name]}
-        for name, length in method_class(draft.method).lengths(draft).items()
-    ]
-    return parse_plan(values | {"channels": channels}, source)
+    channels = _channels(draft, defaults)
+    plan = parse_plan(values | {"channels": channels}, source)
+    name = plan.hospitals[0].name
+    answers = [e for e in study_events(plan, name) if isinstance(e, Gaussian)]  # the same at every hospital
+    if not answers:
+        return plan
+    privacy = {
+        tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon, answers) for tier in sorted(plan.privacy)
+    }
+    return parse_plan(values | {"channels": channels, "privacy": privacy}, source)
+
+
+def _channels(draft: StudyPlan, defaults: StudyDefaults) -> list[dict[str, Any]]:
+    """The channels that a draft's method needs."""
+    chosen = method_class(draft.method)
+    if issubclass(chosen, PfedNet):
+        sections = chosen.sections(draft, defaults.update_bound, defaults.sketch_bound)
+        return [section.model_dump(mode="json") for section in sections]
+    lengths = chosen.lengths(draft)
+    return [{"name": name, "length": length, **_channel(name, defaults)} for name, length in lengths.items()]
+
+
+def _channel(name: str, defaults: StudyDefaults) -> dict[str, Any]:
+    """Bound and declaration of a channel. Answers about records cost little beside the training: at noise 20 one
+    alone has epsilon 0.2. A prototype's direction is all that counts, so features are cut to norm 1."""
+    answer = {"mechanism": "gaussian", "combine": "sum", "sensitivity": 1.0, "noise_multiplier": 20.0}
+    declared: dict[str, dict[str, Any]] = {
+        "model-update": {"bound": defaults.update_bound},
+        "public-logits": {"bound": defaults.logit_bound},
+        "spectrum": {"bound": defaults.update_bound, "mechanism": "dp-sgd"},
+        "class-counts": {"bound": defaults.logit_bound, **answer},
+        "prototypes": {"bound": defaults.logit_bound, **answer},
+    }
+    return declared[name]
+
+
+def without_privacy(plan: StudyPlan) -> StudyPlan:
+    """The same plan for a run without noise: gradients are in effect not clipped, and weights follow sizes alone."""
+    section = {"clipping_norm": 1e6, "noise_multiplier": 1.0}
+    privacy = {tier: p.model_copy(update=section) for tier, p in plan.privacy.items()}
+    return plan.model_copy(update={"privacy": privacy})
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:
@@ -189,10 +229,13 @@ def nominal(patients: int) -> int:
     return patients if patients < 10 else patients // 5 * 5
 
 
-def _privacy(defaults: StudyDefaults, tier: TierDefaults, rounds: int, epsilon: float) -> dict[str, Any]:
+def _privacy(
+    defaults: StudyDefaults, tier: TierDefaults, rounds: int, epsilon: float, others: Sequence[Gaussian] = ()
+) -> dict[str, Any]:
+    steps = rounds * tier.steps
     return {
         "sampling_rate": tier.sampling_rate,
-        "noise_multiplier": noise_for_budget(epsilon, defaults.delta, tier.sampling_rate, rounds * tier.steps),
+        "noise_multiplier": noise_for_budget(epsilon, defaults.delta, tier.sampling_rate, steps, others),
         "clipping_norm": defaults.clipping_norm,
         "steps": tier.steps,
         "epsilon": epsilon,

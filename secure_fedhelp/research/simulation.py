@@ -14,7 +14,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -22,7 +22,7 @@ from rich.console import Console
 
 from secure_fedhelp.coordinator.server import in_memory
 from secure_fedhelp.coordinator.service import CoordinatorService
-from secure_fedhelp.errors import FedHelpError, UnderQuorum
+from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, UnderQuorum
 from secure_fedhelp.hospital.taking_part import take_part
 from secure_fedhelp.hospital.world import World
 from secure_fedhelp.research.catalog import StudyData, prepare
@@ -66,7 +66,7 @@ def simulate(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool
 
     Raises named errors for bad settings before anything starts, and UnderQuorum if too few hospitals came through.
     """
-    data = prepare(study.dataset, data_dir, study.seed)
+    data = study_data(study, data_dir)
     plan = build_plan(
         study.dataset, data, study.rounds, study.epsilon, study.seed, study.masks, study.method, study.learning
     )
@@ -84,12 +84,25 @@ def simulate(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool
         os.close(lock)
 
 
-def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console) -> None:
-    """All parties of one study in this process, until every hospital has ended."""
+def study_data(study: StudyFile, data_dir: Path | None) -> StudyData:
+    """The study's data set, dealt out by its seed to the hospitals that take part."""
+    data = prepare(study.dataset, data_dir, study.seed)
+    unknown = [name for name in study.hospitals if name not in data.hospitals]
+    if unknown:
+        known = ", ".join(data.hospitals)
+        raise InvalidConfiguration(f"{study.dataset} has no hospital {unknown[0]!r}", f"It has {known}.")
+    return replace(data, hospitals={name: data.hospitals[name] for name in study.hospitals or data.hospitals})
+
+
+def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console, rivals: bool = True) -> None:
+    """All parties of one study in this process, until every hospital has ended.
+
+    With ``rivals`` hospitals also train what they could have had alone, as in every study in research mode.
+    """
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
     write_teacher(run, plan, data.reference)
-    write_hospitals(run, plan, data, _FOUNDATION_URL, noise_seed=f"{plan.study.name} {plan.study.seed}")
+    write_hospitals(run, plan, data, _FOUNDATION_URL, noise_seed=f"{plan.study.name} {plan.study.seed}", rivals=rivals)
     teacher = Teacher.load(run.teacher)
     log: list[str] = []
     with in_memory(run.coordinator, plan, time.time, log.append, run.key_file("coordinator")) as service:

@@ -25,6 +25,14 @@ from secure_fedhelp.study.sections import Name, Strict
 from secure_fedhelp.study.threshold import Masks
 
 
+class Variant(Strict):
+    """A change of the study under a name of its own, such as a method without one of its ingredients."""
+
+    method: MethodSection | None = None
+    learning: dict[str, Any] = Field(default_factory=dict)
+    hospitals: tuple[str, ...] = ()
+
+
 class StudyFile(Strict):
     """One study to simulate. Absent values are the data set's defaults (research/plans.py)."""
 
@@ -39,6 +47,10 @@ class StudyFile(Strict):
     method: MethodSection | None = None
     #: Values that replace the data set's in the plan's [learning].
     learning: dict[str, Any] = Field(default_factory=dict)
+    #: Those of the data set's hospitals that take part; all if none is named.
+    hospitals: tuple[str, ...] = ()
+    #: For sweeps: what else may be named among the methods.
+    variants: dict[Name, Variant] = Field(default_factory=dict)
 
 
 def load_study(path: Path) -> StudyFile:

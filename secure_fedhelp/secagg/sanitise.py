@@ -79,7 +79,7 @@ class Flooding:
     profile: str
     #: The largest cohort of a round.
     cohort_size: int
-    #: Values in a sum.
+    #: Values in a sum, at most: with fewer there is less error to hide.
     length: int
     #: Sums decrypted under one key, at most.
     decryptions: int
@@ -182,7 +182,7 @@ def error_norm(profile: Profile, length: int, cohort_size: int, decryptions: int
 
 
 def sanitise(total: Vector, flooding: Flooding, key: bytes, context: bytes) -> Vector:
-    """A decrypted sum [length] with noise, each value rounded to the grid: what may be used and released.
+    """A decrypted sum of at most ``flooding.length`` values, with noise and rounded to the grid: it may be released.
 
     The same for everybody who holds the epoch's flooding ``key`` (32 bytes). ``context`` names what was summed: study,
     round, and the hash that each hospital of the cohort signed of its ciphertexts. It must not depend on what
@@ -193,9 +193,9 @@ def sanitise(total: Vector, flooding: Flooding, key: bytes, context: bytes) -> V
     Raises NotReleasable if a value is then larger than the plan allows. The check comes after the noise, so that
     passing or failing it says no more than the release; nothing else may look at ``total``.
     """
-    if total.shape != (flooding.length,):
-        raise ValueError(f"a sum of shape {total.shape}, planned were {flooding.length} values")
-    noise = flooding.sigma * _gaussians(_noise_key(flooding, key, context), flooding.length)
+    if total.ndim != 1 or len(total) > flooding.length:
+        raise ValueError(f"a sum of shape {total.shape}, planned were at most {flooding.length} values")
+    noise = flooding.sigma * _gaussians(_noise_key(flooding, key, context), len(total))
     released: Vector = np.rint((total + noise) / flooding.grid) * flooding.grid + 0.0  # + 0.0: no negative zeros
     largest, limit = float(np.abs(released).max()), flooding.largest_sum + flooding.error_bound()
     if not largest <= limit:  # written so that NaN is refused too

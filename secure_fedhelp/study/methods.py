@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from secure_fedhelp.study.sections import ImportPath, Strict
 
@@ -53,6 +53,71 @@ class FedHelp(Strict):
     twin: bool = False
 
 
+class PfedNet(Strict):
+    """pFedNet (arXiv 2306.14483): shared layers are averaged, personal ones tied to those of similar hospitals."""
+
+    name: Literal["pfednet"] = "pfednet"
+    #: Layers that are a hospital's own, as patterns of parameter names; all others are shared.
+    personal: tuple[str, ...] = Field(default=("private_head.*", "public_head.*"), min_length=1)
+    #: k of the nearest-neighbour graph. With two or more, every neighbourhood has at least three members.
+    neighbours: int = Field(default=3, ge=2)
+    #: lambda: how strongly neighbours are drawn together. 0: after the first round everybody keeps its own.
+    coupling: float = Field(default=0.1, ge=0)
+    #: eta: the share of its private steps that a personal part takes; it also scales lambda, as in any proximal step.
+    personal_rate: float = Field(default=1.0, gt=0, le=1)
+    #: Values of a hospital's sketch, by which similarity is judged.
+    sketch_values: int = Field(default=64, ge=1)
+    #: gamma of the differentially sparse regulariser. Without ``segments`` it makes each hospital's shared update
+    #: sparse; with them, the aggregate that the segments are read off.
+    sparsity: float = Field(default=0.0, ge=0)
+    #: Upload the shared part as means of public segments, with error feedback.
+    segments: bool = False
+    #: The most segments, and so the length of the upload that carries them.
+    segment_count: int = Field(default=256, ge=1)
+    #: With segments: one round in this many, the first included, sends the shared part in full and makes new segments.
+    full_every: int = Field(default=5, ge=1)
+
+
+class Prr(Strict):
+    """PRR (MICCAI 2021, IEEE TMI 2022): deputies share low frequencies, personal models stay, classes may be rare."""
+
+    name: Literal["prr"] = "prr"
+    #: What of the low frequencies is averaged: the complex coefficients *(ours)*; their amplitudes alone (MICCAI); or
+    #: amplitudes and phases, each arithmetically (TMI), which breaks where phases cross +-pi.
+    aggregation: Literal["complex", "amplitude", "phase"] = "complex"
+    #: L: the shared band's width as a share of each axis, in the first and in the last training round.
+    band_start: float = Field(default=0.7, gt=0, le=1)
+    band_end: float = Field(default=0.95, gt=0, le=1)
+    #: Deputy-enhanced transfer, and its thresholds a1 and a2: a deputy that scores below a1 times the personal model
+    #: recovers, one below a2 times exchanges. Off, the personal model learns from own records alone.
+    det: bool = True
+    recover: float = Field(default=0.7, ge=0, le=1)
+    exchange: float = Field(default=0.9, ge=0, le=1)
+    #: Parts of a round's local steps; the stage is chosen before each. In the first it is always to recover.
+    epochs: int = Field(default=5, ge=1)
+    #: Personal model and deputy trained as one jointly clipped module; off means that the personal model is a pupil.
+    twin: bool = False
+    #: The conjoint prototype-aligned loss, and with it the channels class-counts and prototypes.
+    cpa: bool = True
+    seesaw_power: float = Field(default=0.8, ge=0)
+    #: Above 1, so that prototypes that point in opposite directions still have a finite weight.
+    tau: float = Field(default=3.0, gt=1)
+    #: Training rounds without weights of prototypes (gamma is 1), as nobody has features worth comparing yet.
+    aligned_from: int = Field(default=15, ge=0)
+    #: Compare with a Gaussian draw around the cohort's prototypes instead of with themselves.
+    gaussian_prototypes: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Prr:
+        if self.band_end < self.band_start:
+            raise ValueError("the band cannot shrink: band_end is below band_start")
+        if self.exchange < self.recover:
+            raise ValueError("exchange is below recover")
+        if self.twin and not self.det:
+            raise ValueError("a twin is for the deputy-enhanced transfer: det is off")
+        return self
+
+
 class Imported(Strict):
     """A method of somebody else's: a class that follows learning/method.py, by its import path.
 
@@ -65,5 +130,5 @@ class Imported(Strict):
 
 
 #: Methods of this project; a policy allows them unless it says otherwise.
-BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp")
-MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | Imported, Field(discriminator="name")]
+BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet", "prr")
+MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | PfedNet | Prr | Imported, Field(discriminator="name")]

@@ -21,7 +21,7 @@ from secure_fedhelp.audit.canary.suite import Audit, Size, Subject, audits_of, r
 from secure_fedhelp.audit.canary.tally import Scale, right_guesses_at, same_event
 from secure_fedhelp.audit.canary.white_box import CanaryModel, Network, likelihood_ratios
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan
-from secure_fedhelp.learning.methods import fedhelp
+from secure_fedhelp.learning import averaging
 from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.mechanisms import DpSgd, planned_event
@@ -133,8 +133,8 @@ def test_a_round_hands_training_the_plans_figures(monkeypatch: pytest.MonkeyPatc
         called.append(arguments)
         return train_private(*arguments)
 
-    assert fedhelp.train_private is train_private
-    monkeypatch.setattr(fedhelp, "train_private", noted)
+    assert averaging.train_private is train_private
+    monkeypatch.setattr(averaging, "train_private", noted)
     privacy = Subject.of_epsilon(2.0, 1e-5).privacy
     black_box.black_box(black_box.fedhelp_round, privacy, Scale(2, 40, 8), SeededNoise(b"a round"), "small")
     for _, _, _, handed, nominal, *_ in called:

@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, 
     seen, absorb = Seen(), FedHelp.absorb
 
     def watched(method: FedHelp, number: int, means: dict[str, Any]) -> None:
-        if method._hospital == NAME:
+        if method.site.hospital == NAME:
             seen.before = [p.detach().numpy().copy() for p in method.shared_model().parameters()]
             seen.means = {name: values.copy() for name, values in means.items()}
         absorb(method, number, means)

@@ -42,6 +42,7 @@ from secure_fedhelp.errors import (
 )
 from secure_fedhelp.hospital import preparation
 from secure_fedhelp.hospital.folder import HospitalFolder
+from secure_fedhelp.hospital.world import World
 from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.sealed_files import read_key, write_key
@@ -66,7 +67,7 @@ def prepare(running: Study, now: float | None = None) -> None:
     moment = time.time() if now is None else now
     member = preparation.prepare_membership(folder_of(running).root, running.run.plan, moment)
     records = preparation.prepare_records(member)
-    preparation.ask_teacher(member, records.public, lambda: moment, lambda _: None)
+    preparation.ask_teacher(member, records.public, World(lambda: moment, lambda _: None))
 
 
 def replace_text(path: Path, old: str, new: str) -> None:

@@ -11,11 +11,41 @@ import pytest
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.records import PublicSet, Records
+from secure_fedhelp.learning.methods import method_class
 from secure_fedhelp.learning.models import parameter_count
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 
 FEATURES = 5
+
+
+#: Settings of the channels of methods whose lengths :func:`declared` asks for.
+SAYS: dict[str, dict[str, dict[str, Any]]] = {
+    "prr": {
+        "spectrum": {"bound": 4.0, "mechanism": "dp-sgd"},
+        "class-counts": {
+            "bound": 200.0,
+            "mechanism": "gaussian",
+            "combine": "sum",
+            "sensitivity": 1.0,
+            "noise_multiplier": 2.0,
+        },
+        "prototypes": {
+            "bound": 100.0,
+            "mechanism": "gaussian",
+            "combine": "sum",
+            "sensitivity": 1.5,
+            "noise_multiplier": 4.0,
+        },
+    }
+}
+
+
+def declared(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The channels that the method itself asks for, in a plan that is complete but for them."""
+    settings, draft = SAYS[values["method"]["name"]], parse_plan(values)
+    lengths = method_class(draft.method).lengths(draft)
+    return [{"name": name, "length": length, **settings[name]} for name, length in lengths.items()]
 
 
 class NobodyDrawn:
@@ -84,29 +114,28 @@ def make_study(
     logits = {"name": "public-logits", "length": 2 * len(public), "bound": 8.0}
     fedhelp = method is None or method["name"] == "fedhelp"
     usual = ["model-update", "public-logits"] if fedhelp else ["model-update"]
-    plan = parse_plan(
-        {
-            "study": {"name": "tiny", "rounds": 3, "seed": 11},
-            "consortium": "c",
-            "data": {
-                "dataset": "tiny",
-                "kind": "table",
-                "classes": ["no", "yes"],
-                "input_shape": [FEATURES],
-                "columns": [{"name": f"x{i}", "kind": "numeric"} for i in range(FEATURES)],
-                "public_sha256": public.sha256,
-                "public_records": len(public),
-                "public_labelled": labelled,
-            },
-            "model": {"small": "mlp-6", "large": "mlp-12-6"},
-            "method": method or {"name": "fedhelp"},
-            "learning": settings | learning,
-            "privacy": {"large": privacy, "small": privacy},
-            "aggregation": {"profile": "standard", "minimum_cohort": 3},
-            "channels": [c for c in (update, logits) if c["name"] in (channels or usual)],
-            "hospitals": [{"name": n, "tier": tier, "nominal_patients": size} for n, (tier, size) in sizes.items()],
-        }
-    )
+    values: dict[str, Any] = {
+        "study": {"name": "tiny", "rounds": 3, "seed": 11},
+        "consortium": "c",
+        "data": {
+            "dataset": "tiny",
+            "kind": "table",
+            "classes": ["no", "yes"],
+            "input_shape": [FEATURES],
+            "columns": [{"name": f"x{i}", "kind": "numeric"} for i in range(FEATURES)],
+            "public_sha256": public.sha256,
+            "public_records": len(public),
+            "public_labelled": labelled,
+        },
+        "model": {"small": "mlp-6", "large": "mlp-12-6"},
+        "method": method or {"name": "fedhelp"},
+        "learning": settings | learning,
+        "privacy": {"large": privacy, "small": privacy},
+        "aggregation": {"profile": "standard", "minimum_cohort": 3},
+        "channels": [c for c in (update, logits) if c["name"] in (channels or usual)],
+        "hospitals": [{"name": n, "tier": tier, "nominal_patients": size} for n, (tier, size) in sizes.items()],
+    }
+    plan = parse_plan(values | {"channels": declared(values)} if values["method"]["name"] in SAYS else values)
     records = {name: make_records(size, seed=2 + i) for i, (name, (_, size)) in enumerate(sizes.items())}
     return TinyStudy(plan, public, teacher, records, make_records(60, seed=9))
 

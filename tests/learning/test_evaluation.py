@@ -35,7 +35,7 @@ def test_a_majority_vote_earns_nothing() -> None:
     labels = np.asarray([0] * 9 + [1])
     found = score(np.tile([1.0, 0.0], (10, 1)), labels)
     assert found == Metrics(0.5, 0.5, found.ece)
-    assert found.as_dict() == {"balanced_accuracy": 0.5, "auroc": 0.5, "ece": found.ece, "dice": None}
+    assert found.as_dict() == {"balanced_accuracy": 0.5, "auroc": 0.5, "ece": found.ece}
     assert found.ece == pytest.approx(0.9 - np.e / (1 + np.e)), "certain by 73 per cent, right in 90"
 
 

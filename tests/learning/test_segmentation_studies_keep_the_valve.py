@@ -17,7 +17,7 @@ from secure_fedhelp.errors import InvalidData, InvalidPlan, UnsupportedModel
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import evaluate, predict
 from secure_fedhelp.learning.method import Method, Site
-from secure_fedhelp.learning.methods import make_method
+from secure_fedhelp.learning.methods import make_method, method_class
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.learning.models import Surrogate, build, flatten, load_flat
 from secure_fedhelp.learning.pooling import expand, pool
@@ -251,6 +251,28 @@ def test_plans_that_count_or_tabulate_pixels_are_refused() -> None:
         parse_plan(values | counted | {"metrics": {"release": "noised", "noise_multiplier": 5.0}})
     with pytest.raises(InvalidPlan, match="a segmentation is of images"):
         parse_plan(values | {"data": values["data"] | {"kind": "table"}})
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "ditto", "prr"])
+def test_other_methods_train_on_masks(method: str) -> None:
+    public = tiny.make_public(labelled=method != "prr")
+    options = {"cpa": False} if method == "prr" else {}
+    plan = tiny.make_plan(public, name=method, **options)
+    lengths = method_class(plan.method).lengths(plan)
+    says = {"bound": 4.0, "mechanism": "dp-sgd"}
+    channels = [{"name": name, "length": length, **says} for name, length in lengths.items()]
+    plan = parse_plan(plan.model_dump(mode="json", exclude_none=True) | {"channels": channels})
+    hospitals = members(plan, (tiny.teacher_of(public), tiny.teacher_of(public, 2.0)), public.labels is not None)
+    for number in range(2):
+        run_round(plan, hospitals, number)
+    found = hospitals["alpha"].evaluate(tiny.make_records(6, 9))
+    assert all(metrics.dice is not None for metrics in found.values())
+
+
+def test_alignment_of_classes_is_refused_for_masks() -> None:
+    plan = tiny.make_plan(tiny.make_public(), name="prr")
+    with pytest.raises(InvalidPlan, match="cpa = false"):
+        method_class(plan.method).lengths(plan)
 
 
 def test_pooling_is_for_pixels() -> None:

@@ -13,9 +13,10 @@ from secure_fedhelp.data.tables import load_table, write_table
 from secure_fedhelp.errors import InvalidData, UnknownDataset
 from secure_fedhelp.learning.models import build
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
-from secure_fedhelp.privacy.mechanisms import planned_event
+from secure_fedhelp.privacy.mechanisms import Gaussian, planned_event, study_events
 from secure_fedhelp.research.catalog import DATASETS, StudyData, prepare
 from secure_fedhelp.research.plans import DEFAULTS, build_plan, nominal
+from secure_fedhelp.study.methods import FedAvg, Prr
 from secure_fedhelp.study.sections import DataSection
 
 #: Values in one ciphertext of the "standard" profile.
@@ -110,6 +111,17 @@ def test_rounds_and_epsilon_may_be_chosen() -> None:
     assert plan.study.rounds == 2
     assert {section.epsilon for section in plan.privacy.values()} == {1.0}
     assert build_plan("breast-cancer", study, None, None, 1).study.rounds == DEFAULTS["breast-cancer"].rounds
+
+
+def test_what_a_method_asks_besides_is_in_the_budget() -> None:
+    study = prepare("breast-cancer", None, 1)
+    plan = build_plan("breast-cancer", study, 4, 2.0, 1, method=Prr(aligned_from=1))
+    plain = build_plan("breast-cancer", study, 4, 2.0, 1, method=FedAvg())
+    for hospital in plan.hospitals:
+        events = study_events(plan, hospital.name)
+        assert sum(isinstance(event, Gaussian) for event in events) == 1 + 4
+        assert 0.99 * 2.0 < epsilon(events, 1e-4) <= 2.0
+        assert plan.privacy_of(hospital.name).noise_multiplier > plain.privacy_of(hospital.name).noise_multiplier
 
 
 def test_a_hospitals_table_survives_the_way_to_disk(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ _HOW = {
     "gaussian": "Gaussian noise on the answer",
     "pooled-exact": "exact counts: no noise",
     "post-processing": "computed from what was paid for",
-    "public": "zeros: nothing to send in that round",
+    "public": "zeros: the training came to nothing, and was paid for",
 }
 _SOURCE = {
     "public:plan": "the plan",

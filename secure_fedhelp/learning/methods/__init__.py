@@ -17,10 +17,19 @@ def method_class(chosen: options.MethodSection) -> type[Method]:
     from secure_fedhelp.learning.methods.fedhelp import FedHelp
     from secure_fedhelp.learning.methods.fedprox import FedProx
     from secure_fedhelp.learning.methods.imported import import_method
+    from secure_fedhelp.learning.methods.pfednet import PfedNet
+    from secure_fedhelp.learning.methods.prr import Prr
 
     if isinstance(chosen, options.Imported):
         return import_method(chosen.path)
-    built_in: dict[str, type[Method]] = {"ditto": Ditto, "fedavg": FedAvg, "fedhelp": FedHelp, "fedprox": FedProx}
+    built_in: dict[str, type[Method]] = {
+        "ditto": Ditto,
+        "fedavg": FedAvg,
+        "fedhelp": FedHelp,
+        "fedprox": FedProx,
+        "pfednet": PfedNet,
+        "prr": Prr,
+    }
     return built_in[chosen.name]
 
 

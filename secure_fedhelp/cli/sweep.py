@@ -1,0 +1,163 @@
+"""``secure-fedhelp sweep``: methods, budgets and seeds of one study, resumable, on this machine or a Ray cluster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from secure_fedhelp.research.compare import Estimate
+    from secure_fedhelp.research.sweep.engines import Outcome
+    from secure_fedhelp.research.sweep.execute import RunResult
+    from secure_fedhelp.research.sweep.runs import Run
+    from secure_fedhelp.research.sweep.sweep import Engine
+
+
+class EngineKind(StrEnum):
+    """Where runs are executed."""
+
+    processes = "processes"
+    ray = "ray"
+
+
+def sweep(
+    study: Annotated[Path, typer.Argument(help="The study file (examples/, docs/simulation.md).")],
+    methods: Annotated[
+        str, typer.Option(help="Methods, variants of the study file and rivals, with commas (docs/simulation.md).")
+    ] = "fedhelp,fedavg,local-dp,local",
+    epsilon: Annotated[str, typer.Option(help="Budgets, with commas; inf is without privacy.")] = "3",
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions; each has its own split, weights and noise.")] = 5,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the data, for data sets that are not embedded.")
+    ] = None,
+    encryption: Annotated[
+        bool, typer.Option("--encryption/--no-encryption", help="Off: sums in plain, for speed; every result says so.")
+    ] = True,
+    engine: Annotated[EngineKind, typer.Option(help="ray needs the extra of that name.")] = EngineKind.processes,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time with the engine processes.")] = 2,
+    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; absent: one is started here.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep. Started again, it goes on.")] = Path("runs/sweep"),
+) -> None:
+    """Run a study with several methods, budgets and seeds, and put everything into tables.
+
+    A sweep that was ended goes on where it was, and one that asks for more does only what is new.
+
+    Example: secure-fedhelp sweep examples/heart.toml --data-dir data --methods fedhelp,fedavg --epsilon 1,3 --seeds 2
+    """
+    from rich.console import Console
+
+    from secure_fedhelp.research.study_file import load_study
+    from secure_fedhelp.research.sweep.runs import expand, names, parse_epsilons
+    from secure_fedhelp.research.sweep.store import Store
+    from secure_fedhelp.research.sweep.sweep import sweep as run
+
+    screen = Console(highlight=False)
+    loaded, budgets, contenders = load_study(study), parse_epsilons(epsilon), names(methods)
+    runs = expand(loaded, contenders, budgets, seeds, encryption, data_dir)
+    store = Store(out)
+    left = [r for r in runs if not store.done(r)]
+    screen.print(f"{len(runs)} runs, {len(runs) - len(left)} done before, in {out}", markup=False)
+    with _Progress(screen, len(left)) as progress:
+        results = run(runs, out, _engine(engine, jobs, ray_address), progress.told)
+    _print(screen, runs, results, contenders)
+    screen.print(f"\nTables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
+    if progress.failed:
+        screen.print(f"{progress.failed} run(s) failed; start the sweep again to repeat them.", style="bold red")
+        raise typer.Exit(1)
+
+
+def _engine(kind: EngineKind, jobs: int, address: str | None) -> Engine:
+    from secure_fedhelp.research.sweep import engines
+
+    if kind is EngineKind.ray:
+        return lambda runs: engines.ray(runs, address)
+    return lambda runs: engines.processes(runs, jobs)
+
+
+class _Progress:
+    """A bar with the time that is left, and a line for each run that failed."""
+
+    def __init__(self, screen: Console, runs: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.description}"), console=screen)
+        self._task = self._bar.add_task("", total=runs)
+        self._screen, self.failed = screen, 0
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def told(self, outcome: Outcome) -> None:
+        run = outcome.run
+        words = f"{run.contender}, epsilon {run.epsilon:g}, seed {run.study.seed}"
+        self._bar.update(self._task, advance=1, description=words)
+        if outcome.error is not None:
+            self.failed += 1
+            self._screen.print(f"{run.id} ({words}) failed: {outcome.error}", style="red", markup=False)
+        elif not self._screen.is_terminal:
+            self._screen.print(f"{run.id} done: {words}", markup=False)
+
+
+def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], contenders: Sequence[str]) -> None:
+    """For each tier and budget a table: level of each contender, and its difference to the first one."""
+    from rich.table import Table
+
+    from secure_fedhelp.research.sweep.runs import FREE, RIVALS, shown_epsilon
+    from secure_fedhelp.research.sweep.statistics import difference, level, values
+
+    metric = _metric(results)
+    kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
+    if kinds:
+        screen.print(f"\nEncryption: {'; '.join(kinds)}.", markup=False)
+    rival = contenders[0] if contenders[0] in RIVALS else "personal"
+    # Rivals that need no budget stand beside every budget; by themselves under "inf".
+    spending = [run.epsilon for run in runs if run.contender not in FREE] or [math.inf]
+    for tier in sorted({h.tier for r in results for h in r.hospitals}):
+        for budget in map(shown_epsilon, dict.fromkeys(spending)):
+            table = Table(title=f"{tier} hospitals, epsilon {budget}: {metric}", title_justify="left")
+            for heading in ("method", "model", "mean ± sd", f"less {contenders[0]}, {rival}"):
+                table.add_column(heading)
+            first = values(results, contenders[0], budget, tier, rival, metric)
+            for name in contenders:
+                for model in ("shared", "personal", name):
+                    found = values(results, name, budget, tier, model, metric)
+                    if found:
+                        table.add_row(name, model, _level(level(found)), _difference(difference(found, first)))
+            if table.row_count:
+                screen.print(table)
+
+
+def _metric(results: Sequence[RunResult]) -> str:
+    """What the study is judged by: Dice where there are masks, else the area under the curve."""
+    return next((m for m in ("dice", "auroc") for r in results for h in r.hospitals if m in h.metrics), "auroc")
+
+
+def _level(found: Estimate) -> str:
+    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
+
+
+def _difference(found: Estimate | None) -> str:
+    if found is None or (found.mean == 0 and found.deviation == 0):
+        return ""
+    if math.isnan(found.half_width):
+        return f"{found.mean:+.3f} (one seed)"
+    return f"{found.mean:+.3f} [{found.mean - found.half_width:+.3f}, {found.mean + found.half_width:+.3f}]"

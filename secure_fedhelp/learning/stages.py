@@ -1,0 +1,66 @@
+"""Deputy-enhanced transfer (PRR, MICCAI 2021 and IEEE TMI 2022): who teaches whom, from how both are doing.
+
+A hospital's deputy D comes back from each aggregation weakened, so the personal model P is protected from it first:
+
+| stage | chosen if | loss of P | loss of D |
+| --- | --- | --- | --- |
+| recover | the round begins, or s_D < a1 s_P | task | task + KL(p to d) |
+| exchange | else, after recover, or if s_D < a2 s_P | task + KL(d to p) | task + KL(p to d) |
+| sublimate | else | task + KL(d to p) | task |
+
+The paper's scores s_P and s_D are of the local training data. Here they are of the public set *(ours)*: a stage chosen
+from private scores would be one more answer about the records, and D's training would depend on it unpaid.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fedhelp.data.records import Labels
+
+
+class Stage(Enum):
+    """A row of the table; the value says whether D teaches P, and whether P teaches D."""
+
+    RECOVER = (False, True)
+    EXCHANGE = (True, True)
+    SUBLIMATE = (True, False)
+
+    @property
+    def deputy_teaches(self) -> bool:
+        return self.value[0]
+
+    @property
+    def personal_teaches(self) -> bool:
+        return self.value[1]
+
+
+def next_stage(before: Stage | None, personal: float, deputy: float, recover: float, exchange: float) -> Stage:
+    """The stage of the next local epoch from the one ``before`` (None as a round begins), the scores s_P and s_D, and
+    the thresholds a1 (``recover``) and a2 (``exchange``)."""
+    if before is None or deputy < recover * personal:
+        return Stage.RECOVER
+    if before is Stage.RECOVER or deputy < exchange * personal:
+        return Stage.EXCHANGE
+    return Stage.SUBLIMATE
+
+
+def epochs(steps: int, count: int) -> Iterator[int]:
+    """``steps`` in ``count`` parts as equal as can be; parts without a step are left out."""
+    ends = [steps * number // count for number in range(count + 1)]
+    return (part for start, end in itertools.pairwise(ends) if (part := end - start))
+
+
+def macro_f1(logits: NDArray[np.float64], labels: Labels) -> float:
+    """Mean over the classes present in ``labels`` of F1 = 2 TP / (2 TP + FP + FN); logits [n, classes], labels [n]."""
+    predicted = logits.argmax(axis=1)
+    return float(np.mean([_f1(predicted == c, labels == c) for c in np.unique(labels)]))
+
+
+def _f1(found: NDArray[np.bool_], there: NDArray[np.bool_]) -> float:
+    return 2 * float((found & there).sum()) / float(found.sum() + there.sum())

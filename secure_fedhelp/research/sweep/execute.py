@@ -1,0 +1,200 @@
+"""One run of a sweep, from its value alone: what came out for each hospital and model, and what it cost.
+
+Encrypted runs are simulations (research/simulation.py): the deployed parties, ciphertexts, masks and ledgers, in a
+folder that is thrown away. Plain runs are the same methods with sums of numbers in place of sums of ciphertexts, and
+with the noise that sanitised sums carry.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from secure_fedhelp import __version__
+from secure_fedhelp.data.records import Records
+from secure_fedhelp.learning import baselines
+from secure_fedhelp.learning.evaluation import Metrics
+from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
+from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.compare import run_in_process
+from secure_fedhelp.research.demo_setup import create_run_folder
+from secure_fedhelp.research.plans import build_plan, without_privacy
+from secure_fedhelp.research.results import collect
+from secure_fedhelp.research.simulation import run_simulation, study_data
+from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
+from secure_fedhelp.research.teacher import fit_teacher
+from secure_fedhelp.study.canonical import canonical_bytes
+from secure_fedhelp.study.plan import StudyPlan
+
+#: What a budget means to a rival that has none.
+_FREE_EPSILON = 8.0
+_PACKAGES = ("torch", "opacus", "tenseal", "numpy")
+
+
+@dataclass(frozen=True)
+class HospitalResult:
+    """One model at one hospital on the study's test set."""
+
+    hospital: str
+    tier: str
+    #: ``shared``, ``personal``, or the rival's name.
+    model: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: what it was, so that it can be run again, and what came out."""
+
+    run: str
+    study: str
+    dataset: str
+    contender: str
+    #: The method's name and options as JSON; empty for a rival.
+    method: str
+    epsilon: str
+    seed: int
+    rounds: int
+    encryption: str
+    plan_sha256: str
+    versions: str
+    #: Largest epsilon that a hospital spent; None without privacy.
+    epsilon_spent: float | None
+    #: Bytes that one hospital sent, the mean over hospitals; in plain what float32 would take.
+    bytes_up: float
+    seconds: float
+    hospitals: tuple[HospitalResult, ...]
+
+
+def execute(run: Run) -> RunResult:
+    """Do one run. Raises the named errors of data, plan and study."""
+    started = time.monotonic()
+    study = run.study
+    data = study_data(study, run.data_dir)
+    private = not math.isinf(run.epsilon)
+    epsilon = run.epsilon if private else _FREE_EPSILON
+    plan = build_plan(study.dataset, data, study.rounds, epsilon, study.seed, study.masks, study.method, study.learning)
+    if not private and run.contender not in FREE:
+        plan = without_privacy(plan)
+    spent, sent = None, 0.0
+    if run.contender in RIVALS:
+        found = tuple(_rival(run, plan, data))
+        spent = None if run.contender in FREE or not private else plan.privacy["small"].epsilon
+    elif run.encrypted:
+        found, spent, sent = _simulated(run, plan, data)
+    else:
+        found, spent, sent = _plain(run, plan, data, private)
+    return RunResult(
+        run=run.id,
+        study=study.name,
+        dataset=study.dataset,
+        contender=run.contender,
+        method="" if run.contender in RIVALS else canonical_bytes(plan.method.model_dump(mode="json")).decode(),
+        epsilon=shown_epsilon(run.epsilon),
+        seed=study.seed,
+        rounds=plan.study.rounds,
+        encryption=run.encryption,
+        plan_sha256=plan.hash,
+        versions=", ".join(f"{name} {version(name)}" for name in _PACKAGES) + f", secure-fedhelp {__version__}",
+        epsilon_spent=spent,
+        bytes_up=sent,
+        seconds=round(time.monotonic() - started, 2),
+        hospitals=found,
+    )
+
+
+def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[HospitalResult, ...], float, float]:
+    with tempfile.TemporaryDirectory(prefix="secure-fedhelp-") as folder:
+        place = create_run_folder(Path(folder) / "run", overwrite=False)
+        run_simulation(place, plan, data, Console(quiet=True), rivals=False)
+        summary = collect(place, plan, run.study.dataset, 0.0, 0, data)
+    found = []
+    for h in summary.hospitals:
+        for model, metrics in (("shared", h.study_model), ("personal", h.personal_model)):
+            if metrics is not None:
+                found.append(HospitalResult(h.name, h.tier, model, metrics.model_dump(exclude_none=True)))
+    sent = float(np.mean([h.bytes_up for h in summary.hospitals]))
+    return tuple(found), max(h.epsilon for h in summary.hospitals), sent
+
+
+def _plain(
+    run: Run, plan: StudyPlan, data: StudyData, private: bool
+) -> tuple[tuple[HospitalResult, ...], float | None, float]:
+    def noise(name: str) -> SeededNoise | Noiseless:
+        seed = canonical_bytes([run.study.name, run.study.seed, "study", name])
+        return SeededNoise(seed) if private else Noiseless(seed)
+
+    found, most = [], 0.0
+    for name, method, spent in run_in_process(plan, data, _teacher(plan, data), noise):
+        tier = plan.hospital(name).tier
+        own = method.evaluate(data.test)
+        for model, key in (("shared", "study_model"), ("personal", "personal_model")):
+            found.append(HospitalResult(name, tier, model, own[key].as_dict()))
+        most = max(most, spent)
+    floats = sum(plan.length_of(number) for number in range(plan.study.rounds))
+    return tuple(found), most if private else None, 4.0 * floats
+
+
+def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResult]:
+    """What each hospital gets by a rival; the pooled one and the public one are the same for all."""
+    teacher, kind = _teacher(plan, data), run.contender
+    common: Metrics | None = None
+    if kind == "public":
+        common = baselines.public_only(plan, data.public, teacher, data.test)
+    elif kind == "pooled":
+        common = baselines.pooled(plan, _together(data), data.test, data.public, teacher)
+    for name, (tier, records) in data.hospitals.items():
+        noise = SeededNoise(canonical_bytes([run.study.name, run.study.seed, kind, name]))
+        warm = (data.public, teacher) if kind.endswith("-warm") else (None, None)
+        if common is not None:
+            metrics = common
+        elif kind.startswith("local-dp"):
+            metrics = baselines.local_only(plan, name, records, noise, data.test, *warm)
+        else:
+            metrics = baselines.local_non_private(plan, name, records, data.test, *warm)
+        yield HospitalResult(name, tier, kind, metrics.as_dict())
+
+
+def _together(data: StudyData) -> Records:
+    """All hospitals' records. Who is a patient at two hospitals is two patients here: nobody may look them up."""
+    parts = {name: records for name, (_, records) in data.hospitals.items()}
+    return Records(
+        np.concatenate([records.inputs for records in parts.values()]),
+        np.concatenate([records.labels for records in parts.values()]),
+        tuple(f"{name} {patient}" for name, records in parts.items() for patient in records.patients),
+    )
+
+
+def _teacher(plan: StudyPlan, data: StudyData) -> NDArray[np.float32]:
+    reference, classes = data.reference, len(plan.data.classes)
+    fitted = fit_teacher(reference.inputs, reference.labels, classes, plan.data.kind, plan.study.seed)
+    return fitted.logits(data.public.inputs)
+
+
+class Noiseless:
+    """Coins as ever, and no noise: what a method would do without privacy. Nothing that leaves a hospital uses it."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._coins = SeededNoise(seed)
+
+    @property
+    def name(self) -> NoiseName:
+        return self._coins.name
+
+    def normal(self, shape: int | tuple[int, ...], standard_deviation: float) -> NDArray[np.float64]:
+        return np.zeros(shape)
+
+    def poisson_mask(self, count: int, rate: float) -> NDArray[np.bool_]:
+        return self._coins.poisson_mask(count, rate)
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        return self._coins.uniform(count)

@@ -1,0 +1,142 @@
+"""What a sweep runs: one frozen value a run, whose identity is everything that its result depends on.
+
+A run that was done is found again by that identity, whatever else is asked for beside it, so a sweep that was killed
+goes on and one that is widened does only what is new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secure_fedhelp import __version__
+from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.methods import BUILT_IN, Ditto, FedAvg, FedHelp, FedProx, PfedNet, Prr
+
+#: What a hospital could have without the study, by name, and what it is (learning/baselines.py).
+RIVALS: dict[str, str] = {
+    "local-dp": "own records alone, same epsilon",
+    "local-dp-warm": "own records alone, same epsilon, public warm start",
+    "local": "own records alone, no noise",
+    "local-warm": "own records alone, no noise, public warm start",
+    "public": "public set and teacher alone",
+    "pooled": "all records in one place, no noise: the ceiling",
+}
+#: Rivals that spend no epsilon: one run serves all budgets.
+FREE = frozenset({"local", "local-warm", "public", "pooled"})
+_OPTIONS = {"fedavg": FedAvg, "fedprox": FedProx, "ditto": Ditto, "fedhelp": FedHelp, "pfednet": PfedNet, "prr": Prr}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. ``epsilon`` infinity means without differential privacy, which only plain runs can be."""
+
+    #: The study file with this run's seed and method in it.
+    study: StudyFile
+    #: A method, a variant of the study file, or one of :data:`RIVALS`.
+    contender: str
+    epsilon: float
+    #: Encrypted, masked and over the deployed coordinator; else in plain, and every result says so.
+    encrypted: bool
+    data_dir: Path | None = None
+
+    @property
+    def id(self) -> str:
+        """Sixteen digits of a hash over all that the result depends on. The place of the data is none of it."""
+        return digest(
+            {
+                "contender": self.contender,
+                "encrypted": self.encrypted,
+                "epsilon": shown_epsilon(self.epsilon),
+                "study": self.study.model_dump(mode="json"),
+                "version": __version__,
+            }
+        )[:16]
+
+    @property
+    def encryption(self) -> str:
+        """The label of every result."""
+        if self.contender in RIVALS:
+            return "not needed"
+        return f"ckks, masks {self.study.masks}" if self.encrypted else "none"
+
+
+def expand(
+    study: StudyFile,
+    contenders: Sequence[str],
+    epsilons: Sequence[float],
+    seeds: int,
+    encrypted: bool,
+    data_dir: Path | None,
+) -> list[Run]:
+    """Every combination once, seeds outermost, so that a sweep that ends early has whole seeds.
+
+    Seeds go up from the study file's. Raises InvalidConfiguration for an unknown contender, and for a method without
+    privacy that is to be encrypted.
+    """
+    if not (contenders and epsilons and seeds > 0):
+        raise InvalidConfiguration(
+            "a sweep needs a method, an epsilon and a seed", "Use --methods, --epsilon and --seeds."
+        )
+    unknown = [name for name in contenders if name not in (*RIVALS, *BUILT_IN, *study.variants)]
+    if unknown:
+        known = ", ".join((*BUILT_IN, *study.variants, *RIVALS))
+        raise InvalidConfiguration(f"no method, variant or rival is called {unknown[0]!r}", f"Known: {known}.")
+    if encrypted and math.inf in epsilons and any(name not in RIVALS for name in contenders):
+        raise InvalidConfiguration(
+            "without privacy nothing may leave a hospital, so epsilon inf cannot be simulated as deployed",
+            "Give --no-encryption, which runs the methods in plain and says so in every result.",
+        )
+    runs: dict[str, Run] = {}
+    for seed in range(study.seed, study.seed + seeds):
+        for epsilon in epsilons:
+            for name in contenders:
+                chosen = math.inf if name in FREE else epsilon
+                made = Run(_of(study, name, seed), name, chosen, encrypted and name not in RIVALS, data_dir)
+                runs.setdefault(made.id, made)
+    return list(runs.values())
+
+
+def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
+    """The study file of one contender and seed: a variant's values in place of the file's, and no variants left."""
+    changes: dict[str, Any] = {"seed": seed, "variants": {}, "epsilon": None}
+    if contender in study.variants:
+        variant = study.variants[contender]
+        changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
+        changes["method"] = variant.method or study.method
+    elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
+        changes["method"] = _OPTIONS[contender]()
+    return study.model_copy(update=changes)
+
+
+def shown_epsilon(epsilon: float) -> str:
+    return "inf" if math.isinf(epsilon) else f"{epsilon:g}"
+
+
+def parse_epsilons(text: str) -> list[float]:
+    """``1,2,inf`` as numbers; InvalidConfiguration for anything else."""
+    return [_epsilon(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _epsilon(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise InvalidConfiguration(f"epsilon {text!r} is no number above 0", "For example --epsilon 1,3,inf.")
+    return value
+
+
+def names(text: str) -> list[str]:
+    """A list as the command line has it, each name once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def seeds_of(runs: Iterable[Run]) -> list[int]:
+    return sorted({run.study.seed for run in runs})

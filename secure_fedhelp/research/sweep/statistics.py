@@ -1,0 +1,44 @@
+"""What the runs of a sweep say together: a contender's level, and two contenders' difference, over seeds.
+
+A seed's value is the mean over a tier's hospitals, all judged on one test set, so seeds are the sample: Student's t at
+95 %, and differences paired by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fedhelp.research.compare import Estimate, estimate
+from secure_fedhelp.research.sweep.execute import RunResult
+from secure_fedhelp.research.sweep.runs import FREE
+from secure_fedhelp.research.sweep.store import tier_means
+
+
+def values(
+    results: Sequence[RunResult], contender: str, epsilon: str, tier: str, model: str, metric: str
+) -> dict[int, float]:
+    """A contender's figure by seed. Rivals that spend nothing have the same at every epsilon."""
+    found = {}
+    for result in results:
+        if result.contender == contender and (result.epsilon == epsilon or contender in FREE):
+            mean = tier_means(result, tier, model).get(metric)
+            if mean is not None:
+                found[result.seed] = mean
+    return found
+
+
+def level(found: dict[int, float]) -> Estimate:
+    return estimate(_array(found, sorted(found)))
+
+
+def difference(one: dict[int, float], two: dict[int, float]) -> Estimate | None:
+    """One minus the other over the seeds that both have; None if there are none."""
+    seeds = sorted(one.keys() & two.keys())
+    return estimate(_array(one, seeds) - _array(two, seeds)) if seeds else None
+
+
+def _array(found: dict[int, float], seeds: Sequence[int]) -> NDArray[np.float64]:
+    return np.asarray([found[seed] for seed in seeds])

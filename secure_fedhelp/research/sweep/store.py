@@ -1,0 +1,100 @@
+"""A sweep's folder: every finished run as a file of its own, and the tables made of them.
+
+    runs/ID.json                one finished run (execute.RunResult)
+    results.csv  .parquet       one row a run: how to run it again, and the means over each tier's hospitals
+    hospitals.csv  .parquet     one row a hospital and model of each run
+
+A run's file is written at once and whole, so what is there is done, whenever the sweep was killed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from secure_fedhelp.errors import StorageError
+from secure_fedhelp.research.sweep.execute import RunResult
+from secure_fedhelp.research.sweep.runs import Run
+from secure_fedhelp.study.files import write_atomic
+
+_RESULT: TypeAdapter[RunResult] = TypeAdapter(RunResult)
+Row = dict[str, Any]
+
+
+class Store:
+    """The folder of one sweep. Raises StorageError if it cannot be read or written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            (folder / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot create {folder}: {error.strerror}", "Choose another --out.") from error
+
+    def done(self, run: Run) -> bool:
+        return self._path(run.id).exists()
+
+    def keep(self, result: RunResult) -> None:
+        write_atomic(self._path(result.run), json.dumps(asdict(result), sort_keys=True, indent=1).encode())
+
+    def results(self, runs: Sequence[Run]) -> list[RunResult]:
+        """Those of ``runs`` that are finished, in their order."""
+        return [self._read(self._path(run.id)) for run in runs if self.done(run)]
+
+    def write_tables(self, results: Sequence[RunResult]) -> None:
+        """``results`` and ``hospitals`` as CSV and Parquet."""
+        self._write("results", [run_row(result) for result in results])
+        self._write("hospitals", [row for result in results for row in hospital_rows(result)])
+
+    def _path(self, run: str) -> Path:
+        return self.folder / "runs" / f"{run}.json"
+
+    def _read(self, path: Path) -> RunResult:
+        try:
+            return _RESULT.validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StorageError(f"{path} is damaged", "Delete this file: the sweep does the run again.") from error
+
+    def _write(self, name: str, rows: list[Row]) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.folder / f"{name}.csv", text.getvalue().encode())
+        table = pa.table({column: [row.get(column) for row in rows] for column in columns})
+        buffer = pa.BufferOutputStream()
+        parquet.write_table(table, buffer)
+        write_atomic(self.folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
+
+
+def run_row(result: RunResult) -> Row:
+    """One row of the table of runs: what it was, and ``TIER_MODEL_METRIC`` means over hospitals."""
+    row = {key: value for key, value in asdict(result).items() if key != "hospitals"}
+    for tier in sorted({h.tier for h in result.hospitals}):
+        for model in dict.fromkeys(h.model for h in result.hospitals):
+            for metric, value in tier_means(result, tier, model).items():
+                row[f"{tier}_{model}_{metric}"] = value
+    return row
+
+
+def tier_means(result: RunResult, tier: str, model: str) -> dict[str, float]:
+    """Each metric's mean over a tier's hospitals; empty if the run has no such model there."""
+    found = [h.metrics for h in result.hospitals if (h.tier, h.model) == (tier, model)]
+    return {metric: float(np.mean([m[metric] for m in found])) for metric in (found[0] if found else {})}
+
+
+def hospital_rows(result: RunResult) -> list[Row]:
+    about = {k: getattr(result, k) for k in ("run", "contender", "epsilon", "seed", "encryption")}
+    return [about | {"hospital": h.hospital, "tier": h.tier, "model": h.model} | h.metrics for h in result.hospitals]

@@ -1,0 +1,77 @@
+"""A sweep from start to end: what is left to do, doing it, and the tables of everything that is done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.research.simulation import study_data
+from secure_fedhelp.research.sweep.engines import Outcome
+from secure_fedhelp.research.sweep.execute import RunResult
+from secure_fedhelp.research.sweep.runs import Run
+from secure_fedhelp.research.sweep.store import Store
+from secure_fedhelp.study.files import write_atomic
+
+#: Executes runs somewhere and gives what comes, in the order in which it comes.
+Engine = Callable[[Sequence[Run]], Iterator[Outcome]]
+
+
+def sweep(
+    runs: Sequence[Run], folder: Path, engine: Engine, told: Callable[[Outcome], None] = lambda outcome: None
+) -> list[RunResult]:
+    """Do the runs that ``folder`` does not have yet, and write the tables of all of ``runs`` that are done.
+
+    Tables are written after every run, so a sweep can be looked at while it goes. ``told`` hears of each that ends.
+    Raises InvalidConfiguration if another sweep is at work in the folder, and what data and folder raise.
+    """
+    with _locked(folder):
+        store = Store(folder)
+        _remember(folder, runs)
+        left = [run for run in runs if not store.done(run)]
+        if left:
+            study_data(left[0].study, left[0].data_dir)  # a missing file is told before anything starts
+        for outcome in engine(left) if left else ():
+            if outcome.result is not None:
+                store.keep(outcome.result)
+                store.write_tables(store.results(runs))
+            told(outcome)
+        results = store.results(runs)
+        store.write_tables(results)
+        return results
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Two sweeps in one folder would do the same runs twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        hint = "Wait until it has ended, or choose another --out."
+        raise InvalidConfiguration(f"another sweep is at work in {folder}", hint) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remember(folder: Path, runs: Sequence[Run]) -> None:
+    """What was asked for, beside what came out: each run's study, so that one can be simulated by itself."""
+    asked = [
+        {
+            "run": run.id,
+            "contender": run.contender,
+            "epsilon": str(run.epsilon),
+            "encryption": run.encryption,
+            "study": run.study.model_dump(mode="json", exclude_none=True),
+        }
+        for run in runs
+    ]
+    write_atomic(folder / "asked.json", json.dumps(asked, indent=1).encode())

@@ -1,0 +1,236 @@
+"""Sweeps: what is asked for is done once, whatever happened in between, and every row says how to do it again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+from typer.testing import CliRunner
+
+from secure_fedhelp.cli.main import app
+from secure_fedhelp.errors import InvalidConfiguration, InvalidData, StorageError
+from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
+from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult, execute
+from secure_fedhelp.research.sweep.runs import Run, expand, parse_epsilons
+from secure_fedhelp.research.sweep.statistics import difference, level, values
+from secure_fedhelp.research.sweep.store import Store
+from secure_fedhelp.research.sweep.sweep import sweep
+
+STUDY = StudyFile.model_validate(
+    {
+        "name": "quick",
+        "dataset": "breast-cancer",
+        "rounds": 1,
+        "learning": {"warm_steps": 1, "pupil_steps": 1, "personal_steps": 1, "public_steps": 1},
+        "variants": {
+            "no-logits": {"method": {"name": "fedhelp", "logits": False}},
+            "small-alone": {"hospitals": ["small-1", "small-2", "small-3"]},
+        },
+    }
+)
+
+
+def runs(*contenders: str, epsilons: Sequence[float] = (3.0,), seeds: int = 2, encrypted: bool = False) -> list[Run]:
+    return expand(STUDY, contenders, epsilons, seeds, encrypted, None)
+
+
+def result(run: Run, auroc: float = 0.5) -> RunResult:
+    found = tuple(HospitalResult(name, "small", "personal", {"auroc": auroc}) for name in ("a", "b"))
+    about = {"study": "quick", "dataset": "d", "method": "{}", "rounds": 1, "plan_sha256": "0", "versions": "v"}
+    spent: dict[str, Any] = {"epsilon_spent": 1.0, "bytes_up": 4.0, "seconds": 0.1}
+    where: dict[str, Any] = {"epsilon": f"{run.epsilon:g}", "seed": run.study.seed, "encryption": run.encryption}
+    return RunResult(run=run.id, contender=run.contender, hospitals=found, **about, **spent, **where)  # type: ignore[arg-type]
+
+
+class Counting:
+    """An engine that counts what it is given, and may die on the way."""
+
+    def __init__(self, dies_after: int | None = None, fails: str | None = None) -> None:
+        self.done: list[str] = []
+        self.dies_after, self.fails = dies_after, fails
+
+    def __call__(self, given: Sequence[Run]) -> Iterator[Outcome]:
+        for run in given:
+            if len(self.done) == self.dies_after:
+                raise KeyboardInterrupt
+            self.done.append(run.id)
+            error = "InvalidData: broken" if run.contender == self.fails else None
+            yield Outcome(run, None if error else result(run), error)
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_runs_identity_is_all_that_its_result_depends_on(tmp_path: Path) -> None:
+    many = runs("fedhelp", "fedavg", "no-logits", "small-alone", "local-dp", epsilons=(1.0, 3.0))
+    assert len({run.id for run in many}) == len(many) == 2 * 2 * 5
+    moved = expand(STUDY, ["fedhelp"], [3.0], 1, False, tmp_path)[0]
+    assert moved.id == runs("fedhelp", seeds=1)[0].id, "data may be moved"
+    assert moved.id != runs("fedhelp", seeds=1, encrypted=True)[0].id
+    longer = STUDY.model_copy(update={"rounds": 2})
+    assert expand(longer, ["fedhelp"], [3.0], 1, False, None)[0].id != moved.id
+
+
+def test_rivals_that_spend_nothing_run_once_for_all_budgets() -> None:
+    found = runs("local", "pooled", "local-dp", epsilons=(1.0, 3.0, 8.0), seeds=1)
+    assert [(run.contender, run.epsilon) for run in found] == [
+        ("local", math.inf), ("pooled", math.inf), ("local-dp", 1.0), ("local-dp", 3.0), ("local-dp", 8.0)]  # fmt: skip
+
+
+def test_a_variant_changes_what_it_names_and_nothing_else() -> None:
+    plain, less, alone = (runs(name, seeds=1)[0].study for name in ("fedhelp", "no-logits", "small-alone"))
+    assert (plain.method.name, less.method.model_dump()["logits"]) == ("fedhelp", False)
+    assert alone.hospitals == ("small-1", "small-2", "small-3")
+    assert plain.model_copy(update={"method": less.method}) == less
+
+
+@pytest.mark.parametrize(
+    ("contenders", "epsilons", "encrypted", "reason"),
+    [
+        (["magic"], [3.0], False, "'magic'"),
+        ([], [3.0], False, "needs a method"),
+        (["fedhelp"], [math.inf], True, "epsilon inf"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is(
+    contenders: list[str], epsilons: list[float], encrypted: bool, reason: str
+) -> None:
+    with pytest.raises(InvalidConfiguration, match=reason):
+        expand(STUDY, contenders, epsilons, 1, encrypted, None)
+
+
+def test_budgets_are_numbers_above_zero_or_inf() -> None:
+    assert parse_epsilons("1, 2.5,inf,") == [1.0, 2.5, math.inf]
+    for text in ("0", "-1", "nan", "three"):
+        with pytest.raises(InvalidConfiguration, match="no number above 0"):
+            parse_epsilons(text)
+
+
+# -- going on ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_was_killed_goes_on_and_does_no_run_twice(tmp_path: Path) -> None:
+    asked, first, second = runs("fedhelp", "fedavg", seeds=3), Counting(dies_after=4), Counting()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(asked, tmp_path, first)
+    assert len(list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))) == 4, (
+        "what was done is in the tables already"
+    )
+    results = sweep(asked, tmp_path, second)
+    assert sorted(first.done + second.done) == sorted(run.id for run in asked)
+    assert [r.run for r in results] == [run.id for run in asked]
+    third = Counting()
+    sweep([*asked, *runs("no-logits", seeds=3)], tmp_path, third)
+    assert len(third.done) == 3, "a wider sweep does what is new"
+
+
+def test_a_run_that_failed_is_told_left_out_and_done_again(tmp_path: Path) -> None:
+    told: list[Outcome] = []
+    results = sweep(runs("fedhelp", "fedavg"), tmp_path, Counting(fails="fedavg"), told.append)
+    assert {r.contender for r in results} == {"fedhelp"}
+    assert [o.error for o in told if o.result is None] == ["InvalidData: broken"] * 2
+    again = Counting()
+    assert len(sweep(runs("fedhelp", "fedavg"), tmp_path, again)) == 4
+    assert len(again.done) == 2
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path) -> None:
+    def nested(given: Sequence[Run]) -> Iterator[Outcome]:
+        with pytest.raises(InvalidConfiguration, match="another sweep"):
+            sweep(runs("fedavg"), tmp_path, Counting())
+        yield from Counting()(given)
+
+    assert len(sweep(runs("fedhelp"), tmp_path, nested)) == 2
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    asked = runs("fedhelp", seeds=1)
+    sweep(asked, tmp_path, Counting())
+    path = tmp_path / "runs" / f"{asked[0].id}.json"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(StorageError, match=r"\.json is damaged"):
+        sweep(asked, tmp_path, Counting())
+
+
+@pytest.mark.end
+def test_a_killed_process_leaves_whole_files_and_the_next_goes_on(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text('name = "quick"\ndataset = "breast-cancer"\nrounds = 1\n', encoding="utf-8")
+    out = tmp_path / "out"
+    words = ["sweep", str(study), "--methods", "local,public", "--seeds", "3", "--jobs", "1", "--out", str(out)]
+    started = subprocess.Popen([sys.executable, "-m", "secure_fedhelp", *words], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("runs/*.json")):
+        assert started.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("runs/*.json")}
+    assert len(done) > 0
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    after = {path.name: path.stat().st_mtime_ns for path in out.glob("runs/*.json")}
+    assert len(after) == 6
+    assert {name: after[name] for name in done} == done
+
+
+# -- what a run says ---------------------------------------------------------------------------------------------------
+
+
+def test_a_row_says_how_to_run_it_again_in_both_formats(tmp_path: Path) -> None:
+    (run,) = runs("no-logits", seeds=1)
+    done = execute(run)
+    store = Store(tmp_path)
+    store.keep(done)
+    store.write_tables(store.results([run]))
+    (row,) = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert (row["contender"], row["epsilon"], row["seed"], row["encryption"]) == ("no-logits", "3", "1", "none")
+    assert json.loads(row["method"])["logits"] is False
+    assert len(row["plan_sha256"]) == 64
+    assert "torch 2" in row["versions"]
+    assert 2.9 < float(row["epsilon_spent"]) <= 3.0
+    assert 0 <= float(row["small_personal_auroc"]) <= 1
+    (table,) = parquet.read_table(tmp_path / "results.parquet").to_pylist()
+    assert {key: str(value) for key, value in table.items()} == row
+    assert len(parquet.read_table(tmp_path / "hospitals.parquet")) == 12, "two models at six hospitals"
+    assert execute(run).hospitals == done.hospitals, "the same again"
+
+
+def test_without_privacy_there_is_no_epsilon_and_every_rival_has_its_figures() -> None:
+    (run,) = runs("fedavg", epsilons=(math.inf,), seeds=1)
+    done = execute(run)
+    assert (done.epsilon, done.epsilon_spent, done.encryption) == ("inf", None, "none")
+    for rival in ("local", "local-warm", "local-dp", "local-dp-warm", "public", "pooled"):
+        found = execute(runs(rival, seeds=1)[0])
+        assert [h.model for h in found.hospitals] == [rival] * 6
+        assert found.encryption == "not needed"
+
+
+def test_an_error_of_a_run_becomes_words_and_processes_give_all_outcomes(tmp_path: Path) -> None:
+    lost = expand(STUDY.model_copy(update={"dataset": "heart"}), ["public"], [3.0], 1, False, tmp_path)
+    assert (attempt(lost[0]).error or "").startswith(InvalidData.__name__)
+    outcomes = list(processes([*lost, *runs("public", seeds=1)], jobs=2))
+    assert {o.run.study.dataset: o.result is None for o in outcomes} == {"heart": True, "breast-cancer": False}
+
+
+def test_differences_are_paired_by_seed_over_the_seeds_that_both_have() -> None:
+    some = [result(run, auroc) for run, auroc in zip(runs("fedhelp", seeds=3), (0.7, 0.8, 0.9), strict=True)]
+    others = [result(run, auroc) for run, auroc in zip(runs("fedavg", seeds=2), (0.6, 0.7), strict=True)]
+    one = values(some + others, "fedhelp", "3", "small", "personal", "auroc")
+    two = values(some + others, "fedavg", "3", "small", "personal", "auroc")
+    assert level(one).mean == pytest.approx(0.8)
+    found = difference(one, two)
+    assert found is not None
+    assert (found.mean, found.deviation) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-12))
+    assert difference(one, {}) is None
