@@ -62,6 +62,8 @@ class RoundSummary(Strict):
     #: The shared model after this round; null where nothing was measured.
     auroc: Share | None = None
     balanced_accuracy: Share | None = None
+    ece: Share | None = None
+    dice: Share | None = None
 
 
 class AggregationSummary(Strict):
