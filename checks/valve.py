@@ -48,7 +48,7 @@ PUBLIC_NAMES = frozenset({"data.records.PublicSet", "data.records.public_hash"})
 BOTH_ENDS = {
     "hospital.preparation": "loads records, and asks the foundation model about the public set, one after the other",
     "hospital.taking_part": "gives the agent its method, which has the records, and its client, which has none",
-    "learning.methods.imported": "imports a method that the site policy has named: code that the hospital chose",
+    "learning.imported": "imports a method or a model that the site policy has named: code that the hospital chose",
     "research": "runs whole studies on open data, both ends of them",
 }
 

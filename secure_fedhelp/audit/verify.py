@@ -304,8 +304,8 @@ def _check_policy(run: Run, name: str) -> str:
     config = folder.config() if _is_file(folder.root / "hospital.toml") else None
     if config is not None and config.name != name:  # then its foundation server is not this hospital's either
         raise InvalidConfiguration(f"{folder.root / 'hospital.toml'}: it is that of {config.name}, not of {name}")
-    url = None if config is None else config.foundation_url
-    broken = broken_clauses(policy, run.plan, name, url)
+    urls = () if config is None else config.foundation_urls
+    broken = broken_clauses(policy, run.plan, name, urls)
     if broken:
         listed = "; ".join(map(str, broken))
         raise PolicyViolation(f"{folder.root / 'policy.toml'}: policy {policy.hash[:16]} refuses the plan: {listed}")

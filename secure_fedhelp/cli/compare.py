@@ -54,7 +54,7 @@ def compare(
 
 
 def _print(console: Console, dataset: str, rows: list[Row]) -> None:
-    from secure_fedhelp.research.compare import DIFFERENCES, METRICS, MODELS, difference, level, tiers
+    from secure_fedhelp.research.compare import DIFFERENCES, MODELS, difference, level, measured, tiers
 
     seeds = len({row.seed for row in rows})
     spent = max(row.epsilon for row in rows if row.epsilon is not None)
@@ -63,18 +63,19 @@ def _print(console: Console, dataset: str, rows: list[Row]) -> None:
         "A seed's value is the mean over the tier's hospitals.",
         markup=False,
     )
+    metrics = measured(rows)
     for tier in tiers(rows):
         lines = [
-            (label, *(_level(level(rows, tier, model, metric)) for metric in METRICS))
+            (label, *(_level(level(rows, tier, model, metric)) for metric in metrics))
             for model, label in MODELS.items()
         ]
-        _table(console, f"{tier} hospitals: mean ± sd", ("model", "AUROC", "balanced accuracy"), lines)
+        _table(console, f"{tier} hospitals: mean ± sd", ("model", *metrics.values()), lines)
         lines = [
-            (f"{one} − {two}", *(_difference(difference(rows, tier, (one, two), metric)) for metric in METRICS))
+            (f"{one} − {two}", *(_difference(difference(rows, tier, (one, two), metric)) for metric in metrics))
             for one, two in DIFFERENCES
         ]
         title = f"{tier} hospitals: paired differences, 95 % t interval over seeds"
-        _table(console, title, ("difference", "AUROC", "balanced accuracy"), lines)
+        _table(console, title, ("difference", *metrics.values()), lines)
 
 
 def _table(console: Console, title: str, header: tuple[str, ...], lines: list[tuple[str, ...]]) -> None:

@@ -16,6 +16,7 @@ class Dataset(StrEnum):
     heart = "heart"
     pneumonia = "pneumonia"
     breast = "breast"
+    retina = "retina"
 
 
 class MaskKind(StrEnum):

@@ -44,7 +44,7 @@ def check(
     hospital, study = HospitalFolder(folder), load_plan(plan)
     config, policy = hospital.config(), hospital.policy()
     study.require_listed(config.name)
-    clauses = all_clauses(policy, study, config.name, config.foundation_url)
+    clauses = all_clauses(policy, study, config.name, config.foundation_urls)
     table = Table("clause", "the plan asks", "the policy allows", "", box=box.SIMPLE, pad_edge=False)
     for clause in clauses:
         mark = "[bold red]BROKEN[/]" if clause.broken else "[green]ok[/]"

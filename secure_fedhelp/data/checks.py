@@ -34,6 +34,9 @@ def check_records(records: Records, plan: StudyPlan, hospital: str) -> None:
     """Raise InvalidData (shape, unknown class), OneClassOnly or TooFewPatients, or return."""
     if records.inputs.shape[1:] != plan.data.input_shape:
         raise InvalidData(f"inputs of shape {records.inputs.shape[1:]}, the plan says {plan.data.input_shape}")
+    if records.masked != plan.data.masked:
+        found = "masks" if records.masked else "one label a record"
+        raise InvalidData(f"{hospital}: the records have {found}, and the plan's task is {plan.data.task}")
     classes = len(plan.data.classes)
     if len(records) and not (records.labels.min() >= 0 and records.labels.max() < classes):
         raise InvalidData(f"a label is not one of the plan's {classes} classes")

@@ -85,6 +85,11 @@ class PublicSet:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def masked(self) -> bool:
+        """Whether there are labels, and they are masks."""
+        return self.labels is not None and self.labels.ndim > 1
+
     @classmethod
     def of(cls, inputs: Inputs, labels: Labels | None) -> PublicSet:
         """A public set under its own hash (for whoever makes one; a hospital compares with the plan's instead)."""

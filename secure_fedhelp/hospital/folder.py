@@ -15,12 +15,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.plan import explain, read_toml
 from secure_fedhelp.study.policy import SitePolicy, load_policy
 from secure_fedhelp.study.sections import Name, Strict
+
+
+class Foundation(Strict):
+    """A foundation model on an Open Inference Protocol v2 server; asked once, with public inputs only."""
+
+    url: str
+    model: str = "teacher"
+    timeout_seconds: float = Field(default=30.0, gt=0)
 
 
 class HospitalConfig(Strict):
@@ -44,11 +52,36 @@ class HospitalConfig(Strict):
     foundation_url: str | None = None
     foundation_model: str = "teacher"
     foundation_timeout_seconds: float = Field(default=30.0, gt=0)
+    #: In place of those three: one or two models, as ``[[foundations]]``. Of two the student learns from both.
+    foundations: tuple[Foundation, ...] = Field(default=(), max_length=2)
     #: Research mode only: privacy noise from this seed, so that a run can be made again. It protects nobody, and the
     #: ledger says so.
     research_noise_seed: str | None = None
     #: Research mode only: also train what this hospital could have had alone, for comparison.
     research_rivals: bool = True
+
+    @model_validator(mode="after")
+    def _teachers_are_told_apart(self) -> HospitalConfig:
+        if self.foundations and self.foundation_url is not None:
+            raise ValueError("give foundation_url or [[foundations]], not both")
+        if len({f.model for f in self.foundations}) != len(self.foundations):
+            raise ValueError("two foundations of one model name: their cached answers could not be told apart")
+        return self
+
+    @property
+    def teachers(self) -> tuple[Foundation, ...]:
+        """The foundation models to ask; none, one or two."""
+        if self.foundation_url is None:
+            return self.foundations
+        only = Foundation(
+            url=self.foundation_url, model=self.foundation_model, timeout_seconds=self.foundation_timeout_seconds
+        )
+        return (only,)
+
+    @property
+    def foundation_urls(self) -> tuple[str, ...]:
+        """What a site policy has to allow."""
+        return tuple(teacher.url for teacher in self.teachers)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
     folder = HospitalFolder(root)
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
     plan.require_listed(config.name)
-    require_allowed(policy, plan, config.name, config.foundation_url)
+    require_allowed(policy, plan, config.name, config.foundation_urls)
     check_sums(plan)
     if config.research_noise_seed is not None and plan.study.mode != "research":
         raise InvalidConfiguration(
@@ -213,23 +213,19 @@ def noise_of(member: Membership, purpose: str) -> NoiseSource:
     return SeededNoise(canonical_bytes([seed, member.config.name, purpose]))
 
 
-def ask_teacher(member: Membership, public: PublicSet, world: World) -> NDArray[np.float32] | None:
-    """The foundation model's logits on the public set: asked once, then from the cache. None without a server."""
+def ask_teacher(member: Membership, public: PublicSet, world: World) -> tuple[NDArray[np.float32], ...] | None:
+    """Each foundation model's logits on the public set: asked once, then from the cache. None without a server."""
     from secure_fedhelp.learning.foundation import TeacherCache
     from secure_fedhelp.learning.inference_client import FoundationClient
 
-    config = member.config
-    if config.foundation_url is None:
-        return None
-    client = FoundationClient(
-        config.foundation_url,
-        config.foundation_model,
-        config.foundation_timeout_seconds,
-        world.foundation,
-        sleep=world.sleep,
-    )
     cache = TeacherCache(member.folder.root / "public", clock=world.clock)
-    return cache.answers(public, client, len(member.plan.data.classes))
+    names, found = tuple(t.model for t in member.config.teachers), []
+    for teacher in member.config.teachers:
+        client = FoundationClient(
+            teacher.url, teacher.model, teacher.timeout_seconds, world.foundation, sleep=world.sleep
+        )
+        found.append(cache.answers(public, client, member.plan.data.answer_shape, beside=names))
+    return tuple(found) or None
 
 
 def _require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:

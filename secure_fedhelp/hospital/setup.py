@@ -29,6 +29,9 @@ ledger = {ledger}
 # test = "data/test.npz"                    # records set aside for evaluation, read here only
 # held_out = "data/held-out.csv"            # records trained on by nobody, for plans that measure the model
 # foundation_url = "https://teacher.example"   # an Open Inference Protocol v2 server, asked once, public inputs only
+# [[foundations]]                           # in its place one or two models, each with its url and its name:
+# url = "https://teacher.example"
+# model = "teacher"
 """
 
 _POLICY = """\
@@ -39,6 +42,7 @@ largest_delta = 1e-3
 unit = "patient"
 smallest_cohort = 3
 channels_allowed = ["model-update", "public-logits", "metrics"]
+# models_allowed = ["mlp-*", "package.module:function"]   # networks; imported code by its whole path only
 foundation_endpoints = []
 metrics = "local"                           # or "noised", "pooled", "research": see docs/privacy.md
 """

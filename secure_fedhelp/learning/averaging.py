@@ -62,7 +62,7 @@ class Averaging(Method):
         return model
 
     def ensemble(self) -> tuple[NDArray[np.float64], float] | None:
-        """Logits [public records, classes] that the public steps distil beside the teacher's, and their weight."""
+        """Logits [public records, *answer_shape] that the public steps distil beside the teacher's, and a weight."""
         return None
 
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:

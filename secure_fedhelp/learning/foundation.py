@@ -44,30 +44,34 @@ class TeacherRecord(Strict):
 class TeacherCache:
     """FedHelp's one-time knowledge acquisition: a public set is asked about once, and kept beside its record.
 
-    ``FOLDER/teacher-HASH.npy`` and ``.json``, HASH being the public set's; so a changed public set asks again and an
-    unchanged one never does, even if the server is gone or has moved.
+    ``FOLDER/teacher-HASH-MODEL.npy`` and ``.json``, HASH being the public set's; so a changed public set asks again and
+    an unchanged one never does, even if the server is gone or has moved.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._clock = clock
 
-    def answers(self, public: PublicSet, client: FoundationClient, classes: int) -> Logits:
-        """Logits float32 [records, classes], from the cache or by asking ``client``, which then happens once.
+    def answers(
+        self,
+        public: PublicSet,
+        client: FoundationClient,
+        answer_shape: int | tuple[int, ...],
+        beside: tuple[str, ...] = (),
+    ) -> Logits:
+        """Logits float32 [records, *answer_shape], from the cache or by asking ``client``, which then happens once.
 
-        Raises FoundationRefused if this public set was already answered by another model, FoundationAnswerInvalid if
-        the cached file is not what was stored, StorageError if it cannot be written, and what the client raises.
+        ``beside`` names the study's other teacher. Raises FoundationRefused if this public set was already answered by
+        a model that is neither, FoundationAnswerInvalid if the cached file is not what was stored, StorageError if it
+        cannot be written, and what the client raises.
         """
         inputs = public_inputs(public)
-        record = self._record(public.sha256)
+        shape = answer_shape if isinstance(answer_shape, tuple) else (answer_shape,)
+        self._require_no_other(public.sha256, (client.model, *beside))
+        record = self._record(public.sha256, client.model)
         if record is not None:
-            if record.model != client.model:
-                raise FoundationRefused(
-                    f"this public set was already answered by {record.model!r}, not {client.model!r}",
-                    "One study has one teacher. Use the first model's name, or start with an empty folder.",
-                )
-            return self._stored(record, (len(inputs), classes))
-        answer = client.ask(public, classes)
+            return self._stored(record, (len(inputs), *shape))
+        answer = client.ask(public, shape)
         buffer = io.BytesIO()
         np.save(buffer, answer.logits, allow_pickle=False)
         data = buffer.getvalue()
@@ -80,18 +84,25 @@ class TeacherCache:
             asked_at=self._clock(),
         )
         # The record is written last: without it the logits do not count, and a crash in between asks again.
-        write_atomic(self._logits_path(public.sha256), data)
-        write_atomic(self._record_path(public.sha256), canonical_bytes(record.model_dump(mode="json")) + b"\n")
+        write_atomic(self._path(public.sha256, client.model, "npy"), data)
+        record_path = self._path(public.sha256, client.model, "json")
+        write_atomic(record_path, canonical_bytes(record.model_dump(mode="json")) + b"\n")
         return answer.logits
 
-    def _logits_path(self, public_sha256: str) -> Path:
-        return self._folder / f"teacher-{public_sha256}.npy"
+    def _path(self, public_sha256: str, model: str, suffix: str) -> Path:
+        return self._folder / f"teacher-{public_sha256}-{model}.{suffix}"
 
-    def _record_path(self, public_sha256: str) -> Path:
-        return self._folder / f"teacher-{public_sha256}.json"
+    def _require_no_other(self, public_sha256: str, models: tuple[str, ...]) -> None:
+        start = f"teacher-{public_sha256}-"
+        asked = {path.name.removeprefix(start).removesuffix(".json") for path in self._folder.glob(f"{start}*.json")}
+        if others := sorted(asked - set(models)):
+            raise FoundationRefused(
+                f"this public set was already answered by {others[0]!r}, not {models[0]!r}",
+                "A study keeps its teachers. Use the first model's name, or start with an empty folder.",
+            )
 
-    def _record(self, public_sha256: str) -> TeacherRecord | None:
-        path = self._record_path(public_sha256)
+    def _record(self, public_sha256: str, model: str) -> TeacherRecord | None:
+        path = self._path(public_sha256, model, "json")
         try:
             record = TeacherRecord.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -102,10 +113,12 @@ class TeacherCache:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         if record.public_sha256 != public_sha256:
             raise _corrupted(path, "it speaks of another public set")
+        if record.model != model:
+            raise _corrupted(path, "it speaks of another model")
         return record
 
-    def _stored(self, record: TeacherRecord, shape: tuple[int, int]) -> Logits:
-        path = self._logits_path(record.public_sha256)
+    def _stored(self, record: TeacherRecord, shape: tuple[int, ...]) -> Logits:
+        path = self._path(record.public_sha256, record.model, "npy")
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -10,6 +10,7 @@ endpoint that the site policy does not name.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ BASE_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[
 
 @dataclass(frozen=True)
 class FoundationAnswer:
-    """Logits float32 [records, classes], and the version the server says it used."""
+    """Logits float32 [records, *answer_shape], and the version the server says it used."""
 
     logits: Logits
     model_version: str | None
@@ -87,17 +88,17 @@ class FoundationClient:
         self._sleep = sleep
         self._monotonic = monotonic
 
-    def logits(self, public: PublicSet, classes: int) -> Logits:
-        """The model's logits on every public input: float32 [records, classes]. Errors as :meth:`ask`."""
-        return self.ask(public, classes).logits
+    def logits(self, public: PublicSet, answer_shape: int | tuple[int, ...]) -> Logits:
+        """The model's logits on every public input: float32 [records, *answer_shape]. Errors as :meth:`ask`."""
+        return self.ask(public, answer_shape).logits
 
-    def ask(self, public: PublicSet, classes: int) -> FoundationAnswer:
-        """Ask about all public inputs in batches.
+    def ask(self, public: PublicSet, answer_shape: int | tuple[int, ...]) -> FoundationAnswer:
+        """Ask about all public inputs in batches; for a segmentation an answer is [classes, height, width].
 
         Raises FoundationUnavailable (down, slow, 5xx, model not served), FoundationAnswerInvalid (anything in the
         answer does not fit) and FoundationRefused (not a public set).
         """
-        inputs = public_inputs(public)
+        inputs, shape = public_inputs(public), answer_shape if isinstance(answer_shape, tuple) else (answer_shape,)
         batch = min(LARGEST_BATCH, max(1, VALUES_A_REQUEST // max(1, inputs[0].size)))
         with httpx.Client(
             transport=self._transport,
@@ -110,7 +111,7 @@ class FoundationClient:
             info = self._metadata(http)
             parts, version = [], next(iter(info.versions), None)
             for start in range(0, len(inputs), batch):
-                answer = self._infer(http, info, inputs[start : start + batch], classes)
+                answer = self._infer(http, info, inputs[start : start + batch], shape)
                 version = answer.model_version or version
                 parts.append(answer.logits)
         return FoundationAnswer(np.concatenate(parts), version)
@@ -140,7 +141,7 @@ class FoundationClient:
         return info
 
     def _infer(
-        self, http: httpx.Client, info: ModelInfo, inputs: NDArray[np.float32], classes: int
+        self, http: httpx.Client, info: ModelInfo, inputs: NDArray[np.float32], shape: tuple[int, ...]
     ) -> FoundationAnswer:
         wanted = self._output_name(info.outputs)
         request = InferRequest.model_construct(
@@ -149,7 +150,7 @@ class FoundationClient:
             outputs=(OutputName(name=wanted),) if wanted else (),
         )
         body = request.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
-        largest = ANSWER_BYTES + ANSWER_BYTES_A_VALUE * len(inputs) * classes
+        largest = ANSWER_BYTES + ANSWER_BYTES_A_VALUE * len(inputs) * math.prod(shape)
         status, raw = self._call(http, "POST", f"/v2/models/{self.model}/infer", largest, body)
         if status in ABSENT_STATUS:
             raise FoundationUnavailable(f"{self.url} does not serve {self.model!r}: HTTP {status}{_said(raw)}")
@@ -161,7 +162,7 @@ class FoundationClient:
             answer = InferAnswer.model_validate_json(raw)
         except ValidationError as error:
             raise self._invalid(first_complaint(error)) from error
-        return FoundationAnswer(self._checked(answer, wanted, (len(inputs), classes)), answer.model_version)
+        return FoundationAnswer(self._checked(answer, wanted, (len(inputs), *shape)), answer.model_version)
 
     def _output_name(self, outputs: tuple[TensorInfo, ...]) -> str | None:
         """The output to ask for: the only one, or the one called ``logits``; None without metadata."""
@@ -172,7 +173,7 @@ class FoundationClient:
             return "logits"
         raise self._invalid(f"{self.model!r} has several outputs and none is called 'logits'")
 
-    def _checked(self, answer: InferAnswer, wanted: str | None, shape: tuple[int, int]) -> Logits:
+    def _checked(self, answer: InferAnswer, wanted: str | None, shape: tuple[int, ...]) -> Logits:
         if answer.model_name != self.model:
             raise self._invalid(f"an answer of {answer.model_name[:128]!r} where {self.model!r} was asked")
         found = [output for output in answer.outputs if wanted in (None, output.name)]

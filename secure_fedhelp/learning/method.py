@@ -50,14 +50,15 @@ class Site:
     """All that a method gets at one hospital.
 
     ``records`` are private; ``teacher`` is a foundation model's logits on the public set, float [public records,
-    classes]; ``held_out`` are private records that nobody trains on, for a plan that measures.
+    *answer_shape], or a tuple of two models' logits; ``held_out`` are private records that nobody trains on, for a plan
+    that measures.
     """
 
     plan: StudyPlan
     hospital: str
     records: Records
     public: PublicSet
-    teacher: NDArray[np.floating] | None
+    teacher: NDArray[np.floating] | tuple[NDArray[np.floating], ...] | None
     noise: NoiseSource
     held_out: Records | None = None
 
@@ -74,9 +75,10 @@ class Site:
         return self.plan.hospital(self.hospital).nominal_patients
 
     @property
-    def answers(self) -> Logits | None:
-        """The teacher's logits as float64."""
-        return None if self.teacher is None else np.asarray(self.teacher, dtype=np.float64)
+    def answers(self) -> tuple[Logits, ...]:
+        """Each teacher's logits as float64; empty without one."""
+        given = () if self.teacher is None else self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
+        return tuple(np.asarray(logits, dtype=np.float64) for logits in given)
 
     def rng(self, purpose: int, round_number: int) -> np.random.Generator:
         """Randomness for what stays at home (order of batches): public seed, own stream. Never a privacy noise."""

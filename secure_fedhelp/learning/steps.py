@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
+from secure_fedhelp.errors import UnsupportedModel
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.models import TwoHeaded, build
 from secure_fedhelp.learning.task import Task
@@ -21,6 +22,8 @@ from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study.plan import StudyPlan
 
 Logits = NDArray[np.float64]
+#: What foundation models answer on the public set: one model's logits, or those of each of two.
+Teachers = Logits | tuple[Logits, ...] | None
 #: (inputs, logits) of a home batch to a further loss, such as the ranking towards the ensemble.
 ExtraLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,11 +32,15 @@ _WARM, _PUBLIC = 1, 2
 
 
 def fresh_model(plan: StudyPlan, architecture: str) -> TwoHeaded:
-    """The plan's initial weights of an architecture."""
-    return build(architecture, plan.data.input_shape, len(plan.data.classes), plan.study.seed)
+    """The plan's initial weights of an architecture; UnsupportedModel if it does not answer what the plan asks."""
+    model = build(architecture, plan.data.input_shape, len(plan.data.classes), plan.study.seed)
+    if model.pixelwise != plan.data.masked:
+        answers = "each pixel" if model.pixelwise else "each record"
+        raise UnsupportedModel(f"{architecture} has an answer for {answers}, and the plan's task is {plan.data.task}")
+    return model
 
 
-def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: Logits | None) -> TwoHeaded:
+def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: Teachers) -> TwoHeaded:
     """The initial weights after ``warm_steps`` public steps.
 
     A function of the plan, the public set and the teacher's answers alone, so every hospital makes the same one.
@@ -50,7 +57,7 @@ def public_steps(
     plan: StudyPlan,
     round_number: int,
     public: PublicSet,
-    teacher: Logits | None,
+    teacher: Teachers,
     ensemble: tuple[Logits, float] | None,
 ) -> None:
     """One round's public steps, in place; the same everywhere, since their order follows from plan and round.
@@ -96,12 +103,16 @@ def _public_steps(
     plan: StudyPlan,
     steps: int,
     public: PublicSet,
-    teacher: Logits | None,
+    teacher: Teachers,
     ensemble: tuple[Logits, float] | None,
     rng: np.random.Generator,
 ) -> None:
-    """Auxiliary: CE(g_pub, y) where labels exist + mu KL(teacher || g_pub). Surrogate: KL(ensemble || g_prv)."""
-    if not (public.labels is not None or teacher is not None or ensemble is not None):
+    """Auxiliary: CE(g_pub, y) where labels exist + mu KL(teacher || g_pub). Surrogate: KL(ensemble || g_prv).
+
+    Of two teachers the divergences from each are averaged: they may disagree, and neither is asked to know both.
+    """
+    teachers = () if teacher is None else teacher if isinstance(teacher, tuple) else (teacher,)
+    if not (public.labels is not None or teachers or ensemble is not None):
         return
     task, learning = Task.of(plan), plan.learning
     optimizer = torch.optim.Adam(model.parameters(), lr=learning.public_learning_rate)
@@ -111,9 +122,9 @@ def _public_steps(
         loss = auxiliary.sum() * 0.0
         if public.labels is not None:
             loss = loss + task.losses(auxiliary, torch.from_numpy(public.labels[batch])).mean()
-        if teacher is not None:
-            taught = soft_loss(_tensor(teacher[batch]), task.natural(auxiliary), learning.temperature)
-            loss = loss + learning.teacher_weight * taught
+        for logits in teachers:
+            taught = soft_loss(_tensor(logits[batch]), task.natural(auxiliary), learning.temperature)
+            loss = loss + learning.teacher_weight / len(teachers) * taught
         if ensemble is not None:
             answers, weight = ensemble
             loss = loss + weight * soft_loss(_tensor(answers[batch]), private, learning.temperature)

@@ -20,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
+from secure_fedhelp.privacy.compatibility import name_the_layer, require_known_layers
 from secure_fedhelp.privacy.gradients import Gradients, PerRecord, attached, choose, per_record
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
@@ -169,10 +169,12 @@ def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradient
     if buffered:
         raise UnsupportedModel(f"{', '.join(buffered)} would be computed from private records and carry no noise")
     model.train()
-    errors = ModuleValidator.validate(model, strict=False)
-    if errors:
-        raise UnsupportedModel("; ".join(str(error) for error in errors))
-    return choose(model, input_shape)
+    require_known_layers(model)
+    try:
+        return choose(model, input_shape)
+    except UnsupportedModel:
+        name_the_layer(model, input_shape)
+        raise
 
 
 def _step(

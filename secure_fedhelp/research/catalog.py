@@ -1,9 +1,9 @@
-"""The four studies on open data: who the hospitals are, what is public, what is kept for testing.
+"""The studies on open data: who the hospitals are, what is public, what is kept for testing.
 
 Every dataset is cut by *patient* into a test part, a public set, a reference part (it trains the teacher, and belongs
-to no hospital) and the private pool. Heart disease has its four natural hospitals; elsewhere the pool is dealt to six
-hospitals, 60/20/8/6/4/2 per cent, the first three large. A study file's ``[partition]`` deals it in another way.
-MedMNIST names no patients, so there each image counts as one.
+to no hospital) and the private pool. Heart disease and the retina have their four natural hospitals; elsewhere the pool
+is dealt to six hospitals, 60/20/8/6/4/2 per cent, the first three large. A study file's ``[partition]`` deals it in
+another way. MedMNIST names no patients, so there each image counts as one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from secure_fedhelp.data.records import Indices, PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
 from secure_fedhelp.research.dealing import Hospitals, deal
+from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.research.schema import numeric_column, rounded
 from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
 from secure_fedhelp.study.sections import Column, Tier
 
-DATASETS = ("breast-cancer", "heart", "pneumonia", "breast")
+DATASETS = ("breast-cancer", "heart", "pneumonia", "breast", "retina")
 
 HEART_SITES = {
     "cleveland": "processed.cleveland.data",
@@ -35,7 +36,11 @@ HEART_SITES = {
     "long-beach": "processed.va.data",
     "switzerland": "processed.switzerland.data",
 }
-HEART_PARTITION = SitePartition(kind="site", large=("cleveland", "hungarian"))
+#: Natural hospitals, and which of them are large; elsewhere the pool is dealt by sizes.
+NATURAL = {
+    "heart": SitePartition(kind="site", large=("cleveland", "hungarian")),
+    "retina": SitePartition(kind="site", large=tuple(name for name, tier in CENTRES if tier == "large")),
+}
 
 #: Name, and the categories as the UCI files code them (none: a number), in the files' order; the target follows.
 HEART_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -74,6 +79,7 @@ PARTS = {
     "heart": Parts(public=30, reference=60, test=230),
     "pneumonia": Parts(public=60, reference=400),
     "breast": Parts(public=80, reference=80),
+    "retina": Parts(public=10, reference=10, test=26),
 }
 
 
@@ -88,10 +94,11 @@ def prepare(dataset: str, data_dir: Path | None, seed: int, partition: Partition
         "heart": _heart,
         "pneumonia": partial(_medmnist, "pneumonia", "pneumoniamnist.npz"),
         "breast": partial(_medmnist, "breast", "breastmnist.npz"),
+        "retina": _retina,
     }
     if dataset not in makers:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
-    usual = HEART_PARTITION if dataset == "heart" else SizesPartition(kind="sizes")
+    usual = NATURAL.get(dataset, SizesPartition(kind="sizes"))
     return makers[dataset](data_dir, partition or usual, np.random.default_rng([seed, DATASETS.index(dataset)]))
 
 
@@ -186,6 +193,15 @@ def _medmnist(
     names = ("normal", "pneumonia") if dataset == "pneumonia" else ("malignant", "benign")
     fields = data_fields(dataset, "image", names, everything.inputs.shape[1:], ())
     return make_study(everything, sites, public, reference, test, fields)
+
+
+def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator) -> StudyData:
+    everything, centres = read_retina(_find(folder, FILE, "retina"))
+    parts, patients = PARTS["retina"], everything.patients
+    test, public, reference, pool = split(patients, centres, (parts.test, parts.public, parts.reference), rng)
+    sites = deal(partition, patients, centres, [CENTRES[number][0] for number in centres], pool, rng)
+    fields = data_fields("retina", "image", ("background", "vessel"), everything.inputs.shape[1:], ())
+    return make_study(everything, sites, public, reference, test, fields | {"task": "segmentation"})
 
 
 # --- dealing --------------------------------------------------------------------------------------------------------

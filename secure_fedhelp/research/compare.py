@@ -55,7 +55,7 @@ DIFFERENCES = (
     ("personal", "local"),
     ("personal", "local-warm"),
 )
-METRICS = ("auroc", "balanced_accuracy")
+METRICS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "ece": "ECE", "dice": "Dice"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ class Row:
     epsilon: float | None
     auroc: float
     balanced_accuracy: float
+    #: Calibration error, and of a segmentation the Dice coefficient (learning/evaluation.py).
+    ece: float | None = None
+    dice: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def run_seed(settings: CompareSettings, seed: int) -> list[Row]:
         }
         paid = ("study", "local-dp", "local-dp-warm")
         rows += [
-            Row(seed, name, tier, model, spent if model in paid else None, m.auroc, m.balanced_accuracy)
+            Row(seed, name, tier, model, spent if model in paid else None, m.auroc, m.balanced_accuracy, m.ece, m.dice)
             for model, m in found.items()
         ]
     return rows
@@ -181,6 +184,11 @@ def run_comparison(settings: CompareSettings, progress: Callable[[int], None] = 
             rows += found
             progress(seed)
     return rows
+
+
+def measured(rows: list[Row]) -> dict[str, str]:
+    """The metrics that every row has, and what people call them."""
+    return {key: words for key, words in METRICS.items() if all(getattr(row, key) is not None for row in rows)}
 
 
 def tiers(rows: list[Row]) -> list[str]:

@@ -92,7 +92,7 @@ class Foundation:
             name=self.name,
             versions=(self.version,),
             inputs=(TensorInfo(name="input", datatype="FP32", shape=(-1, *self.teacher.input_shape)),),
-            outputs=(TensorInfo(name="logits", datatype="FP32", shape=(-1, self.teacher.classes)),),
+            outputs=(TensorInfo(name="logits", datatype="FP32", shape=(-1, *self.teacher.answer_shape)),),
         )
 
     def infer(self, body: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class StudyDefaults:
     update_bound: float = 4.0
     logit_bound: float = 16.0
     sketch_bound: float = 6.0
+    #: Taken where nobody names a method.
+    method: MethodSection = field(default_factory=FedHelp)
 
 
 _IMAGE_LEARNING: dict[str, Any] = {
@@ -94,6 +96,26 @@ DEFAULTS: dict[str, StudyDefaults] = {
         learning=_IMAGE_LEARNING | {"private_learning_rate": 0.1, "local_learning_rates": {"small": 0.03}},
         tiers={"large": TierDefaults(0.1, 10), "small": TierDefaults(0.3, 10)},
         clipping_norm=10.0,
+    ),
+    # Few patients and many parameters: noise is large beside them, so private steps are short and at a high rate.
+    "retina": StudyDefaults(
+        small="unet-small",
+        large="unet-large",
+        learning=_IMAGE_LEARNING
+        | {
+            "private_learning_rate": 0.02,
+            "public_learning_rate": 3e-3,
+            "public_batch": 8,
+            "warm_steps": 100,
+            "pupil_steps": 20,
+            "pupil_learning_rate": 3e-3,
+            "personal_steps": 50,
+            "personal_learning_rate": 1e-3,
+            "home_batch": 8,
+        },
+        tiers={"large": TierDefaults(0.3, 3), "small": TierDefaults(0.3, 3)},
+        rounds=5,
+        method=FedHelp(logit_pool=4),
     ),
     "breast": StudyDefaults(
         small="cnn-8-16-20",
@@ -157,7 +179,7 @@ def build_plan(
     values: dict[str, Any] = {
         "study": {"name": f"{dataset}-demo", "rounds": rounds, "seed": seed, "mode": "research"},
         "consortium": "demo-consortium",
-        "method": (method or FedHelp()).model_dump(mode="json"),
+        "method": (method or defaults.method).model_dump(mode="json"),
         "data": study.data_section_fields,
         "model": {"small": defaults.small, "large": defaults.large},
         "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning, **(learning or {})},
@@ -223,10 +245,10 @@ def without_privacy(plan: StudyPlan) -> StudyPlan:
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:
-    """Class frequencies of the public set, to three digits; none where it has no labels."""
+    """Class frequencies of the public set, or of its pixels, to three digits; none where it has no labels."""
     if public.labels is None:
         return ()
-    counts = np.bincount(public.labels, minlength=classes)
+    counts = np.bincount(public.labels.reshape(-1), minlength=classes)
     return tuple(round(float(count), 3) for count in (counts + 1) / (counts.sum() + classes))
 
 

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration
-from secure_fedhelp.study.methods import FedHelp, MethodSection
+from secure_fedhelp.study.methods import MethodSection
 from secure_fedhelp.study.plan import explain, read_toml
 from secure_fedhelp.study.sections import Column, ModelSection, Name, Strict
 from secure_fedhelp.study.threshold import Masks
@@ -152,7 +152,7 @@ class StudyFile(Strict):
     rounds: int | None = Field(default=None, ge=1)
     epsilon: float | None = Field(default=None, gt=0)
     masks: Masks = "repairing"
-    method: MethodSection = FedHelp()
+    method: MethodSection | None = None
     #: Values that replace the data set's in the plan's [learning].
     learning: dict[str, Any] = Field(default_factory=dict)
     #: Those of the data set's hospitals that take part; all if none is named.

@@ -26,10 +26,13 @@ Amount = Annotated[int, Field(ge=0)]
 
 
 class MetricsSummary(Strict):
-    """One model on the plan's test set."""
+    """One model on the plan's test set; ``dice`` is null where the task is no segmentation."""
 
     balanced_accuracy: Share
     auroc: Share
+    #: Expected calibration error: the lower, the better.
+    ece: Share | None = None
+    dice: Share | None = None
 
 
 class PooledSummary(Strict):
@@ -59,6 +62,8 @@ class RoundSummary(Strict):
     #: The shared model after this round; null where nothing was measured.
     auroc: Share | None = None
     balanced_accuracy: Share | None = None
+    ece: Share | None = None
+    dice: Share | None = None
 
 
 class AggregationSummary(Strict):

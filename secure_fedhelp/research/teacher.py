@@ -30,15 +30,26 @@ Layer = tuple[Array, Array]
 COMPONENTS, HIDDEN, DECAY, FIRST_DEVIATION = 40, 64, 1.0, 2.0
 
 
+#: The same of the pixel teacher, the side of the square of pixels that it sees, and the pixels that it is fitted on.
+PIXEL_HIDDEN, PATCH, PIXELS = 24, 5, 40_000
+
+
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """Inputs float32 [n, *input_shape] to logits float32 [n, classes] through affine layers with ReLU between them."""
+    """Inputs float32 [n, *input_shape] to logits float32 [n, classes] through affine layers with ReLU between them.
+
+    With a ``patch`` it answers for each pixel, [n, classes, height, width], from the square of that odd side around it.
+    """
 
     layers: tuple[Layer, ...]
     input_shape: tuple[int, ...]
+    patch: int = 0
 
     def __post_init__(self) -> None:
-        width = math.prod(self.input_shape)
+        pixels = min(self.input_shape[1:]) if len(self.input_shape) == 3 else 0
+        if self.patch and not (self.patch % 2 and 0 < self.patch <= pixels):
+            raise ValueError(f"squares of {self.patch} pixels in an input of shape {self.input_shape}")
+        width = self.input_shape[0] * self.patch**2 if self.patch else math.prod(self.input_shape)
         if not self.layers or not self.input_shape or width < 1:
             raise ValueError("a teacher needs layers and an input shape")
         for weights, offsets in self.layers:
@@ -53,19 +64,27 @@ class Teacher:
         return len(self.layers[-1][1])
 
     @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Shape of the logits on one input."""
+        return (self.classes, *(self.input_shape[1:] if self.patch else ()))
+
+    @property
     def version(self) -> str:
         """Twelve hexadecimal digits that name these very arrays."""
         return sha256_hex(self._bytes())[:12]
 
     def logits(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [n, classes] of inputs [n, *input_shape]; ValueError for another shape."""
+        """float32 [n, *answer_shape] of inputs [n, *input_shape]; ValueError for another shape."""
         if inputs.shape[1:] != self.input_shape:
             raise ValueError(
                 f"inputs of shape {list(inputs.shape)}, [n, {', '.join(map(str, self.input_shape))}] expected"
             )
-        values = inputs.reshape(len(inputs), -1).astype(np.float64)
+        flat = squares_of(inputs, self.patch) if self.patch else inputs.reshape(len(inputs), -1)
+        values = flat.astype(np.float64)
         for number, (weights, offsets) in enumerate(self.layers):
             values = (np.maximum(values, 0) if number else values) @ weights + offsets
+        if self.patch:
+            values = np.moveaxis(values.reshape(len(inputs), *self.input_shape[1:], self.classes), -1, 1)
         return values.astype(np.float32)
 
     def save(self, path: Path) -> None:
@@ -78,9 +97,10 @@ class Teacher:
         hint = "Give a file that fit_teacher(...).save(FILE) wrote."
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                count = (len(arrays.files) - 1) // 2
+                count = sum(name.startswith("weights") for name in arrays.files)
                 layers = tuple((arrays[f"weights{i}"], arrays[f"offsets{i}"]) for i in range(count))
-                return cls(layers, tuple(int(size) for size in arrays["input_shape"]))
+                patch = int(arrays["patch"]) if "patch" in arrays.files else 0
+                return cls(layers, tuple(int(size) for size in arrays["input_shape"]), patch)
         except OSError as error:
             raise InvalidConfiguration(f"teacher {path}: {error.strerror or 'not an .npz file'}", hint) from error
         except (ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
@@ -88,6 +108,8 @@ class Teacher:
 
     def _bytes(self) -> bytes:
         arrays: dict[str, Any] = {"input_shape": np.asarray(self.input_shape, dtype=np.int64)}
+        if self.patch:
+            arrays["patch"] = np.asarray(self.patch, dtype=np.int64)
         for number, (weights, offsets) in enumerate(self.layers):
             arrays[f"weights{number}"], arrays[f"offsets{number}"] = weights, offsets
         buffer = io.BytesIO()
@@ -102,23 +124,28 @@ def fit_teacher(
     kind: Literal["table", "image"],
     seed: int,
 ) -> Teacher:
-    """A teacher from a reference split: inputs [n, ...], labels [n] in 0..classes-1.
+    """A teacher from a reference split: inputs [n, ...], labels [n] in 0..classes-1, or masks [n, height, width].
 
-    A table gets logistic regression on standardised columns, an image principal components and one hidden layer.
-    Raises InvalidData if a class has no example or the shapes do not fit.
+    A table gets logistic regression on standardised columns, an image principal components and one hidden layer, and
+    with masks each pixel one hidden layer on the square around it. Raises InvalidData if a class has no example or the
+    shapes do not fit.
     """
     present = set(np.unique(labels).tolist())
-    if labels.shape != (len(inputs),) or present != set(range(classes)):
+    masked = labels.ndim > 1
+    if labels.shape != (len(inputs), *(inputs.shape[2:] if masked else ())) or present != set(range(classes)):
         raise InvalidData(
             f"the reference split has {len(inputs)} inputs, {labels.size} labels and the classes {sorted(present)}",
             f"A teacher of {classes} classes needs examples of each of them. Nothing was trained.",
         )
     flat = inputs.reshape(len(inputs), -1).astype(np.float64)
-    layers = _table_layers(flat, labels) if kind == "table" else _image_layers(flat, labels, seed)
+    if masked:
+        layers = _pixel_layers(inputs, labels, seed)
+    else:
+        layers = _table_layers(flat, labels) if kind == "table" else _image_layers(flat, labels, seed)
     *before, (weights, offsets) = layers
     if classes == 2:  # scikit-learn gives one log-odds z; (-z/2, z/2) has the same softmax
         weights, offsets = np.hstack([-weights / 2, weights / 2]), np.concatenate([-offsets / 2, offsets / 2])
-    return Teacher((*before, (weights, offsets)), inputs.shape[1:])
+    return Teacher((*before, (weights, offsets)), inputs.shape[1:], PATCH if masked else 0)
 
 
 def _table_layers(flat: Array, labels: NDArray[np.int64]) -> tuple[Layer, ...]:
@@ -133,14 +160,38 @@ def _table_layers(flat: Array, labels: NDArray[np.int64]) -> tuple[Layer, ...]:
 
 def _image_layers(flat: Array, labels: NDArray[np.int64], seed: int) -> tuple[Layer, ...]:
     from sklearn.decomposition import PCA
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier
 
     projection = PCA(min(COMPONENTS, len(flat) - 1, flat.shape[1]), random_state=seed).fit(flat)
     factor = FIRST_DEVIATION / math.sqrt(max(float(projection.explained_variance_[0]), 1e-12))
-    model = MLPClassifier((HIDDEN,), alpha=DECAY, max_iter=300, random_state=seed)
-    with warnings.catch_warnings():  # 300 epochs are enough for a teacher; they need not reach sklearn's tolerance
+    (hidden, offsets), last = _one_hidden_layer(projection.transform(flat) * factor, labels, HIDDEN, DECAY, 300, seed)
+    first = projection.components_.T @ hidden * factor
+    return (first, offsets - projection.mean_ @ first), last
+
+
+def _pixel_layers(inputs: NDArray[np.float32], masks: NDArray[np.int64], seed: int) -> tuple[Layer, ...]:
+    squares, labels = squares_of(inputs, PATCH), masks.reshape(-1)
+    rng = np.random.default_rng(seed)
+    first = [int(np.flatnonzero(labels == c)[0]) for c in np.unique(labels)]  # each class, however rare, has a pixel
+    chosen = np.unique([*first, *rng.choice(len(labels), min(PIXELS, len(labels)), replace=False)])
+    return _one_hidden_layer(squares[chosen].astype(np.float64), labels[chosen], PIXEL_HIDDEN, 1e-3, 30, seed)
+
+
+def _one_hidden_layer(
+    values: Array, labels: NDArray[np.int64], hidden: int, decay: float, epochs: int, seed: int
+) -> tuple[Layer, Layer]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    model = MLPClassifier((hidden,), alpha=decay, max_iter=epochs, random_state=seed)
+    with warnings.catch_warnings():  # these epochs are enough for a teacher; they need not reach sklearn's tolerance
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(projection.transform(flat) * factor, labels)
-    first = projection.components_.T @ model.coefs_[0] * factor
-    return (first, model.intercepts_[0] - projection.mean_ @ first), (model.coefs_[1], model.intercepts_[1])
+        model.fit(values, labels)
+    return (model.coefs_[0], model.intercepts_[0]), (model.coefs_[1], model.intercepts_[1])
+
+
+def squares_of(inputs: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """The square around each pixel, [n * height * width, channels * side * side]; beyond the edge the edge goes on."""
+    around = side // 2
+    padded = np.pad(inputs, ((0, 0), (0, 0), (around, around), (around, around)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(2, 3))
+    return np.ascontiguousarray(windows.transpose(0, 2, 3, 1, 4, 5)).reshape(-1, inputs.shape[1] * side * side)

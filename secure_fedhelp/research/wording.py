@@ -74,7 +74,8 @@ def sentences(summary: Summary) -> list[str]:
     compared = [s for s in said if s]
     if not compared:
         compared = ["No local baselines were measured in this run, so it cannot say who gained."]
-    return compared + [sentence for sentence in (_pooled(summary), _budgets(summary), _absent(summary)) if sentence]
+    others = (_dice(summary), _pooled(summary), _budgets(summary), _absent(summary))
+    return compared + [sentence for sentence in others if sentence]
 
 
 def caveat(summary: Summary) -> str | None:
@@ -85,6 +86,19 @@ def caveat(summary: Summary) -> str | None:
         f"This is one run with one seed; differences of AUROC up to {TIE:g} count as none, and larger ones can"
         " still be chance. Several seeds with confidence intervals: secure-fedhelp compare."
     )
+
+
+def _dice(summary: Summary) -> str | None:
+    """Of a segmentation, the figure that its field asks for."""
+    parts = []
+    for key, heading, _ in MODELS:
+        found = [m.dice for h in summary.hospitals if (m := metrics(h, key)) is not None and m.dice is not None]
+        if found:
+            low, high = share(min(found)), share(max(found))
+            parts.append(f"{heading} {low}" if low == high else f"{heading} {low} to {high}")
+    if summary.public_only is not None and summary.public_only.dice is not None:
+        parts.append(f"public set only {share(summary.public_only.dice)}")
+    return f"Dice coefficient, the mean over test images: {'; '.join(parts)}." if parts else None
 
 
 def _pooled(summary: Summary) -> str | None:

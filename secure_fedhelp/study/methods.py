@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from secure_fedhelp.study.sections import Strict
+from secure_fedhelp.study.sections import ImportPath, Strict
 
 
 class FedAvg(Strict):
@@ -43,6 +43,12 @@ class FedHelp(Strict):
     ranking_weight: float = Field(default=0.2, ge=0)
     #: k of the ranking loss; 1 for two classes.
     ranking_top: int = Field(default=1, ge=1)
+    #: Segmentation: pixels where the weak model gives its first class less probability than this are not ranked. Most
+    #: pixels are background, and where the weak model only guesses its order is worth nothing.
+    pixel_confidence: float = Field(default=0.8, ge=0, lt=1)
+    #: Segmentation: the exchanged answers are means over squares of this many pixels a side, so that their channel is
+    #: by its square shorter. It must divide height and width.
+    logit_pool: int = Field(default=1, ge=1)
     #: Large model and proxy trained as one jointly clipped module; off means the large model is a pupil.
     twin: bool = False
 
@@ -119,7 +125,7 @@ class Imported(Strict):
     """
 
     name: Literal["imported"] = "imported"
-    path: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+    path: ImportPath
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
 
 

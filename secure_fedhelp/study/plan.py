@@ -93,6 +93,9 @@ class StudyPlan(Strict):
             raise ValueError("a section [metrics] and a channel 'metrics' go together")
         if self.metrics is None or channel is None:
             return
+        if self.data.masked:
+            # A patient has as many pixels as an image, so one cell of a count would change by all of them.
+            raise ValueError("[metrics] counts one answer a patient, and a segmentation has one for every pixel")
         if channel.length != (wanted := self.metrics.length(len(self.data.classes))):
             raise ValueError(f"the channel 'metrics' has length {channel.length}, {wanted} is right")
         if self.metrics.release == "pooled" and self.aggregation.minimum_cohort < 3:

@@ -6,7 +6,9 @@ privacy officer reads them all at once; the client refuses to join while there i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -21,6 +23,9 @@ from secure_fedhelp.study.sections import Strict
 
 #: What metrics may leave, each allowing those before it.
 _METRICS = ("local", "noised", "pooled", "research")
+
+#: The URLs of the foundation models that a hospital would ask.
+Asked = str | Sequence[str] | None
 
 
 class SitePolicy(Strict):
@@ -45,6 +50,9 @@ class SitePolicy(Strict):
     channels_allowed: tuple[str, ...] = ("model-update", "public-logits", "metrics")
     #: Learning methods. An imported one is named by its path, because it is code that would run in this hospital.
     methods_allowed: tuple[str, ...] = BUILT_IN
+    #: Networks, by patterns of names (``*`` stands for anything). An imported one (``package.module:function``) is code
+    #: as a method is, and no pattern allows it: its whole path must stand here.
+    models_allowed: tuple[str, ...] = ("mlp-*", "cnn-*", "resnet-*", "unet-*", "monai-*")
     #: Foundation model servers that may be asked (with public inputs only): scheme, host and port must be equal, and
     #: the path must lie at or below the one given.
     foundation_endpoints: tuple[str, ...] = ()
@@ -87,12 +95,12 @@ def load_policy(path: Path) -> SitePolicy:
         raise InvalidPolicy(f"{path}: {explain(error)}") from error
 
 
-def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[Clause]:
+def broken_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: Asked) -> list[Clause]:
     """Every clause of ``policy`` that ``plan`` breaks for ``hospital``; empty if it may be joined."""
-    return [clause for clause in all_clauses(policy, plan, hospital, foundation_url) if clause.broken]
+    return [clause for clause in all_clauses(policy, plan, hospital, foundation) if clause.broken]
 
 
-def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> list[Clause]:
+def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: Asked) -> list[Clause]:
     """Every clause of ``policy``, held against ``plan`` for ``hospital``."""
     privacy, aggregation, share = plan.privacy_of(hospital), plan.aggregation, _largest_share(plan)
     cohort, stands = aggregation.minimum_cohort, plan.coalition[1]
@@ -101,12 +109,13 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
     channels = ", ".join(refused or [c.name for c in plan.channels])
     methods = policy.methods_allowed
     method = plan.method.path if isinstance(plan.method, Imported) else plan.method.name
+    strange = [m for m in (plan.model.small, plan.model.large) if not _model_allowed(m, policy.models_allowed)]
+    models = ", ".join(dict.fromkeys(strange or [plan.model.small, plan.model.large]))
     asked: list[str] = [plan.metrics.release] if plan.metrics else []
     asked += ["research"] if plan.study.mode == "research" else []
     beyond = [kind for kind in asked if _METRICS.index(kind) > _METRICS.index(policy.metrics)]
-    foundation_broken = foundation_url is not None and not any(
-        _covers(p, foundation_url) for p in policy.foundation_endpoints
-    )
+    urls = () if foundation is None else (foundation,) if isinstance(foundation, str) else tuple(foundation)
+    outside = [url for url in urls if not any(_covers(p, url) for p in policy.foundation_endpoints)]
     exact = int(plan.metrics is not None and plan.metrics.release == "pooled")
 
     def at_most(name: str, value: float, limit: float) -> Clause:
@@ -132,11 +141,12 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_u
         ),
         Clause("channels_allowed", channels, ", ".join(policy.channels_allowed) or "none", bool(refused)),
         Clause("methods_allowed", method, ", ".join(methods) or "none", method not in methods),
+        Clause("models_allowed", models, ", ".join(policy.models_allowed) or "none", bool(strange)),
         Clause(
             "foundation_endpoints",
-            foundation_url or "none",
+            ", ".join(outside or urls) or "none",
             ", ".join(policy.foundation_endpoints) or "none",
-            foundation_broken,
+            bool(outside),
         ),
         Clause("metrics", f"{', '.join(beyond or asked) or 'no'} metrics", policy.metrics, bool(beyond)),
         Clause("exact_releases", str(exact), f"at most {policy.exact_releases}", exact > policy.exact_releases),
@@ -147,6 +157,11 @@ def _largest_share(plan: StudyPlan) -> float:
     """The largest share of a sum that one hospital may have: in the smallest cohort, beside the lightest others."""
     weights = sorted(plan.weights.values())
     return weights[-1] / (weights[-1] + sum(weights[: plan.aggregation.minimum_cohort - 1]))
+
+
+def _model_allowed(name: str, allowed: tuple[str, ...]) -> bool:
+    """A built-in name by a pattern; an import path by itself alone, or ``*`` would let any code in."""
+    return name in allowed if ":" in name else any(fnmatchcase(name, pattern) for pattern in allowed)
 
 
 def _covers(endpoint: str, url: str) -> bool:
@@ -160,9 +175,9 @@ def _covers(endpoint: str, url: str) -> bool:
     return same and "@" not in asked.netloc and ".." not in asked.path and (asked.path + "/").startswith(path + "/")
 
 
-def require_allowed(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation_url: str | None) -> None:
+def require_allowed(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: Asked) -> None:
     """Raise PolicyViolation that names all broken clauses, or return."""
-    broken = broken_clauses(policy, plan, hospital, foundation_url)
+    broken = broken_clauses(policy, plan, hospital, foundation)
     if broken:
         listed = "; ".join(str(b) for b in broken)
         raise PolicyViolation(f"the plan breaks {len(broken)} clause(s) of the site policy: {listed}")

@@ -13,6 +13,9 @@ Signatures = Literal["ed25519", "ed25519+ml-dsa-65"]
 Tier = Literal["large", "small"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_PATH = r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*"
+#: ``package.module:name``, code that whoever runs the plan imports.
+ImportPath = Annotated[str, Field(pattern=f"^{_PATH}$")]
 
 
 class Strict(BaseModel):
@@ -51,6 +54,8 @@ class Column(Strict):
 class DataSection(Strict):
     dataset: str
     kind: Literal["table", "image"]
+    #: ``segmentation``: labels are masks [height, width] of class numbers, and class 0 is the background.
+    task: Literal["classification", "segmentation"] = "classification"
     classes: tuple[str, ...] = Field(min_length=2)
     #: Shape of one input as the model sees it: (features,) for a table, (channels, height, width) for an image.
     input_shape: tuple[int, ...]
@@ -69,15 +74,35 @@ class DataSection(Strict):
             raise ValueError("intensity gives the value of black and, above it, the value of white")
         return self
 
+    @model_validator(mode="after")
+    def _task_fits(self) -> DataSection:
+        if self.task == "segmentation" and self.kind != "image":
+            raise ValueError("a segmentation is of images: kind = 'image'")
+        return self
+
+    @property
+    def masked(self) -> bool:
+        """Whether labels are masks."""
+        return self.task == "segmentation"
+
+    @property
+    def answer_shape(self) -> tuple[int, ...]:
+        """Shape of a model's logits on one input: (classes,), or (classes, height, width) for a segmentation."""
+        return (len(self.classes), *(self.input_shape[1:] if self.masked else ()))
+
     @property
     def public_elements(self) -> int:
         return self.public_records * math.prod(self.input_shape)
 
 
+Architecture = Annotated[str, Field(pattern=f"^([a-z][a-z0-9-]*|{_PATH})$")]
+
+
 class ModelSection(Strict):
-    #: Architectures by the names in ``learning/models.py``; ``small`` is the surrogate's and the proxy's shape.
-    small: str
-    large: str
+    #: Architectures by the names in ``learning/networks.py``, or a network of your own by its import path; ``small`` is
+    #: the surrogate's and the proxy's shape.
+    small: Architecture
+    large: Architecture
 
 
 class LearningSection(Strict):

@@ -123,3 +123,26 @@ def test_another_public_set_than_the_plans_is_refused(tmp_path: Path) -> None:
     write_public(tmp_path / "public.npz", PublicSet.of(normalise(GREY), None))
     with pytest.raises(PublicSetMismatch, match="not the plan's"):
         load_public(tmp_path / "public.npz", DATA)
+
+
+MASKED = DATA.model_copy(update={"task": "segmentation"})
+
+
+def test_masks_round_trip_and_must_be_the_plans(tmp_path: Path) -> None:
+    masks = (GREY > 20).astype(np.int64)
+    wanted = Records(normalise(GREY), masks, ("a", "b", "c"))
+    write_images(tmp_path / "m.npz", wanted)
+    found = load_images(tmp_path / "m.npz", MASKED)
+    assert found.masked
+    np.testing.assert_array_equal(found.labels, masks)
+    public = PublicSet.of(wanted.inputs, masks)
+    write_public(tmp_path / "p.npz", public)
+    plan = MASKED.model_copy(update={"public_sha256": public.sha256})
+    assert load_public(tmp_path / "p.npz", plan).sha256 == public.sha256
+    with pytest.raises(InvalidData, match="one list of integers"):
+        load_images(tmp_path / "m.npz", DATA)
+    with pytest.raises(InvalidData, match="a mask an image"):
+        load_images(npz(tmp_path, images=GREY, labels=LABELS, patients=np.arange(3)), MASKED)
+    masks[1, 2, 3] = 2
+    with pytest.raises(InvalidValue, match="label 2 of record 1"):
+        load_images(npz(tmp_path, images=GREY, labels=masks, patients=np.arange(3)), MASKED)

@@ -151,3 +151,42 @@ def test_a_missing_file_is_refused_and_an_unwritable_one_too(tmp_path: Path) -> 
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(StorageError):
         Teacher(((W, B),), (3,)).save(tmp_path / "folder.npz")
+
+
+def bright_spots(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 2, 9, 8] of noise, and masks of where the mean of both channels over three pixels in a row is high."""
+    inputs = np.random.default_rng(seed).normal(size=(n, 2, 9, 8)).astype(np.float32)
+    padded = np.pad(inputs.mean(axis=1), ((0, 0), (0, 0), (1, 1)), mode="edge")
+    return inputs, (padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:] > 1).astype(np.int64)
+
+
+def test_the_pixel_teacher_finds_what_lies_around_each_pixel(tmp_path: Path) -> None:
+    teacher = fit_teacher(*bright_spots(30, 1), 2, "image", seed=0)
+    inputs, masks = bright_spots(10, 2)
+    logits = teacher.logits(inputs)
+    assert logits.shape == (10, *teacher.answer_shape) == (10, 2, 9, 8)
+    assert auroc(masks.ravel(), np.moveaxis(logits, 1, -1).reshape(-1, 2)) > 0.95
+    teacher.save(tmp_path / "t.npz")
+    assert Teacher.load(tmp_path / "t.npz").logits(inputs).tobytes() == logits.tobytes()
+
+
+def test_a_pixels_answer_follows_from_the_square_around_it() -> None:
+    rng = np.random.default_rng(3)
+    layers = ((rng.normal(size=(18, 4)), rng.normal(size=4)), (rng.normal(size=(4, 3)), rng.normal(size=3)))
+    inputs = rng.normal(size=(2, 2, 5, 4)).astype(np.float32)
+    found = Teacher(layers, (2, 5, 4), patch=3).logits(inputs)
+    for n, i, j in np.ndindex(2, 5, 4):
+        values = [
+            float(inputs[n, c, min(max(i + a, 0), 4), min(max(j + b, 0), 3)])
+            for c in range(2)
+            for a in (-1, 0, 1)
+            for b in (-1, 0, 1)
+        ]
+        hidden = np.maximum(np.asarray(values) @ layers[0][0] + layers[0][1], 0)
+        np.testing.assert_allclose(found[n, :, i, j], hidden @ layers[1][0] + layers[1][1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((2, 5, 4), 2), ((2, 5, 4), 5), ((40,), 3), ((2, 5, 4), -1)])
+def test_squares_that_no_image_has_are_refused(shape: tuple[int, ...], patch: int) -> None:
+    with pytest.raises(ValueError, match="squares of"):
+        Teacher(((np.zeros((18, 2)), np.zeros(2)),), shape, patch)

@@ -56,6 +56,24 @@ def test_the_client_reads_over_the_wire_what_the_teacher_says(server: Foundation
     assert answer.model_version == TEACHER.version
 
 
+def test_answers_for_every_pixel_come_over_the_wire_too() -> None:
+    rng = np.random.default_rng(0)
+    teacher = Teacher(((rng.normal(size=(9, 2)), np.zeros(2)),), (1, 8, 6), patch=3)
+    server = FoundationServer(teacher, "pixels", "127.0.0.1:0")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        public = PublicSet.of(rng.normal(size=(5, 1, 8, 6)).astype(np.float32), None)
+        client = FoundationClient(f"http://{server.address}", "pixels", 10.0)
+        np.testing.assert_allclose(client.logits(public, (2, 8, 6)), teacher.logits(public.inputs), rtol=1e-6)
+        with pytest.raises(FoundationAnswerInvalid, match="where .5, 2. belongs"):
+            client.logits(public, 2)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 def test_a_study_with_other_classes_refuses_this_teacher(server: FoundationServer) -> None:
     with pytest.raises(FoundationAnswerInvalid, match=r"shape \[256, 3\] where \[256, 2\] belongs"):
         FoundationClient(f"http://{server.address}", "teacher", 10.0).ask(PUBLIC, 2)

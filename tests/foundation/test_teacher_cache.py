@@ -53,7 +53,7 @@ def client_of(server: Server, model: str = "teacher", url: str = "http://teacher
 
 def files_of(tmp_path: Path, public: PublicSet = PUBLIC) -> tuple[Path, Path]:
     folder = tmp_path / "teacher"
-    return folder / f"teacher-{public.sha256}.npy", folder / f"teacher-{public.sha256}.json"
+    return folder / f"teacher-{public.sha256}-teacher.npy", folder / f"teacher-{public.sha256}-teacher.json"
 
 
 def test_the_second_call_asks_nobody_even_if_the_server_moved(cache: TeacherCache, server: Server) -> None:
@@ -90,6 +90,25 @@ def test_another_model_is_not_asked_about_the_same_public_set(cache: TeacherCach
     with pytest.raises(FoundationRefused, match="already answered by 'teacher', not 'other'"):
         cache.answers(PUBLIC, client_of(server, "other"), 2)
     assert server.questions == 1
+
+
+def test_two_teachers_are_kept_apart_and_a_third_is_not_asked(cache: TeacherCache, server: Server) -> None:
+    both = ("teacher", "other")
+    for model in (*both, *both):
+        cache.answers(PUBLIC, client_of(server, model), 2, beside=both)
+    assert server.questions == 2
+    with pytest.raises(FoundationRefused, match="already answered by 'other', not 'third'"):
+        cache.answers(PUBLIC, client_of(server, "third"), 2, beside=("teacher",))
+    with pytest.raises(FoundationRefused, match="already answered by 'other', not 'teacher'"):
+        cache.answers(PUBLIC, client_of(server), 2)
+
+
+def test_a_record_of_another_model_is_refused(cache: TeacherCache, server: Server, tmp_path: Path) -> None:
+    cache.answers(PUBLIC, client_of(server), 2)
+    for path in files_of(tmp_path):
+        path.rename(path.with_name(path.name.replace("-teacher.", "-second.")))
+    with pytest.raises(FoundationAnswerInvalid, match="another model"):
+        cache.answers(PUBLIC, client_of(server, "second"), 2)
 
 
 def test_changed_logits_are_noticed_and_not_asked_for_again(

@@ -34,14 +34,16 @@ def test_metrics_are_scikit_learns(seed: int, classes: int) -> None:
 def test_a_majority_vote_earns_nothing() -> None:
     labels = np.asarray([0] * 9 + [1])
     found = score(np.tile([1.0, 0.0], (10, 1)), labels)
-    assert found == Metrics(0.5, 0.5)
-    assert found.as_dict() == {"balanced_accuracy": 0.5, "auroc": 0.5}
+    assert found == Metrics(0.5, 0.5, found.ece)
+    assert found.as_dict() == {"balanced_accuracy": 0.5, "auroc": 0.5, "ece": found.ece}
+    assert found.ece == pytest.approx(0.9 - np.e / (1 + np.e)), "certain by 73 per cent, right in 90"
 
 
 def test_an_absent_class_is_left_out_and_one_class_alone_is_refused() -> None:
     labels = np.asarray([0, 0, 2, 2])
     logits = np.asarray([[2.0, 0, 0], [2, 0, 0], [0, 0, 2], [0, 0, 2]])
-    assert score(logits, labels) == Metrics(1.0, 1.0)
+    found = score(logits, labels)
+    assert (found.balanced_accuracy, found.auroc) == (1.0, 1.0)
     with pytest.raises(OneClassOnly):
         score(logits, np.zeros(4, dtype=np.int64))
 
@@ -52,4 +54,4 @@ def test_a_model_is_judged_in_batches_as_in_one(monkeypatch: pytest.MonkeyPatch)
     model = build("mlp-4", (3,), 2, seed=1)
     whole = evaluate(model, records)
     monkeypatch.setattr("secure_fedhelp.learning.evaluation._BATCH", 7)
-    assert evaluate(model, records) == whole
+    assert evaluate(model, records).as_dict() == pytest.approx(whole.as_dict(), abs=1e-6)

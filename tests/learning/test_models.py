@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
 from secure_fedhelp.learning.models import Surrogate, build, flatten, load_flat, parameter_count
@@ -72,10 +73,18 @@ def test_heads_start_equal_and_then_go_their_own_ways() -> None:
     assert torch.equal(model(x), public)
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp-", "mlp-0", "mlp-4--4", "mlp-x", "lstm-4", "", "cnn-4", "monai-resnet10"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp-", "mlp-0", "mlp-4--4", "mlp-x", "lstm-4", "", "cnn-4", "resnet-small", "unet-small"]
+)
 def test_unknown_networks_are_refused_by_name(name: str) -> None:
     with pytest.raises(UnsupportedModel, match="no network"):
         build(name, (3,), 2, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 15, 16), (1, 16, 15)])
+def test_an_input_too_small_for_a_u_net_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnsupportedModel, match="no network 'unet-small'"):
+        build("unet-small", shape, 2, seed=0)
 
 
 def test_group_normalisation_needs_channels_by_four() -> None:
@@ -83,8 +92,33 @@ def test_group_normalisation_needs_channels_by_four() -> None:
         build("cnn-6", (1, 8, 8), 2, seed=0)
 
 
-def test_monais_residual_network_is_for_large_models_only() -> None:
-    model = build("monai-resnet10", (1, 28, 28), 2, seed=0)
+SIZES = [("resnet-small", 24_636), ("resnet-large", 97_140), ("monai-resnet10", 307_988)]
+
+
+@pytest.mark.parametrize(("name", "count"), SIZES)
+def test_monais_residual_networks_have_no_trap_left(name: str, count: int) -> None:
+    """MONAI gives its blocks BatchNorm whatever norm is asked for, and adds in place."""
+    model = build(name, (1, 28, 28), 2, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == count
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 2)
-    with pytest.raises(UnsupportedModel):
-        check_model(Surrogate(model), (1, 28, 28))
+    assert not [*model.named_buffers()], "a buffer does not travel with the parameters"
+    assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    check_model(Surrogate(model), (1, 28, 28))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("unet-small", (3, 16, 16)), ("unet-large", (1, 17, 21))])
+def test_u_nets_answer_every_pixel(name: str, shape: tuple[int, ...]) -> None:
+    model = build(name, shape, 3, seed=0)
+    assert model.pixelwise
+    assert model(torch.zeros(2, *shape)).shape == (2, 3, *shape[1:])
+    private, public = model.both(torch.randn(2, *shape))
+    assert torch.equal(private, public)
+    check_model(Surrogate(model), shape)
+    assert not build("cnn-4", (1, 8, 8), 2, seed=0).pixelwise
+
+
+def test_a_large_u_net_is_twice_as_wide() -> None:
+    def channels(name: str) -> list[int]:
+        return [m.out_channels for m in build(name, (3, 16, 16), 2, 0).extractor.modules() if isinstance(m, nn.Conv2d)]
+
+    assert channels("unet-large") == [2 * n for n in channels("unet-small")]

@@ -113,3 +113,17 @@ def test_other_figures() -> None:
     assert wording.factor(1.926) == "1.9×"
     assert wording.signed(-0.0125) == "−0.013" or wording.signed(-0.0125) == "−0.012"
     assert wording.count(12_345) == "12,345"
+
+
+def test_dice_is_told_of_a_segmentation_only(summary: Summary) -> None:
+    assert not any("Dice" in sentence for sentence in wording.sentences(summary))
+    masked = MetricsSummary(auroc=0.9, balanced_accuracy=0.8, dice=0.62)
+    hospitals = [h.model_copy(update={"study_model": masked}) for h in summary.hospitals]
+    own = masked.model_copy(update={"dice": 0.7})
+    hospitals[0] = hospitals[0].model_copy(update={"personal_model": own})
+    hospitals[1] = hospitals[1].model_copy(update={"personal_model": own.model_copy(update={"dice": 0.5})})
+    told = wording.sentences(summary.model_copy(update={"hospitals": tuple(hospitals), "public_only": masked}))
+    expected = (
+        "Dice coefficient, the mean over test images: shared 0.620; personal 0.500 to 0.700; public set only 0.620."
+    )
+    assert expected in told

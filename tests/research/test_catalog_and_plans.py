@@ -87,6 +87,18 @@ def test_the_prior_is_the_public_sets(dataset: str, study: StudyData) -> None:
     assert abs(prior[1] - study.public.labels.mean()) < 0.05
 
 
+def test_both_eyes_of_a_child_are_one_patient(shared_data: Path) -> None:
+    study = prepare("retina", shared_data, seed=3)
+    tier, chase = study.hospitals["chase"]
+    assert tier == "small"
+    assert len(chase) == 2 * chase.n_patients
+    assert all(len(records) == records.n_patients for name, (_, records) in study.hospitals.items() if name != "chase")
+    assert study.data_section_fields["task"] == "segmentation"
+    assert study.test.masked
+    assert study.public.masked
+    assert 0.05 < study.test.labels.mean() < 0.2
+
+
 def test_a_seed_repeats_a_split_and_another_changes_it() -> None:
     one, same, other = (prepare("breast-cancer", None, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.test.inputs, same.test.inputs)
@@ -136,6 +148,9 @@ def test_malformed_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "breastmnist.npz").write_bytes(b"junk")
     with pytest.raises(InvalidData, match="MedMNIST"):
         prepare("breast", tmp_path, 1)
+    (tmp_path / "retina_vessels_256.npz").write_bytes(b"junk")
+    with pytest.raises(InvalidData, match="not the file of retina vessels"):
+        prepare("retina", tmp_path, 1)
     (tmp_path / "processed.cleveland.data").write_text("63.0,1.0\n", encoding="utf-8")
     with pytest.raises(InvalidData, match="line 1: 2 values, not 14"):
         prepare("heart", tmp_path, 1)

@@ -46,6 +46,26 @@ def test_a_method_that_a_plan_imports_must_be_named_by_its_path() -> None:
         assert [b.clause for b in broken_clauses(policy, plan, "beta", None)] == broken
 
 
+@pytest.mark.parametrize(
+    ("small", "allowed", "broken"),
+    [
+        ("mlp-8", SitePolicy().models_allowed, False),
+        ("mlp-8", ("mlp-9",), True),
+        ("lung_networks.nets:small", SitePolicy().models_allowed, True),
+        ("lung_networks.nets:small", ("*", "lung_networks.nets:*", "lung_networks.*"), True),
+        ("lung_networks.nets:small", ("lung_networks.nets:small", "mlp-*"), False),
+    ],
+)
+def test_a_network_that_a_plan_imports_must_be_named_by_its_path(
+    small: str, allowed: tuple[str, ...], broken: bool
+) -> None:
+    plan = example_plan(model__small=small, model__large="mlp-9", aggregation__masks="repairing")
+    policy = SitePolicy(models_allowed=allowed)
+    found = [str(b) for b in broken_clauses(policy, plan, "beta", None)]
+    assert bool(found) == broken
+    assert all(f.startswith("models_allowed") and small in f for f in found)
+
+
 def test_a_foundation_endpoint_outside_the_list_is_refused() -> None:
     policy = SitePolicy(foundation_endpoints=("https://inside.example/",))
     assert not broken_clauses(policy, PLAN, "beta", "https://inside.example/v2")

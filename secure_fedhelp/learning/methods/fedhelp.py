@@ -23,6 +23,8 @@ teach the proxy, because only then is it protected itself.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.method import PUBLIC, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten
+from secure_fedhelp.learning.pooling import expand, pool, pooled_shape
 from secure_fedhelp.learning.steps import ExtraLoss
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.entries import Proof
@@ -54,8 +57,9 @@ class FedHelp(Averaging):
 
     @classmethod
     def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
-        answers = {"public-logits": plan.data.public_records * len(plan.data.classes)}
-        return super().lengths(plan) | (answers if plan.options(methods.FedHelp).logits else {})
+        options = plan.options(methods.FedHelp)
+        answers = plan.data.public_records * math.prod(pooled_shape(plan.data, options.logit_pool))
+        return super().lengths(plan) | ({"public-logits": answers} if options.logits else {})
 
     @property
     def _twin(self) -> bool:
@@ -64,7 +68,8 @@ class FedHelp(Averaging):
     def train(self, round_number: int) -> Said:
         model = self.start(round_number)
         event = self.private_steps(model, round_number)
-        update, answers = flatten(model) - self.base, predict(model, self.site.public.inputs).ravel()
+        update = flatten(model) - self.base
+        answers = pool(predict(model, self.site.public.inputs), self.options.logit_pool).ravel()
         proofs = {
             "model-update": Proof.of("dp-sgd", "event:0", *PUBLIC),
             "public-logits": Proof.of("post-processing", "event:0", *PUBLIC),
@@ -72,7 +77,9 @@ class FedHelp(Averaging):
         return Said({"model-update": update, "public-logits": answers}, proofs, (event,))
 
     def ensemble(self) -> tuple[NDArray[np.float64], float] | None:
-        return None if self._ensemble is None else (self._ensemble, self.options.ensemble_weight)
+        if self._ensemble is None:
+            return None
+        return expand(self._ensemble, self.options.logit_pool), self.options.ensemble_weight
 
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
         if not self._twin:
@@ -89,7 +96,8 @@ class FedHelp(Averaging):
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
         super().learn(round_number, means)
         if "public-logits" in means:
-            self._ensemble = means["public-logits"].reshape(len(self.site.public), len(self.plan.data.classes))
+            shape = pooled_shape(self.plan.data, self.options.logit_pool)
+            self._ensemble = means["public-logits"].reshape(len(self.site.public), *shape)
 
     def train_large(self, round_number: int) -> None:
         """A pupil's steps. A twin was trained with its proxy: its half of the pair is taken over."""
@@ -101,11 +109,13 @@ class FedHelp(Averaging):
     def large_lesson(self, model: TwoHeaded) -> ExtraLoss:
         """Asymmetric distillation, weak to strong: only the order of the shared model's answers is a must."""
         options, shared, soft = self.options, self.shared_model(), self.lesson(model)
+        confidence = confidence_of(options, self.task)
 
         def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
             with torch.no_grad():
                 answers = shared(inputs)
-            return options.ranking_weight * ranking_loss(answers, logits, options.ranking_top) + soft(inputs, logits)
+            ranking = ranking_loss(answers, logits, options.ranking_top, confidence=confidence)
+            return options.ranking_weight * ranking + soft(inputs, logits)
 
         return lesson
 
@@ -123,8 +133,13 @@ class FedHelp(Averaging):
         self._ensemble = state.get("ensemble")
 
 
+def confidence_of(options: methods.FedHelp, task: Task) -> float:
+    """The probability from which the weak model's first class is ranked: only pixels are asked for one."""
+    return options.pixel_confidence if task.pixelwise else 0.0
+
+
 class Twin(nn.Module):
-    """Proxy and large model as one module, clipped jointly: logits [b, 2 * classes], the proxy's first."""
+    """Proxy and large model as one module, clipped jointly: logits [b, 2 * classes, ...], the proxy's first."""
 
     def __init__(
         self, proxy: TwoHeaded, large: TwoHeaded, task: Task, options: methods.FedHelp, temperature: float
@@ -141,6 +156,7 @@ class Twin(nn.Module):
         """CE(proxy) + KL(large || proxy) + CE(large) + eta R(proxy, large), one value a record."""
         weak, strong = outputs.chunk(2, dim=1)
         down = soft_loss(strong, weak, self._temperature, per_record=True)
-        up = ranking_loss(weak, strong, self._options.ranking_top, per_record=True)
+        sure = confidence_of(self._options, self._task)
+        up = ranking_loss(weak, strong, self._options.ranking_top, per_record=True, confidence=sure)
         own = self._task.losses(weak, labels) + self._task.losses(strong, labels)
         return own + down + self._options.ranking_weight * up

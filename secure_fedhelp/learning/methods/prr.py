@@ -98,8 +98,10 @@ class Prr(Averaging):
             "spectrum": tuple(fourier.length(_width(plan, number)) for number in range(rounds))
         }
         if options.cpa:
+            if plan.data.masked:
+                raise InvalidPlan("cpa = true aligns one class a record, and a mask has one a pixel: set cpa = false")
             found["class-counts"] = (classes, *[0] * (rounds - 1))
-            prototypes, first = classes * model.private_head.in_features, max(options.aligned_from - 1, 0)
+            prototypes, first = classes * model.features, max(options.aligned_from - 1, 0)
             if first < rounds:
                 found["prototypes"] = tuple(prototypes if number >= first else 0 for number in range(rounds))
         return found
@@ -252,7 +254,9 @@ class Prr(Averaging):
     def _next_stage(self, stage: Stage | None, personal: nn.Module, deputy: nn.Module) -> Stage:
         """By macro-F1 on the public set: on its labels, or else the teacher's answers. With neither all score alike."""
         public, answers = self.site.public, self.site.answers
-        labels = answers.argmax(axis=1) if public.labels is None and answers is not None else public.labels
+        labels = public.labels
+        if labels is None and answers:
+            labels = np.mean(answers, axis=0).argmax(axis=1)
         scores = [0.0 if labels is None else macro_f1(predict(m, public.inputs), labels) for m in (personal, deputy)]
         return next_stage(stage, scores[0], scores[1], self.options.recover, self.options.exchange)
 

@@ -109,7 +109,7 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
         variant = study.variants[contender]
         changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
         changes["method"] = variant.method or study.method
-    elif contender in _OPTIONS and contender != study.method.name:
+    elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
         changes["method"] = _OPTIONS[contender]()
     return study.model_copy(update=changes)
 

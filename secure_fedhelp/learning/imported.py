@@ -1,0 +1,21 @@
+"""Code from outside this project, by its import path: the one place where a name in a plan becomes code that runs.
+
+A plan names it and a hospital runs it, so the site policy has to name it first (``methods_allowed``,
+``models_allowed``), and a hospital imports nothing before it has held the plan against its policy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from secure_fedhelp.errors import InvalidPlan
+
+
+def import_named(path: str, what: str) -> object:
+    """The object at ``package.module:name``; InvalidPlan if there is none. ``what`` it should be, in a word."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = f"Install the package that holds it, or mend the path of the {what} in the plan."
+        raise InvalidPlan(f"there is no {what} {path}: {error}", hint) from error
