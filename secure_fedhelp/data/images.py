@@ -38,7 +38,7 @@ def read_images(path: Path, data: DataSection, part: Part = "open", progress: Pr
     Raises InvalidData or InvalidValue.
     """
     loaded = read_image_set(path, len(data.classes), part, progress)
-    _fits(loaded.records.inputs, data, path)
+    _fits(loaded.records.inputs, loaded.records.labels, data, path)
     return loaded
 
 
@@ -81,8 +81,8 @@ def load_public(path: Path, data: DataSection) -> PublicSet:
     arrays = read_arrays(path, ("inputs",), ("labels",))
     try:
         inputs = _inputs(arrays["inputs"], path)
-        _fits(inputs, data, path)
         labels = _labels(arrays["labels"], len(data.classes), path) if "labels" in arrays else None
+        _fits(inputs, labels, data, path)
         return PublicSet(inputs, labels, data.public_sha256)
     except PublicSetMismatch as error:
         raise PublicSetMismatch(f"{path}: not the plan's public set, whose hash is {data.public_sha256}") from error
@@ -105,7 +105,10 @@ def _inputs(array: NDArray[Any], path: Path) -> Inputs:
     return array
 
 
-def _fits(inputs: Inputs, data: DataSection, path: Path) -> None:
+def _fits(inputs: Inputs, labels: Labels | None, data: DataSection, path: Path) -> None:
+    if labels is not None and (labels.ndim == 3) != data.masked:
+        wanted = "integers [n, height, width], a mask an image" if data.masked else "one list of integers"
+        raise InvalidData(f"{path.name}: by the plan's task labels must be {wanted}")
     if inputs.shape[1:] != data.input_shape or not len(inputs):
         raise InvalidData(f"{path.name}: inputs of shape {inputs.shape[1:]}, the plan says {data.input_shape}")
 

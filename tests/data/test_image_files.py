@@ -245,14 +245,15 @@ def test_halves_of_pairs_are_named(tmp_path: Path) -> None:
 
 
 def test_masks_round_trip_as_npz_and_as_a_public_set(tmp_path: Path) -> None:
-    records = load_records(pairs(tmp_path), DATA).records
+    masked = DATA.model_copy(update={"task": "segmentation"})
+    records = load_records(pairs(tmp_path), masked).records
     write_images(tmp_path / "m.npz", records)
-    found = load_images(tmp_path / "m.npz", DATA)
+    found = load_images(tmp_path / "m.npz", masked)
     np.testing.assert_array_equal(found.labels, records.labels)
     assert found.take([2]).labels.shape == (1, 4, 6)
     public = PublicSet.of(records.inputs, records.labels)
     write_public(tmp_path / "p.npz", public)
-    fixed = DATA.model_copy(update={"public_sha256": public.sha256})
+    fixed = masked.model_copy(update={"public_sha256": public.sha256})
     np.testing.assert_array_equal(load_public(tmp_path / "p.npz", fixed).labels, records.labels)
     flipped = PublicSet.of(records.inputs, 1 - records.labels)
     assert flipped.sha256 != public.sha256

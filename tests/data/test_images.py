@@ -145,4 +145,4 @@ def test_masks_round_trip_and_must_be_the_plans(tmp_path: Path) -> None:
         load_images(npz(tmp_path, images=GREY, labels=LABELS, patients=np.arange(3)), MASKED)
     masks[1, 2, 3] = 2
     with pytest.raises(InvalidValue, match="label 2 of record 1"):
-        load_images(npz(tmp_path, images=GREY, labels=masks, patients=np.arange(3)), MASKED)
+        load_images(npz(tmp_path, images=GREY, masks=masks, patients=np.arange(3)), MASKED)
