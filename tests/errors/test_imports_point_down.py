@@ -28,7 +28,7 @@ FLOORS = [
 #: Who may import a heavy package, at the top of a file or inside a function.
 HEAVY = {
     "tenseal": {"secagg/ckks.py", "secagg/keys.py", "secagg/seal_format.py"},
-    "opacus": {"privacy", "learning", "audit", "research/bench/noise.py"},
+    "opacus": {"privacy", "learning", "audit", "research/bench/noise.py", "research/bench/modes.py"},
     "torch": {"privacy", "learning", "research", *(f"audit/canary/{f}.py" for f in ("white_box", "game", "planted"))},
     "grpc": {"wire", "coordinator", "research/bench/plaintext.py"},
 }
