@@ -8,15 +8,13 @@ of each record by itself, and the layer is named where they part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from opacus.grad_sample import GradSampleModule
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from secure_fedhelp.errors import UnsupportedModel
+from secure_fedhelp.privacy.gradients import without_dropout
 
 #: Records tried together; relative and absolute differences that rounding makes between a batch and one of it.
 _TRIED, _RELATIVE, _ABSOLUTE = 2, 1e-3, 1e-5
@@ -52,7 +50,7 @@ def require_records_apart(wrapped: GradSampleModule, input_shape: tuple[int, ...
     model = wrapped._module
     drawn = torch.Generator().manual_seed(0)
     inputs = torch.randn(_TRIED, *input_shape, generator=drawn)
-    with _without_dropout(model):
+    with without_dropout(model):
         together = _answers(wrapped, inputs)
         output = together[""]
         slope = torch.randn(output.shape, generator=drawn)
@@ -137,16 +135,3 @@ def _no_gradient(model: nn.Module, names: list[str], error: Exception) -> Unsupp
         f"no gradient of each record: layer {layers or 'unknown'}: {str(error).splitlines()[0]}",
         "Make it of Linear, Conv, GroupNorm, LayerNorm and Embedding layers, each called as it is, nothing in place.",
     )
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
-    modes = [layer.training for layer in layers]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.train(mode)

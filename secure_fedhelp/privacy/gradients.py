@@ -252,6 +252,8 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 #: What was found right for a structure. The trial takes as long as some steps, and a study makes its models anew each
 #: round; whether a way is right does not depend on the weights.
+#: What torch and Opacus raise on models that they cannot follow.
+_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError)
 _CHOSEN: dict[tuple[object, ...], type[Gradients]] = {}
 
 
@@ -260,7 +262,8 @@ def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
 
     Two random records are sent forth and back together, and each alone through plain autograd: the gradients must be
     the same. That sees what no list of layers does: a mean over the batch in the middle of a model, or a parameter that
-    is also used outside of its layer; a model that draws random numbers cannot be told from those, and is refused too.
+    is also used outside of its layer. Dropout layers are off meanwhile; a model that draws random numbers otherwise
+    cannot be told from those, and is refused too.
     One trial for all models of the same modules, settings and input shape.
     """
     modules = tuple((name, type(module), module.extra_repr()) for name, module in model.named_modules())
@@ -274,9 +277,14 @@ def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
 def _tried(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
     rng = np.random.default_rng(0)
     inputs = torch.from_numpy(rng.normal(size=(2, *input_shape)).astype(np.float32))
+    with without_dropout(model):
+        return _first_right(model, inputs)
+
+
+def _first_right(model: nn.Module, inputs: Tensor) -> type[Gradients]:
     try:
         right = _agrees(OpacusHooks, model, inputs)
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except _FAILURES as error:
         raise UnsupportedModel(f"no gradient of each record: {str(error).splitlines()[0]}") from error
     if not right:
         raise UnsupportedModel("a record's gradient is another one when other records are beside it")
@@ -314,3 +322,17 @@ def _trial_losses(outputs: Tensor) -> Tensor:
     """One number a record, [b], in which each output has a weight of its own."""
     flat = outputs.flatten(1)
     return flat @ torch.from_numpy(np.random.default_rng(1).normal(size=flat.shape[1]).astype(np.float32))
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Dropout differs by chance and from record to record, and mixes nothing: it is off while a model is tried."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
+    modes = [layer.training for layer in layers]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.train(mode)

@@ -229,12 +229,23 @@ class UsedOutside(nn.Module):
         return torch.as_tensor(self.last(torch.tanh(self.layer(inputs)) @ self.layer.weight))
 
 
+class Random(nn.Module):
+    """Random numbers that no layer's type shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 30)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.dropout(self.layer(inputs), 0.5, training=True)
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
         (Centred(), (4,)),
         (UsedOutside(), (4,)),
-        (nn.Sequential(nn.Linear(4, 30), nn.Dropout(0.5), nn.Linear(30, 3)), (4,)),
+        (Random(), (4,)),
         (nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), nn.Flatten()), (2, 5, 5)),
     ],
     ids=["mean over the batch", "weight used outside", "random", "circular padding"],
