@@ -30,6 +30,8 @@ class Averaging(Method):
 
     #: Whether large hospitals train a network of their own at home.
     has_large = True
+    #: How strongly private steps are drawn towards the round's start (privacy/training.py).
+    pull = 0.0
 
     def __init__(self, site: Site) -> None:
         super().__init__(site)
@@ -76,6 +78,7 @@ class Averaging(Method):
             site.nominal_patients,
             self.plan.learning.private_learning_rate,
             site.noise,
+            pull=self.pull,
         )
 
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:

@@ -129,9 +129,9 @@ def test_a_round_hands_training_the_plans_figures(monkeypatch: pytest.MonkeyPatc
     """The game calls the training itself, so it cannot see what a round would have called it with."""
     called: list[tuple[Any, ...]] = []
 
-    def noted(*arguments: Any) -> DpSgd:
+    def noted(*arguments: Any, **named: Any) -> DpSgd:
         called.append(arguments)
-        return train_private(*arguments)
+        return train_private(*arguments, **named)
 
     assert averaging.train_private is train_private
     monkeypatch.setattr(averaging, "train_private", noted)

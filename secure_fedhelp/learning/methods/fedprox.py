@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from secure_fedhelp.learning.averaging import Averaging
-from secure_fedhelp.learning.models import Surrogate, TwoHeaded
-from secure_fedhelp.privacy.mechanisms import DpSgd
-from secure_fedhelp.privacy.training import train_private
+from secure_fedhelp.learning.method import Site
 from secure_fedhelp.study import methods
 
 
@@ -16,15 +14,6 @@ class FedProx(Averaging):
     the noise and neither clipped nor paid for.
     """
 
-    def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
-        site, options = self.site, self.plan.options(methods.FedProx)
-        return train_private(
-            Surrogate(model),
-            self.task.losses,
-            site.records,
-            site.privacy,
-            site.nominal_patients,
-            self.plan.learning.private_learning_rate,
-            site.noise,
-            pull=options.proximal_weight,
-        )
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.pull = self.plan.options(methods.FedProx).proximal_weight
