@@ -66,7 +66,7 @@ def _print(console: Console, dataset: str, rows: list[Row]) -> None:
     metrics = measured(rows)
     for tier in tiers(rows):
         lines = [
-            (label, *(_level(level(rows, tier, model, metric)) for metric in metrics))
+            (label, *(level_words(level(rows, tier, model, metric)) for metric in metrics))
             for model, label in MODELS.items()
         ]
         _table(console, f"{tier} hospitals: mean ± sd", ("model", *metrics.values()), lines)
@@ -87,7 +87,8 @@ def _table(console: Console, title: str, header: tuple[str, ...], lines: list[tu
     console.print(table)
 
 
-def _level(found: Estimate) -> str:
+def level_words(found: Estimate) -> str:
+    """Mean ± standard deviation; of one seed the mean alone."""
     return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
 
 

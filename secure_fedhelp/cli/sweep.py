@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secure_fedhelp.cli.compare import level_words
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -141,7 +143,7 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                 for model in ("shared", "personal", name):
                     found = values(results, name, budget, tier, model, metric)
                     if found:
-                        table.add_row(name, model, _level(level(found)), _difference(difference(found, first)))
+                        table.add_row(name, model, level_words(level(found)), _difference(difference(found, first)))
             if table.row_count:
                 screen.print(table)
 
@@ -149,10 +151,6 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
 def _metric(results: Sequence[RunResult]) -> str:
     """What the study is judged by: Dice where there are masks, else the area under the curve."""
     return next((m for m in ("dice", "auroc") for r in results for h in r.hospitals if m in h.metrics), "auroc")
-
-
-def _level(found: Estimate) -> str:
-    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
 
 
 def _difference(found: Estimate | None) -> str:
