@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.errors import UnsupportedModel
+from secure_fedhelp.learning.common_work import CommonWork, key_of
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.models import TwoHeaded, build
 from secure_fedhelp.learning.task import Task
@@ -29,6 +30,8 @@ ExtraLoss = Callable[[Tensor, Tensor], Tensor]
 
 #: Separates the streams of public randomness, so that no two uses of the plan's seed draw the same numbers.
 _WARM, _PUBLIC = 1, 2
+#: Public steps follow from the model that they start from and from public things, so what one did serves all.
+_COMMON = CommonWork()
 
 
 def fresh_model(plan: StudyPlan, architecture: str) -> TwoHeaded:
@@ -46,8 +49,7 @@ def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: T
     A function of the plan, the public set and the teacher's answers alone, so every hospital makes the same one.
     """
     model = fresh_model(plan, architecture)
-    rng = np.random.default_rng([plan.study.seed, _WARM])
-    _public_steps(model, plan, plan.learning.warm_steps, public, teacher, None, rng)
+    _public_steps(model, plan, plan.learning.warm_steps, public, teacher, None, [_WARM])
     model.adopt_public_head()
     return model
 
@@ -64,8 +66,7 @@ def public_steps(
 
     ``ensemble``: further logits that the private head distils, and their weight.
     """
-    rng = np.random.default_rng([plan.study.seed, _PUBLIC, round_number])
-    _public_steps(model, plan, plan.learning.public_steps, public, teacher, ensemble, rng)
+    _public_steps(model, plan, plan.learning.public_steps, public, teacher, ensemble, [_PUBLIC, round_number])
 
 
 def home_steps(
@@ -83,7 +84,7 @@ def home_steps(
     ``losses`` takes the place of the task's own, ``extra`` is added.
     """
     losses, learning = losses or Task.of(plan).losses, plan.learning
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay, fused=True)
     model.train()
     for batch in _batches(len(records), learning.home_batch, steps, rng):
         inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
@@ -105,17 +106,41 @@ def _public_steps(
     public: PublicSet,
     teacher: Teachers,
     ensemble: tuple[Logits, float] | None,
+    stream: list[int],
+) -> None:
+    """Public steps in the order that seed and ``stream`` say; where nothing teaches, none."""
+    teachers = () if teacher is None else teacher if isinstance(teacher, tuple) else (teacher,)
+    if not (public.labels is not None or teachers or ensemble is not None):
+        return
+    rng = np.random.default_rng([plan.study.seed, *stream])
+    answers, weight = ensemble if ensemble is not None else (None, 0.0)
+    settings = {
+        "stream": [plan.study.seed, *stream],
+        "steps": steps,
+        "learning": plan.learning.model_dump(mode="json"),
+        "data": plan.data.model_dump(mode="json"),
+        "public": public.sha256,
+        "ensemble": weight,
+    }
+    key = key_of(model, settings, answers, *teachers)
+    _COMMON.once(key, model, lambda: _train_public(model, plan, steps, public, teachers, ensemble, rng))
+
+
+def _train_public(
+    model: TwoHeaded,
+    plan: StudyPlan,
+    steps: int,
+    public: PublicSet,
+    teachers: tuple[Logits, ...],
+    ensemble: tuple[Logits, float] | None,
     rng: np.random.Generator,
 ) -> None:
     """Auxiliary: CE(g_pub, y) where labels exist + mu KL(teacher || g_pub). Surrogate: KL(ensemble || g_prv).
 
     Of two teachers the divergences from each are averaged: they may disagree, and neither is asked to know both.
     """
-    teachers = () if teacher is None else teacher if isinstance(teacher, tuple) else (teacher,)
-    if not (public.labels is not None or teachers or ensemble is not None):
-        return
     task, learning = Task.of(plan), plan.learning
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning.public_learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning.public_learning_rate, fused=True)
     model.train()
     for batch in _batches(len(public), learning.public_batch, steps, rng):
         private, auxiliary = model.both(torch.from_numpy(public.inputs[batch]))
