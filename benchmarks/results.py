@@ -1,0 +1,285 @@
+"""Everything that docs/results.md shows, from scratch: runs the studies, keeps their figures, fills the tables.
+
+    python benchmarks/results.py run --data-dir DATA        # hours; ended, it goes on where it was
+    python benchmarks/results.py tables                     # fills docs/results.md from the kept figures alone
+
+What is run is in results.toml, studies in studies/. Each finished run is a file under --out; its figures, one row a
+run, are kept in docs/results/PART.csv. A table stands in docs/results.md between ``<!-- table: ... -->`` and
+``<!-- end -->``; the words in the first say which (TABLES below).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field
+
+from secure_fedhelp.errors import FedHelpError
+from secure_fedhelp.research.compare import Estimate, estimate
+from secure_fedhelp.research.study_file import StudyFile, load_study
+from secure_fedhelp.research.sweep.engines import Outcome, processes
+from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand, names, parse_epsilons
+from secure_fedhelp.research.sweep.store import Store, run_row
+from secure_fedhelp.research.sweep.sweep import sweep
+
+HERE = Path(__file__).parent
+DOCUMENT = HERE.parent / "docs" / "results.md"
+KEPT = HERE.parent / "docs" / "results"
+#: Columns of a kept row beside TIER_MODEL_METRIC; OUT/PART/results.csv has all of them.
+ABOUT = ("run", "contender", "epsilon", "seed", "encryption", "plan_sha256", "epsilon_spent", "bytes_up", "seconds")
+METRICS = {
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "dice": "Dice",
+    "ece": "calibration error",
+}
+Row = dict[str, str]
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+class Part(BaseModel):
+    """One sweep: a study, perhaps changed, and what is run of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    study: str
+    methods: str
+    epsilon: str = "3"
+    seeds: int = Field(default=5, ge=1)
+    #: Keys of the study file that are replaced.
+    change: dict[str, Any] = Field(default_factory=dict)
+
+    def runs(self, data_dir: Path | None, seeds: int | None) -> list[Run]:
+        study = load_study(HERE / "studies" / self.study)
+        values = study.model_dump(exclude_none=True) | {"name": self.name} | self.change
+        changed = StudyFile.model_validate(values)
+        budgets = parse_epsilons(self.epsilon)
+        return expand(changed, names(self.methods), budgets, seeds or self.seeds, False, data_dir)
+
+
+def parts() -> dict[str, Part]:
+    """Those of results.toml by name, in its order."""
+    found = [Part.model_validate(values) for values in tomllib.loads((HERE / "results.toml").read_text())["part"]]
+    return {part.name: part for part in found}
+
+
+@app.command()
+def run(
+    data_dir: Annotated[Path, typer.Option(help="Folder with uci_heart, medmnist and retina_vessels.")],
+    out: Annotated[Path, typer.Option(help="Where each finished run is kept.")] = Path("runs/results"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = 2,
+    only: Annotated[str, typer.Option(help="Parts, with commas; all if absent.")] = "",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Fewer seeds than results.toml asks for.")] = None,
+) -> None:
+    """Run what is left of each part, keep its figures, and fill the tables."""
+    known = parts()
+    chosen = names(only) or list(known)
+    if strangers := [name for name in chosen if name not in known]:
+        raise typer.BadParameter(f"{strangers[0]!r} is none of {', '.join(known)}")
+    failed = 0
+    for name in chosen:
+        asked = known[name].runs(data_dir, seeds)
+        done = Store(out / name)
+        left = sum(not done.done(one) for one in asked)
+        print(f"{name}: {len(asked)} runs, {left} left", flush=True)
+
+        def told(outcome: Outcome) -> None:
+            nonlocal failed
+            if outcome.error is not None:
+                failed += 1
+                print(f"{outcome.run.id} ({outcome.run.contender}) failed: {outcome.error}", flush=True)
+
+        results = sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
+        keep(name, [run_row(result) for result in results])
+    fill()
+    if failed:
+        print(f"{failed} run(s) failed; run this again to repeat them")
+        raise typer.Exit(1)
+
+
+@app.command()
+def tables() -> None:
+    """Fill docs/results.md from docs/results/ alone."""
+    fill()
+
+
+def keep(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """The figures of a part, one row a run, to four digits."""
+    columns = [*ABOUT, *sorted({key for row in rows for key in row if key.startswith(("large_", "small_"))})]
+    KEPT.mkdir(exist_ok=True)
+    with (KEPT / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        for row in sorted(rows, key=lambda row: (row["contender"], row["epsilon"], row["seed"])):
+            writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def kept(name: str) -> list[Row]:
+    """A part's rows; none if it has not been run."""
+    path = KEPT / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- figures -----------------------------------------------------------------------------------------------------------
+
+
+class Contender(BaseModel):
+    """``fedhelp:shared`` or a rival's name: whose model is judged."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    model: str
+
+    @classmethod
+    def of(cls, text: str) -> Contender:
+        name, _, model = text.partition(":")
+        return cls(name=name, model=model or name)
+
+
+def by_seed(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> dict[int, float]:
+    """The mean over a tier's hospitals, by seed."""
+    contender = Contender.of(who)
+    wanted = "inf" if contender.name in FREE else epsilon
+    column = f"{tier}_{contender.model}_{metric}"
+    return {
+        int(row["seed"]): float(row[column])
+        for row in kept(part)
+        if row["contender"] == contender.name and row["epsilon"] == wanted and row.get(column)
+    }
+
+
+def level(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> str:
+    found = by_seed(part, who, tier, metric, epsilon)
+    if not found:
+        return "–"
+    values = estimate(_array(found, sorted(found)))
+    return f"{values.mean:.3f} ± {values.deviation:.3f}" if len(found) > 1 else f"{values.mean:.3f}"
+
+
+def gain(part: str, who: str, rival: str, tier: str, metric: str, epsilon: str = "3") -> str:
+    """One less the other, paired by seed, with the 95 % t interval; bold if that is above zero."""
+    one, two = by_seed(part, who, tier, metric, epsilon), by_seed(part, rival, tier, metric, epsilon)
+    seeds = sorted(one.keys() & two.keys())
+    if not seeds:
+        return "–"
+    return shown(estimate(_array(one, seeds) - _array(two, seeds)))
+
+
+def shown(found: Estimate) -> str:
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    if low != low:  # one seed has no interval
+        return f"{found.mean:+.3f} (one seed)"
+    text = f"{found.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"**{text}**" if low > 0 else text
+
+
+def _array(found: dict[int, float], seeds: Sequence[int]) -> Any:
+    import numpy as np
+
+    return np.asarray([found[seed] for seed in seeds])
+
+
+# --- tables ------------------------------------------------------------------------------------------------------------
+
+
+def levels(part: str, who: str, tier: str, metric: str) -> list[list[str]]:
+    """``levels PART fedhelp:shared,local-dp TIER METRIC``: a row each, a column for every epsilon."""
+    epsilons = names(parts()[part].epsilon)
+    rows = [[f"{METRICS[metric]}, {tier} hospitals", *(f"epsilon {e}" if e != "inf" else "no privacy" for e in epsilons)]]
+    for one in names(who):
+        free = Contender.of(one).name in FREE
+        cells = [level(part, one, tier, metric, epsilon) for epsilon in epsilons]
+        rows.append([words(one), *([""] * (len(epsilons) - 1) + cells[-1:] if free else cells)])
+    return rows
+
+
+def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> list[list[str]]:
+    """``gains PART,PART fedhelp:shared/local-dp,... TIER METRIC [EPSILON]``: a row for each part, a column for each pair.
+
+    With ``auto`` the metric is Dice where there are masks, else AUROC.
+    """
+    asked = [pair.partition("/")[::2] for pair in names(pairs)]
+    rows = [["", *(f"{words(one)} less {words(two)}" for one, two in asked)]]
+    for part in names(many):
+        chosen = ("dice" if _masked(part) else "auroc") if metric == "auto" else metric
+        label = f"{part} (Dice)" if chosen == "dice" else part
+        rows.append([label, *(gain(part, one, two, tier, chosen, epsilon) for one, two in asked)])
+    return rows
+
+
+def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:
+    """``without PART,PART fedhelp:shared no-x:shared,... TIER METRIC``: what base has over each, a column for each part."""
+    rows = [[f"{words(base)} less", *names(many)]]
+    for rival in names(rivals):
+        rows.append([words(rival), *(gain(part, base, rival, tier, metric) for part in names(many))])
+    return rows
+
+
+def time(_: str = "") -> list[list[str]]:
+    """Runs and hours of one core, part by part."""
+    rows, total, runs = [["part", "runs", "hours of one core"]], 0.0, 0
+    for part in parts():
+        seconds = [float(row["seconds"]) for row in kept(part)]
+        rows.append([part, str(len(seconds)), f"{sum(seconds) / 3600:.2f}"])
+        total, runs = total + sum(seconds), runs + len(seconds)
+    return [*rows, ["all", str(runs), f"{total / 3600:.1f}"]]
+
+
+def _masked(part: str) -> bool:
+    rows = kept(part)
+    return bool(rows) and any(key.endswith("_dice") for key in rows[0])
+
+
+def words(who: str) -> str:
+    """How a table names a contender's model."""
+    contender = Contender.of(who)
+    if contender.name in RIVALS:
+        return RIVALS[contender.name]
+    return f"{contender.name}, {contender.model}"
+
+
+TABLES: dict[str, Callable[..., list[list[str]]]] = {
+    "levels": levels,
+    "gains": gains,
+    "without": without,
+    "time": time,
+}
+_PLACE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """``text`` with every table made anew."""
+
+    def table(found: re.Match[str]) -> str:
+        kind, *arguments = found[2].split()
+        return f"{found[1]}\n{_markdown(TABLES[kind](*arguments))}\n\n{found[3]}"
+
+    return _PLACE.sub(table, text)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def fill() -> None:
+    DOCUMENT.write_text(filled(DOCUMENT.read_text()))
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except FedHelpError as error:
+        sys.exit(f"{error}\n{error.hint}" if error.hint else str(error))
