@@ -153,9 +153,10 @@ def _pooled(run: RunFolder, plan: StudyPlan) -> PooledSummary | None:
 
 
 def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSummary:
-    """The model trained on the public set alone, with the teacher: what the study has to beat without any hospital."""
+    """The model trained on the public set alone, with the teacher if there is one: what the study has to beat without
+    any hospital."""
     from secure_fedhelp.learning import baselines
     from secure_fedhelp.research.teacher import Teacher
 
-    logits = Teacher.load(run.teacher).logits(data.public.inputs)
+    logits = None if data.reference is None else Teacher.load(run.teacher).logits(data.public.inputs)
     return MetricsSummary.model_validate(baselines.public_only(plan, data.public, logits, data.test).as_dict())
