@@ -256,7 +256,7 @@ def test_masks_in_medmnists_layout_that_do_not_fit_are_named(tmp_path: Path) -> 
 
 
 def test_a_mask_study_trains_a_round_at_every_hospital(tmp_path: Path) -> None:
-    np.savez(tmp_path / "own.npz", **lesions(160))
+    np.savez(tmp_path / "own.npz", **lesions(240))
     short = "[learning]\nwarm_steps = 1\npublic_steps = 1\npupil_steps = 1\npersonal_steps = 1\n"
     weak = "[public]\nlabelled = false\nrecords = 6\n[teacher]\nrecords = 8\n"
     file = study(tmp_path, "rounds = 1\n" + MASKS + PARTS + EQUAL + short + weak)
