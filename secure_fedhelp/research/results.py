@@ -52,6 +52,7 @@ def collect(
         plan_sha256=plan.hash,
         aggregation=_aggregation(run, plan, cohorts),
         hospitals=tuple(_hospital(run, plan, h.name, cohorts) for h in plan.hospitals),
+        teacher=data.reference is not None,
         public_only=_public_only(run, plan, data),
         pooled=_pooled(run, plan),
     )

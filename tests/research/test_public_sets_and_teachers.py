@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from secure_fedhelp.data.partition import split, stratified_order
 from secure_fedhelp.data.records import Indices, Records
 from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, InvalidPartition
 from secure_fedhelp.hospital.folder import HospitalFolder
+from secure_fedhelp.research import wording
 from secure_fedhelp.research.catalog import DATASETS, StudyData
 from secure_fedhelp.research.dealing import Dealt, deal
 from secure_fedhelp.research.own_data import study_data
@@ -156,6 +158,25 @@ def test_no_patient_is_ever_in_two_parts(before: Dealt, public: PublicPart, teac
         taught = lessons(after, teacher, np.random.default_rng(2))
         assert taught is None or set(taught.patients) <= people(before, before.reference)
         assert (taught is None) == (teacher.kind == "none")
+
+
+PUBLICS = ({"records": 4}, {"share": 0.1, "labelled": False}, {"hospital": "large-1", "share": 0.05})
+TEACHERS = ({"records": 10, "shuffled": 0.3}, {"kind": "none"})
+PARTITIONS = ({}, {"partition": {"kind": "dirichlet", "alpha": 0.5, "minimum_patients": 2}})
+
+
+@pytest.mark.parametrize(("public", "teacher", "partition"), itertools.product(PUBLICS, TEACHERS, PARTITIONS))
+def test_nor_in_a_whole_study(public: dict[str, Any], teacher: dict[str, Any], partition: dict[str, Any]) -> None:
+    """The same from the study file on; patients of this table are told apart by their values."""
+    usual = study_data(study("breast-cancer", **partition), None)
+    data = study_data(study("breast-cancer", public=public, teacher=teacher, **partition), None)
+    others = [data.test, *(records for _, records in data.hospitals.values()), *filter(None, [data.reference])]
+    parts = [rows(data.public.inputs), *(rows(records.inputs) for records in others)]
+    assert sum(map(len, parts)) == len(set[bytes]().union(*parts))
+    np.testing.assert_array_equal(data.test.inputs, usual.test.inputs)
+    changed = {name for name, (_, r) in data.hospitals.items() if len(r) != len(usual.hospitals[name][1])}
+    assert public.get("hospital") is None or changed == {"large-1"}
+    assert "records" not in public or not changed
 
 
 @given(dealt(), publics)
@@ -362,7 +383,8 @@ BARE = {"public": {"records": 12, "labelled": False}, "teacher": {"kind": "none"
 @pytest.mark.end
 def test_a_study_without_labels_and_teacher_runs_encrypted_and_its_audit_holds(tmp_path: Path) -> None:
     file = study("breast-cancer", rounds=2, learning=QUICK, hospitals=SMALL, **BARE)
-    simulate(file, None, tmp_path / "run", False, Console(quiet=True))
+    summary = simulate(file, None, tmp_path / "run", False, Console(quiet=True))
+    assert "The public set alone, with neither teacher nor hospital" in " ".join(wording.sentences(summary))
     hospitals = [HospitalFolder(path) for path in sorted((tmp_path / "run" / "hospitals").iterdir())]
     assert len(hospitals) == 3
     for folder in hospitals:
