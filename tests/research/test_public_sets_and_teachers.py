@@ -165,7 +165,7 @@ TEACHERS = ({"records": 10, "shuffled": 0.3}, {"kind": "none"})
 PARTITIONS = ({}, {"partition": {"kind": "dirichlet", "alpha": 0.5, "minimum_patients": 2}})
 
 
-@pytest.mark.parametrize(("public", "teacher", "partition"), itertools.product(PUBLICS, TEACHERS, PARTITIONS))
+@pytest.mark.parametrize(("public", "teacher", "partition"), [*itertools.product(PUBLICS, TEACHERS, PARTITIONS)])
 def test_nor_in_a_whole_study(public: dict[str, Any], teacher: dict[str, Any], partition: dict[str, Any]) -> None:
     """The same from the study file on; patients of this table are told apart by their values."""
     usual = study_data(study("breast-cancer", **partition), None)
@@ -231,7 +231,7 @@ def test_a_public_set_that_grows_is_the_same_for_all_partitions(catalog: Path, d
 # -- labels and shifts -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dataset", ["heart", "breast", "retina"])
+@pytest.mark.parametrize("dataset", ["heart", "breast"])
 def test_without_labels_only_the_labels_are_gone(catalog: Path, dataset: str) -> None:
     usual, bare = (study_data(study(dataset, **more), catalog) for more in ({}, {"public": {"labelled": False}}))
     np.testing.assert_array_equal(bare.public.inputs, usual.public.inputs)
@@ -382,7 +382,7 @@ BARE = {"public": {"records": 12, "labelled": False}, "teacher": {"kind": "none"
 
 @pytest.mark.end
 def test_a_study_without_labels_and_teacher_runs_encrypted_and_its_audit_holds(tmp_path: Path) -> None:
-    file = study("breast-cancer", rounds=2, learning=QUICK, hospitals=SMALL, **BARE)
+    file = study("breast-cancer", rounds=1, learning=QUICK, hospitals=SMALL, **BARE)
     summary = simulate(file, None, tmp_path / "run", False, Console(quiet=True))
     assert "The public set alone, with neither teacher nor hospital" in " ".join(wording.sentences(summary))
     hospitals = [HospitalFolder(path) for path in sorted((tmp_path / "run" / "hospitals").iterdir())]
@@ -432,9 +432,7 @@ def test_public_sets_and_teachers_change_what_is_learnt() -> None:
 # -- networks of one's choice ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dataset", "nets"), [("heart", ("mlp-8", "mlp-24-12")), ("breast", ("cnn-4", "resnet-small"))]
-)
+@pytest.mark.parametrize(("dataset", "nets"), [("heart", ("mlp-8", "mlp-24-12")), ("breast", ("cnn-4", "cnn-8-8"))])
 def test_large_hospitals_keep_a_network_of_their_own(catalog: Path, dataset: str, nets: tuple[str, str]) -> None:
     """Tables and images of the catalog; the shared model is of the small network everywhere."""
     from secure_fedhelp.learning.method import Site

@@ -136,7 +136,7 @@ def test_a_data_file_is_read_for_its_name_once(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_data_file_that_changes_during_a_sweep_is_told_by_name(tmp_path: Path) -> None:
-    before, many = own(tmp_path / "one"), []
+    before = own(tmp_path / "one")
     many = expand(before, ["local"], [3.0], 2, False, None)
     own(tmp_path / "one", shift=1)
     assert [attempt(run).error or "" for run in many] == [
