@@ -73,13 +73,19 @@ class PublicSetMismatch(InvalidData):
 
 
 class UnknownDataset(InvalidData):
-    default_hint = "Choose one of: breast-cancer, heart, pneumonia, breast."
+    default_hint = "Choose one of: breast-cancer, heart, pneumonia, breast, retina."
 
 
 class InvalidPartition(InvalidData):
     """A way of dealing patients to hospitals that these patients do not allow."""
 
     default_hint = "Change the study file's [partition] or [parts]: other shares, a larger alpha, fewer hospitals."
+
+
+class DataChanged(InvalidData):
+    """A data file that is no longer the one that a run of a sweep was asked for."""
+
+    default_hint = "Start the sweep again: with the new file its runs are others and are done anew."
 
 
 class MissingExtra(FedHelpError):

@@ -19,10 +19,10 @@ import numpy as np
 
 from secure_fedhelp.data.images import normalise
 from secure_fedhelp.data.partition import split
-from secure_fedhelp.data.records import Indices, PublicSet, Records
+from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
-from secure_fedhelp.research.dealing import Hospitals, deal
+from secure_fedhelp.research.dealing import Dealt, deal
 from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.research.schema import numeric_column, rounded
 from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
@@ -66,8 +66,8 @@ class StudyData:
 
     hospitals: dict[str, tuple[Tier, Records]]
     public: PublicSet
-    #: Trains the demo's foundation model; belongs to no hospital.
-    reference: Records
+    #: Trains the demo's foundation model; belongs to no hospital. None in a study without a teacher.
+    reference: Records | None
     test: Records
     #: Keyword arguments of :class:`secure_fedhelp.study.plan.DataSection`.
     data_section_fields: dict[str, Any]
@@ -89,11 +89,19 @@ def prepare(dataset: str, data_dir: Path | None, seed: int, partition: Partition
     Only breast-cancer ships with the project (scikit-learn's table); the others are read from ``data_dir``. Raises
     UnknownDataset, InvalidPartition, or InvalidData if the files are missing or malformed.
     """
-    makers: dict[str, Callable[[Path | None, Partition, np.random.Generator], StudyData]] = {
+    dealt = deal_out(dataset, data_dir, seed, partition)
+    records = dealt.records
+    public = PublicSet.of(records.inputs[dealt.public], records.labels[dealt.public])
+    return make_study(dealt, public, records.take(dealt.reference))
+
+
+def deal_out(dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None) -> Dealt:
+    """What :func:`prepare` makes a study of: all records, and whose each is."""
+    makers: dict[str, Callable[[Path | None, Partition, np.random.Generator], Dealt]] = {
         "breast-cancer": _breast_cancer,
         "heart": _heart,
-        "pneumonia": partial(_medmnist, "pneumonia", "pneumoniamnist.npz"),
-        "breast": partial(_medmnist, "breast", "breastmnist.npz"),
+        "pneumonia": partial(_medmnist, "pneumonia"),
+        "breast": partial(_medmnist, "breast"),
         "retina": _retina,
     }
     if dataset not in makers:
@@ -105,7 +113,7 @@ def prepare(dataset: str, data_dir: Path | None, seed: int, partition: Partition
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generator) -> StudyData:
+def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
     from sklearn.datasets import load_breast_cancer
 
     table = load_breast_cancer()
@@ -124,10 +132,10 @@ def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generato
     everything = Records(inputs, labels, patients)
     sites = deal(partition, patients, labels, None, pool, rng)
     fields = data_fields("breast-cancer", "table", ("benign", "malignant"), inputs.shape[1:], columns)
-    return make_study(everything, sites, public, reference, test, fields)
+    return Dealt(everything, labels, partition, sites, public, reference, test, fields)
 
 
-def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) -> StudyData:
+def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
     rows: list[list[str]] = []
     labels: list[int] = []
     sites: list[str] = []
@@ -148,7 +156,7 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
     everything = Records(inputs, targets, patients)
     hospitals = deal(partition, patients, targets, sites, pool, rng)
     fields = data_fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns)
-    return make_study(everything, hospitals, public, reference, test, fields)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
 
 
 def _heart_rows(path: Path) -> list[list[str]]:
@@ -173,10 +181,19 @@ def _heart_column(name: str, categories: tuple[str, ...], public_values: Sequenc
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def _medmnist(
-    dataset: str, file: str, folder: Path | None, partition: Partition, rng: np.random.Generator
-) -> StudyData:
-    path = _find(folder, file, dataset)
+MEDMNIST = {"pneumonia": "pneumoniamnist.npz", "breast": "breastmnist.npz"}
+
+
+def image_set(dataset: str, folder: Path | None) -> Records:
+    """All records of an image data set (IMAGE_SETS), the test part included; raises InvalidData."""
+    if dataset == "retina":
+        return read_retina(_find(folder, FILE, "retina"))[0]
+    return _read_medmnist(dataset, folder)[0]
+
+
+def _read_medmnist(dataset: str, folder: Path | None) -> tuple[Records, int]:
+    """All records, and how many come before the official test part."""
+    path = _find(folder, MEDMNIST[dataset], dataset)
     try:
         with np.load(path, allow_pickle=False) as stored:
             images = [normalise(stored[f"{part}_images"]) for part in ("train", "val", "test")]
@@ -184,7 +201,11 @@ def _medmnist(
     except (OSError, ValueError, KeyError) as error:
         raise InvalidData(f"{path}: not the official MedMNIST file ({error})") from error
     everything = Records(np.concatenate(images), np.concatenate(labels), _patients(sum(map(len, images))))
-    open_part = len(images[0]) + len(images[1])
+    return everything, len(images[0]) + len(images[1])
+
+
+def _medmnist(dataset: str, folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
+    everything, open_part = _read_medmnist(dataset, folder)
     test = np.arange(open_part, len(everything))  # the official test part, as in published figures
     parts = PARTS[dataset]
     patients, labels_of = everything.patients, everything.labels
@@ -192,40 +213,35 @@ def _medmnist(
     sites = deal(partition, patients, labels_of, None, pool, rng)
     names = ("normal", "pneumonia") if dataset == "pneumonia" else ("malignant", "benign")
     fields = data_fields(dataset, "image", names, everything.inputs.shape[1:], ())
-    return make_study(everything, sites, public, reference, test, fields)
+    return Dealt(everything, labels_of, partition, sites, public, reference, test, fields)
 
 
-def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator) -> StudyData:
+def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
     everything, centres = read_retina(_find(folder, FILE, "retina"))
     parts, patients = PARTS["retina"], everything.patients
     test, public, reference, pool = split(patients, centres, (parts.test, parts.public, parts.reference), rng)
     sites = deal(partition, patients, centres, [CENTRES[number][0] for number in centres], pool, rng)
     fields = data_fields("retina", "image", ("background", "vessel"), everything.inputs.shape[1:], ())
-    return make_study(everything, sites, public, reference, test, fields | {"task": "segmentation"})
+    fields |= {"task": "segmentation"}
+    return Dealt(everything, centres, partition, sites, public, reference, test, fields)
 
 
 # --- dealing --------------------------------------------------------------------------------------------------------
 
 
-def make_study(
-    everything: Records,
-    sites: Hospitals,
-    public: Indices,
-    reference: Indices,
-    test: Indices,
-    fields: dict[str, Any],
-) -> StudyData:
-    open_set = PublicSet.of(everything.inputs[public], everything.labels[public])
+def make_study(dealt: Dealt, public: PublicSet, reference: Records | None) -> StudyData:
+    """The study of what was dealt, with this public set and this training of the teacher (None: no teacher)."""
+    records = dealt.records
     return StudyData(
-        hospitals={name: (tier, everything.take(indices)) for name, (tier, indices) in sites.items()},
-        public=open_set,
-        reference=everything.take(reference),
-        test=everything.take(test),
+        hospitals={name: (tier, records.take(indices)) for name, (tier, indices) in dealt.hospitals.items()},
+        public=public,
+        reference=reference,
+        test=records.take(dealt.test),
         data_section_fields={
-            **fields,
-            "public_sha256": open_set.sha256,
-            "public_records": len(open_set),
-            "public_labelled": True,
+            **dealt.fields,
+            "public_sha256": public.sha256,
+            "public_records": len(public),
+            "public_labelled": public.labels is not None,
         },
     )
 

@@ -99,13 +99,12 @@ def run_seed(settings: CompareSettings, seed: int) -> list[Row]:
     """One seed of a comparison: the study, then each hospital's rivals."""
     from secure_fedhelp.learning import baselines
     from secure_fedhelp.privacy.noise import SeededNoise
-    from secure_fedhelp.research.teacher import fit_teacher
+    from secure_fedhelp.research.teacher import teacher_of
 
     study = prepare(settings.dataset, settings.data_dir, seed)
     plan = build_plan(settings.dataset, study, settings.rounds, settings.epsilon, seed)
-    reference, test, public = study.reference, study.test, study.public
-    fitted = fit_teacher(reference.inputs, reference.labels, len(plan.data.classes), plan.data.kind, seed)
-    teacher = fitted.logits(public.inputs)
+    test, public, fitted = study.test, study.public, teacher_of(plan, study.reference)
+    teacher = None if fitted is None else fitted.logits(public.inputs)
 
     def noise(purpose: str, name: str) -> SeededNoise:
         return SeededNoise(canonical_bytes([settings.dataset, seed, purpose, name]))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from secure_fedhelp.data.partition import by_dirichlet, by_site, by_sizes
-from secure_fedhelp.data.records import Indices, Labels
+from secure_fedhelp.data.records import Indices, Labels, Records
 from secure_fedhelp.errors import InvalidPartition
 from secure_fedhelp.research.study_file import DirichletPartition, Partition, SitePartition
 from secure_fedhelp.study.sections import Tier
@@ -16,6 +18,31 @@ from secure_fedhelp.study.sections import Tier
 Hospitals = dict[str, tuple[Tier, Indices]]
 #: Fewer hospitals never make a cohort of the studies' plans.
 FEWEST_HOSPITALS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """All records of a data set, and which of them are whose; no patient is in two parts. Some may be nobody's."""
+
+    records: Records
+    #: What parts have in the same proportion, one value a record: the class, or class and site, or the site.
+    strata: Labels
+    partition: Partition
+    hospitals: Hospitals
+    public: Indices
+    reference: Indices
+    test: Indices
+    #: Keyword arguments of :class:`secure_fedhelp.study.plan.DataSection`, but for the public set's.
+    fields: dict[str, Any]
+
+    @property
+    def pool(self) -> Indices:
+        """All hospitals' records, sorted: the same however they were dealt."""
+        return np.sort(np.concatenate([indices for _, indices in self.hospitals.values()]))
+
+    def patients(self, indices: Indices) -> list[str]:
+        """The patient of each of these records."""
+        return [self.records.patients[index] for index in indices]
 
 
 def deal(

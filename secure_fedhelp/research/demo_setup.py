@@ -25,7 +25,7 @@ from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.lock import create_lock
 from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.research.teacher import fit_teacher
+from secure_fedhelp.research.teacher import Teacher, teacher_of
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -186,8 +186,13 @@ def _write_records(folder: Path, private: Records, test: Records, plan: StudyPla
     return "records.npz", "test.npz"
 
 
-def write_teacher(run: RunFolder, plan: StudyPlan, reference: Records) -> None:
-    """Fit the demonstration's foundation model on records that belong to no hospital, and keep it for its server."""
-    teacher = fit_teacher(reference.inputs, reference.labels, len(plan.data.classes), plan.data.kind, plan.study.seed)
-    run.foundation.mkdir(parents=True, exist_ok=True)
-    teacher.save(run.teacher)
+def write_teacher(run: RunFolder, plan: StudyPlan, reference: Records | None) -> Teacher | None:
+    """Fit the demonstration's foundation model on records that belong to no hospital, and keep it for its server.
+
+    Without such records there is no teacher, and no file.
+    """
+    teacher = teacher_of(plan, reference)
+    if teacher is not None:
+        run.foundation.mkdir(parents=True, exist_ok=True)
+        teacher.save(run.teacher)
+    return teacher

@@ -1,4 +1,4 @@
-"""A researcher's own table or image set, dealt out like a study of the catalog: by patient, and by the seed.
+"""A study file's data: of the catalog, or a researcher's own table or image set, dealt out by patient and by the seed.
 
 What the plan makes public (classes, columns, centres and scales) comes from the study file or from the public part
 alone, as it would in a deployment: nothing is fitted to records that a hospital would keep.
@@ -17,16 +17,26 @@ from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.partition import split
-from secure_fedhelp.data.records import Indices, Labels, Records
+from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
 from secure_fedhelp.data.tables import category, encode_rows, patient_of, read_rows
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, MissingColumn, UnknownCategory
-from secure_fedhelp.research.catalog import StudyData, data_fields, make_study, prepare
-from secure_fedhelp.research.dealing import deal
+from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
+from secure_fedhelp.research.dealing import Dealt, deal
+from secure_fedhelp.research.public_part import strangers, with_public
 from secure_fedhelp.research.schema import infer_column
-from secure_fedhelp.research.study_file import OwnData, Partition, Parts, SitePartition, StudyFile
+from secure_fedhelp.research.study_file import (
+    OwnData,
+    Partition,
+    Parts,
+    PublicPart,
+    SitePartition,
+    StudyFile,
+    TeacherPart,
+)
+from secure_fedhelp.research.teacher_part import lessons
 
-#: A stream of random numbers of its own, beside those of the catalog's data sets.
-_STREAM = 1000
+#: Streams of random numbers of their own, beside those of the catalog's data sets.
+_STREAM, _PUBLIC, _TEACHER = 1000, 1001, 1002
 
 
 def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = silent) -> StudyData:
@@ -35,17 +45,27 @@ def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = sil
 
     Raises UnknownDataset, InvalidPartition, InvalidConfiguration, or InvalidData's kinds for what a file holds.
     """
-    data = _dealt(study, data_dir, progress)
-    if unknown := [name for name in study.hospitals if name not in data.hospitals]:
-        known = ", ".join(data.hospitals)
+    usual, part = _dealt(study, data_dir, progress), study.public or PublicPart()
+    if unknown := [name for name in study.hospitals if name not in usual.hospitals]:
+        known = ", ".join(usual.hospitals)
         raise InvalidConfiguration(f"{study.label} has no hospital {unknown[0]!r}", f"It has {known}.")
-    return replace(data, hospitals={name: data.hospitals[name] for name in study.hospitals or data.hospitals})
+    taking_part = study.hospitals or tuple(usual.hospitals)
+    rng = np.random.default_rng([study.seed, _PUBLIC])
+    dealt = with_public(usual, part, taking_part, rng)
+    if part.dataset is not None:
+        inputs = strangers(dealt, part, image_set(part.dataset, data_dir), rng)
+    else:
+        inputs = dealt.records.inputs[dealt.public]
+    public = PublicSet.of(inputs, dealt.records.labels[dealt.public] if part.labelled else None)
+    reference = lessons(dealt, study.teacher or TeacherPart(), np.random.default_rng([study.seed, _TEACHER]))
+    hospitals = {name: dealt.hospitals[name] for name in taking_part}
+    return make_study(replace(dealt, hospitals=hospitals), public, reference)
 
 
-def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> StudyData:
+def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> Dealt:
     data, parts, partition = study.data, study.parts, study.partition
     if data is None or parts is None or partition is None:  # then the file has named a data set
-        return prepare(str(study.dataset), data_dir, study.seed, partition)
+        return deal_out(str(study.dataset), data_dir, study.seed, partition)
     rng = np.random.default_rng([study.seed, _STREAM])
     make = _table if data.table else _images
     return make(study.name, data, parts, partition, rng, progress)
@@ -53,7 +73,7 @@ def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> Study
 
 def _table(
     name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
-) -> StudyData:
+) -> Dealt:
     progress(data.path.name, 0, 2)
     rows = read_rows(data.path, None)
     site = partition.column if isinstance(partition, SitePartition) else None
@@ -63,9 +83,8 @@ def _table(
     patients = tuple(patient_of(row, data.patient, f"{data.path.name}, {place}") for place, row in rows)
     raw = [row[data.target].strip() for _, row in rows]
     _require_test(data.path, parts)
-    test, public, reference, pool = split(
-        patients, np.unique(raw, return_inverse=True)[1], (parts.test, parts.public, parts.reference), rng
-    )
+    strata = np.unique(raw, return_inverse=True)[1]
+    test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
     classes = data.classes or tuple(sorted({raw[index] for index in public}))
     kept = [column for column in rows[0][1] if column not in (data.patient, data.target, site)]
     columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public]) for c in kept)
@@ -82,16 +101,14 @@ def _table(
     hospitals = deal(partition, patients, everything.labels, sites, pool, rng)
     fields = data_fields(name, "table", _two(classes, data.path), inputs.shape[1:], columns)
     fields |= {"target": data.target, "patient_id": data.patient}
-    return make_study(everything, hospitals, public, reference, test, fields)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
 
 
 def _images(
     name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
-) -> StudyData:
+) -> Dealt:
     classes = len(data.classes)
     records = read_image_set(data.path, classes, "open", progress).records
-    if records.masked:
-        raise InvalidConfiguration(f"{data.path.name}: masks, and a study file's [data] has one class an image")
     if is_medmnist(array_names(data.path)):
         if parts.test:
             raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
@@ -100,14 +117,25 @@ def _images(
         records = records.take([i for i, patient in enumerate(records.patients) if patient not in known])
         everything = _joined(records, tested)
         test: Indices = np.arange(len(records), len(everything))
-        public, reference, pool = split(records.patients, records.labels, (parts.public, parts.reference), rng)
+        public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
         everything, counts = records, (parts.test, parts.public, parts.reference)
-        test, public, reference, pool = split(records.patients, records.labels, counts, rng)
-    hospitals = deal(partition, everything.patients, everything.labels, _sites(data.path, partition), pool, rng)
+        test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
+    strata = _strata(everything)
+    hospitals = deal(partition, everything.patients, strata, _sites(data.path, partition), pool, rng)
     fields = data_fields(name, "image", data.classes, everything.inputs.shape[1:], ())
-    return make_study(everything, hospitals, public, reference, test, fields)
+    fields |= {"task": "segmentation"} if everything.masked else {}
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
+
+
+def _strata(records: Records) -> Labels:
+    """The class of each record; of a mask its commonest class but the background, 0 where it has no other."""
+    if not records.masked:
+        return records.labels
+    classes = range(1, int(records.labels.max(initial=1)) + 1)
+    pixels = np.stack([(records.labels == c).sum(axis=(1, 2)) for c in classes])
+    return np.where(pixels.any(axis=0), 1 + pixels.argmax(axis=0), 0).astype(np.int64)
 
 
 def _sites(path: Path, partition: Partition) -> Sequence[str] | None:

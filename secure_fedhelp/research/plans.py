@@ -127,13 +127,19 @@ DEFAULTS: dict[str, StudyDefaults] = {
 }
 
 
-#: Data of a researcher's own, by kind: the figures of the tables and of BreastMNIST, a small image set.
-OWN: dict[str, StudyDefaults] = {"table": DEFAULTS["breast-cancer"], "image": DEFAULTS["breast"]}
+#: Data of a researcher's own, by kind: the figures of the tables, of BreastMNIST, a small image set, and with masks
+#: those of the retina.
+OWN: dict[str, StudyDefaults] = {
+    "table": DEFAULTS["breast-cancer"],
+    "image": DEFAULTS["breast"],
+    "segmentation": DEFAULTS["retina"],
+}
 
 
 def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
     """The plan of a study file for its data; raises InvalidPlan if its values make none."""
-    defaults = DEFAULTS[study.dataset] if study.dataset else OWN[data.data_section_fields["kind"]]
+    fields = data.data_section_fields
+    defaults = DEFAULTS[study.dataset] if study.dataset else OWN[fields.get("task", fields["kind"])]
     if study.model is not None:
         defaults = replace(defaults, small=study.model.small, large=study.model.large)
     # Delta stays below one over the patients of the largest hospital, whose nominal number is public.

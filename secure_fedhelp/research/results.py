@@ -52,6 +52,7 @@ def collect(
         plan_sha256=plan.hash,
         aggregation=_aggregation(run, plan, cohorts),
         hospitals=tuple(_hospital(run, plan, h.name, cohorts) for h in plan.hospitals),
+        teacher=data.reference is not None,
         public_only=_public_only(run, plan, data),
         pooled=_pooled(run, plan),
     )
@@ -153,9 +154,10 @@ def _pooled(run: RunFolder, plan: StudyPlan) -> PooledSummary | None:
 
 
 def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSummary:
-    """The model trained on the public set alone, with the teacher: what the study has to beat without any hospital."""
+    """The model trained on the public set alone, with the teacher if there is one: what the study has to beat without
+    any hospital."""
     from secure_fedhelp.learning import baselines
     from secure_fedhelp.research.teacher import Teacher
 
-    logits = Teacher.load(run.teacher).logits(data.public.inputs)
+    logits = None if data.reference is None else Teacher.load(run.teacher).logits(data.public.inputs)
     return MetricsSummary.model_validate(baselines.public_only(plan, data.public, logits, data.test).as_dict())

@@ -93,9 +93,9 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
     """
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
-    write_teacher(run, plan, data.reference)
-    write_hospitals(run, plan, data, _FOUNDATION_URL, noise_seed=f"{plan.study.name} {plan.study.seed}", rivals=rivals)
-    teacher = Teacher.load(run.teacher)
+    teacher = write_teacher(run, plan, data.reference)
+    url = None if teacher is None else _FOUNDATION_URL
+    write_hospitals(run, plan, data, url, noise_seed=f"{plan.study.name} {plan.study.seed}", rivals=rivals)
     log: list[str] = []
     with in_memory(run.coordinator, plan, time.time, log.append, run.key_file("coordinator")) as service:
         hospitals = [_start(run, plan, h.name, service, teacher) for h in plan.hospitals]
@@ -114,10 +114,12 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
         )
 
 
-def _start(run: RunFolder, plan: StudyPlan, name: str, service: CoordinatorService, teacher: Teacher) -> _Hospital:
+def _start(
+    run: RunFolder, plan: StudyPlan, name: str, service: CoordinatorService, teacher: Teacher | None
+) -> _Hospital:
     world = World(
         dial=lambda credentials: MemoryChannel(service, credentials.certificate_pem),
-        foundation=httpx.MockTransport(_foundation(teacher)),
+        foundation=None if teacher is None else httpx.MockTransport(_foundation(teacher)),
     )
     folder = run.hospital(name).root
 

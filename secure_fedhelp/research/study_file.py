@@ -14,6 +14,13 @@ private_learning_rate = 0.3
 kind = "dirichlet"
 alpha = 0.5
 
+[public]                # optional: another public set than the usual one (research/public_part.py)
+share = 0.01
+labelled = false
+
+[teacher]               # optional: a weaker teacher, or none (research/teacher_part.py)
+records = 20
+
 In place of ``dataset`` a section ``[data]`` names a table or image set of one's own, with ``[parts]`` and
 ``[partition]``.
 """
@@ -43,6 +50,8 @@ SHARES: dict[str, float] = {
     "small-3": 0.02,
 }
 LARGE = ("large-1", "large-2", "large-3")
+#: Data sets of the catalog that are images, and so may be another's public set.
+IMAGE_SETS = ("breast", "pneumonia", "retina")
 
 
 class SitePartition(Strict):
@@ -126,12 +135,73 @@ class Parts(Strict):
     test: int = Field(default=0, ge=0)
 
 
+class PublicPart(Strict):
+    """Another public set than the usual one: of another size, without labels, or from elsewhere.
+
+    ``records`` and ``share`` count patients, and a patient comes with all of its records.
+    """
+
+    records: int | None = Field(default=None, ge=1)
+    #: Of the patients that are neither test nor reference.
+    share: float | None = Field(default=None, gt=0, lt=1)
+    labelled: bool = True
+    #: All of it from this hospital, which loses these patients ...
+    hospital: Name | None = None
+    #: ... or images of this data set of the catalog, without labels.
+    dataset: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strangers_have_no_labels(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("dataset") is not None:
+            return {"labelled": False, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> PublicPart:
+        if self.records is not None and self.share is not None:
+            raise ValueError("give records or share, not both")
+        if self.dataset is None:
+            return self
+        if self.hospital is not None:
+            raise ValueError("give a hospital or a dataset, not both: the public set comes from one place")
+        if self.dataset not in IMAGE_SETS:
+            known = ", ".join(IMAGE_SETS)
+            raise ValueError(f"dataset is an image data set of the catalog ({known}), not {self.dataset!r}")
+        if self.labelled:
+            raise ValueError("labels of another data set are of other classes: leave labelled out, or say false")
+        return self
+
+
+class TeacherPart(Strict):
+    """Another teacher than the usual one: trained on fewer patients, on wrong labels, or none at all."""
+
+    kind: Literal["usual", "none"] = "usual"
+    #: Reference patients that it is trained on; all if absent.
+    records: int | None = Field(default=None, ge=2)
+    #: Share of the reference records whose labels are dealt anew among them.
+    shuffled: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _none_has_no_training(self) -> TeacherPart:
+        if self.kind == "none" and (self.records is not None or self.shuffled):
+            raise ValueError("kind = 'none' is no teacher at all: leave records and shuffled out")
+        return self
+
+
 class Variant(Strict):
-    """A change of the study under a name of its own, such as a method without one of its ingredients."""
+    """A change of the study under a name of its own, such as a method without one of its ingredients.
+
+    A section takes the place of the file's whole section; ``learning`` is added to it, value by value.
+    """
 
     method: MethodSection | None = None
     learning: dict[str, Any] = Field(default_factory=dict)
     hospitals: tuple[str, ...] = ()
+    public: PublicPart | None = None
+    teacher: TeacherPart | None = None
+    model: ModelSection | None = None
+    partition: Partition | None = None
 
 
 class StudyFile(Strict):
@@ -145,6 +215,9 @@ class StudyFile(Strict):
     parts: Parts | None = None
     #: Of a data set of the catalog: in place of its own.
     partition: Partition | None = None
+    #: In place of the usual public set, and of the usual teacher.
+    public: PublicPart | None = None
+    teacher: TeacherPart | None = None
     #: In place of the data set's networks.
     model: ModelSection | None = None
     #: Of the split, the weights, the order of batches, and in a simulation of the noise.
@@ -168,6 +241,22 @@ class StudyFile(Strict):
             raise ValueError("[data] needs [parts], and a dataset has its own")
         if self.data is not None and self.partition is None:
             raise ValueError("[data] needs a [partition]: kind = 'site', 'sizes' or 'dirichlet'")
+        return self
+
+    @model_validator(mode="after")
+    def _public_fits(self) -> StudyFile:
+        named = {"[public]": self.public} | {f"[variants.{name}] public": v.public for name, v in self.variants.items()}
+        for place, public in named.items():
+            if public is None:
+                continue
+            table = self.data.table if self.data else self.dataset not in IMAGE_SETS
+            if public.dataset is not None and table:
+                raise ValueError(f"{place}: the study is of a table, and dataset = {public.dataset!r} has images")
+            if public.dataset is not None and public.dataset == self.dataset:
+                raise ValueError(f"{place}: dataset = {public.dataset!r} is the study's own; leave it out")
+            if self.data is not None and table and not public.labelled and not self.data.classes:
+                reason = "a public set without labels does not tell the classes"
+                raise ValueError(f"{place}: {reason}: name them in [data], classes = [...]")
         return self
 
     @property

@@ -125,6 +125,8 @@ class Summary(Strict):
     plan_sha256: Sha256 | None = None
     aggregation: AggregationSummary
     hospitals: tuple[HospitalSummary, ...] = Field(min_length=1)
+    #: Whether there was a foundation model to ask.
+    teacher: bool = True
     #: Trained on the public set and the teacher alone: what a study has to beat without any hospital.
     public_only: MetricsSummary | None = None
     #: Null in a study that does not measure.

@@ -17,9 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.plan import StudyPlan
 
 Array = NDArray[np.float64]
 #: Weights [inputs, outputs] and offsets [outputs] of one affine layer.
@@ -115,6 +117,13 @@ class Teacher:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
         return buffer.getvalue()
+
+
+def teacher_of(plan: StudyPlan, reference: Records | None) -> Teacher | None:
+    """The teacher of a study by its plan's seed; None without reference records. Raises what fit_teacher does."""
+    if reference is None:
+        return None
+    return fit_teacher(reference.inputs, reference.labels, len(plan.data.classes), plan.data.kind, plan.study.seed)
 
 
 def fit_teacher(

@@ -26,6 +26,9 @@ from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.simulation import run_simulation
 from secure_fedhelp.research.study_file import StudyFile, load_study
+from secure_fedhelp.research.sweep.execute import execute
+from secure_fedhelp.research.sweep.runs import expand
+from secure_fedhelp.study.methods import FedHelp
 from secure_fedhelp.study.plan import parse_plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -168,6 +171,121 @@ def test_a_medmnist_file_keeps_its_test_part(tmp_path: Path) -> None:
     assert kept == 179
     with pytest.raises(InvalidConfiguration, match="test part of its own"):
         study_data(study(tmp_path, IMAGE + PARTS + EQUAL), None)
+
+
+MASKS = '[data]\npath = "own.npz"\nclasses = ["tissue", "lesion"]\n'
+
+
+def lesions(count: int, side: int = 16) -> dict[str, Any]:
+    """Bright squares on noise, in every image but each fourth; two images a patient."""
+    rng, masks = np.random.default_rng(2), np.zeros((count, side, side), dtype=np.uint8)
+    for number in range(count):
+        if number % 4:
+            top, left = rng.integers(0, side - 5, 2)
+            masks[number, top : top + 5, left : left + 5] = 1
+    images = (rng.integers(0, 100, masks.shape) + 150 * masks).astype(np.uint8)
+    return {"images": images, "masks": masks, "patients": np.arange(count) // 2}
+
+
+def layout(arrays: dict[str, Any], target: str, cuts: dict[str, slice]) -> dict[str, Any]:
+    """The same as MedMNIST has it: no patients, and a test part."""
+    return {f"{part}_{what}": arrays[what][cut] for part, cut in cuts.items() for what in ("images", target)}
+
+
+CUTS = {"train": slice(0, 160), "val": slice(160, 180), "test": slice(180, 240)}
+
+
+def test_images_with_masks_become_a_segmentation(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", **lesions(240))
+    file = study(tmp_path, "rounds = 1\n" + MASKS + PARTS + EQUAL)
+    data = study_data(file, None)
+    no_patient_in_two_parts(data)
+    plan = study_plan(file, data)
+    assert (plan.data.task, plan.data.classes) == ("segmentation", ("tissue", "lesion"))
+    assert (plan.model.small, plan.options(FedHelp).logit_pool) == ("unet-small", 4)
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)
+        assert records.labels.shape == (len(records), 16, 16)
+        assert 0.2 < (records.labels.max(axis=(1, 2)) == 0).mean() < 0.3, "images with no lesion are everywhere alike"
+
+
+def test_masks_in_medmnists_layout_keep_their_test_part(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", **layout(lesions(240), "masks", CUTS))
+    data = study_data(study(tmp_path, MASKS + "[parts]\npublic = 20\nreference = 20\n" + EQUAL), None)
+    assert data.test.labels.shape == (60, 16, 16)
+    assert data.data_section_fields["task"] == "segmentation"
+    no_patient_in_two_parts(data)
+
+
+def test_hospitals_may_differ_in_how_many_images_have_something_to_find(tmp_path: Path) -> None:
+    arrays = lesions(400)
+    arrays["patients"] = np.arange(400)
+    np.savez(tmp_path / "own.npz", **arrays)
+    mixtures = EQUAL.replace('"sizes"', '"dirichlet"\nalpha = 0.1')
+    data = study_data(study(tmp_path, MASKS + PARTS + mixtures), None)
+    empty = [(records.labels.max(axis=(1, 2)) == 0).mean() for _, records in data.hospitals.values()]
+    assert max(empty) - min(empty) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": np.zeros(240, dtype=int)}, "has 'labels' and 'masks'"),
+        ({"masks": np.zeros((240, 8, 8), dtype=int)}, "labels of shape"),
+        ({"masks": np.zeros((240, 16), dtype=int)}, "3-dimensional"),
+        ({"masks": np.full((240, 16, 16), 255)}, "label 255 of record 0 is not below 2"),
+        ({"masks": np.zeros((240, 16, 16))}, "a mask of integers"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    np.savez(tmp_path / "own.npz", **(lesions(240) | change))
+    with pytest.raises(InvalidData, match=words):
+        study_data(study(tmp_path, MASKS + PARTS + EQUAL), None)
+
+
+def test_masks_in_medmnists_layout_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    parts = "[parts]\npublic = 20\nreference = 20\n"
+    arrays = layout(lesions(240), "masks", CUTS)
+    for change, words in (
+        ({"train_labels": np.zeros((160, 1), dtype=int)}, "give one of them"),
+        ({"val_masks": np.zeros((20, 16), dtype=int)}, r"masks of shape \(20, 16\)"),
+    ):
+        np.savez(tmp_path / "own.npz", **(arrays | change))
+        with pytest.raises(InvalidData, match=words):
+            study_data(study(tmp_path, MASKS + parts + EQUAL), None)
+
+
+def test_a_mask_study_trains_a_round_at_every_hospital(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", **lesions(240))
+    short = "[learning]\nwarm_steps = 1\npublic_steps = 1\npupil_steps = 1\npersonal_steps = 1\n"
+    weak = "[public]\nlabelled = false\nrecords = 6\n[teacher]\nrecords = 8\n"
+    file = study(tmp_path, "rounds = 1\n" + MASKS + PARTS + EQUAL + short + weak)
+    (run,) = expand(file, ["fedhelp"], [3.0], 1, False, None)
+    found = execute(run).hospitals
+    assert {(h.hospital, h.model) for h in found} == {(n, m) for n in "abc" for m in ("shared", "personal")}
+    assert all(0 <= h.metrics["dice"] <= 1 for h in found)
+
+
+def test_classes_of_a_table_cannot_come_from_labels_that_nobody_has(tmp_path: Path) -> None:
+    table(tmp_path)
+    bare = "[public]\nlabelled = false\n"
+    with pytest.raises(InvalidConfiguration, match="name them in"):
+        study_data(study(tmp_path, own() + bare), None)
+    data = study_data(study(tmp_path, own(more='classes = ["well", "ill"]\n') + bare), None)
+    assert data.public.labels is None
+
+
+def test_another_public_set_leaves_columns_and_records_as_they_are(tmp_path: Path) -> None:
+    """Centres and scales are those of [parts] public, whoever is public then: or no two studies could be paired."""
+    table(tmp_path)
+    usual = study_data(study(tmp_path, own()), None)
+    for text in ("records = 3", "records = 60", "share = 0.1", 'hospital = "south"'):
+        data = study_data(study(tmp_path, own() + f"[public]\n{text}\n"), None)
+        no_patient_in_two_parts(data)
+        assert data.data_section_fields["columns"] == usual.data_section_fields["columns"]
+        np.testing.assert_array_equal(data.test.inputs, usual.test.inputs)
+        for name, (_, records) in data.hospitals.items():
+            assert set(records.patients) <= set(usual.hospitals[name][1].patients)
 
 
 def test_another_partition_of_a_data_set_of_the_catalog(tmp_path: Path) -> None:

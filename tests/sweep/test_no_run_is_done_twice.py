@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import signal
@@ -17,15 +18,20 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from secure_fedhelp import __version__
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import InvalidConfiguration, InvalidData, StorageError
-from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.errors import DataChanged, InvalidConfiguration, InvalidData, InvalidPartition, StorageError
+from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.study_file import StudyFile, load_study
+from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
 from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult, execute
 from secure_fedhelp.research.sweep.runs import Run, expand, parse_epsilons
 from secure_fedhelp.research.sweep.statistics import difference, level, values
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.research.sweep.sweep import sweep
+from secure_fedhelp.study.canonical import digest
 
 STUDY = StudyFile.model_validate(
     {
@@ -80,6 +86,98 @@ def test_a_runs_identity_is_all_that_its_result_depends_on(tmp_path: Path) -> No
     assert moved.id != runs("fedhelp", seeds=1, encrypted=True)[0].id
     longer = STUDY.model_copy(update={"rounds": 2})
     assert expand(longer, ["fedhelp"], [3.0], 1, False, None)[0].id != moved.id
+
+
+OWN = """
+name = "own"
+[data]
+path = "own.csv"
+[parts]
+public = 20
+reference = 20
+test = 40
+[partition]
+kind = "sizes"
+shares = { a = 1, b = 1, c = 1 }
+"""
+
+
+def own(folder: Path, shift: int = 0, suffix: str = ".csv") -> StudyFile:
+    folder.mkdir(exist_ok=True)
+    rows = [
+        "patient_id,age,target",
+        *(f"p{n},{n % 89 + shift:02d},{'ill' if n % 89 > 40 else 'well'}" for n in range(300)),
+    ]
+    (folder / f"own{suffix}").write_text("\n".join(rows) + "\n")
+    (folder / "study.toml").write_text(OWN.replace(".csv", suffix))
+    return load_study(folder / "study.toml")
+
+
+def test_a_data_file_of_ones_own_is_its_contents_and_not_its_place(tmp_path: Path) -> None:
+    def named(study: StudyFile) -> str:
+        return expand(study, ["local"], [3.0], 1, False, None)[0].id
+
+    first = named(own(tmp_path / "one"))
+    assert named(own(tmp_path / "two")) == first, "the same file elsewhere"
+    assert named(own(tmp_path / "one", shift=1)) != first, "another file under the same name"
+    assert named(own(tmp_path / "one")) == first
+    (tmp_path / "one" / "own.csv").unlink()
+    with pytest.raises(InvalidData, match="own.csv: No such file"):
+        named(load_study(tmp_path / "one" / "study.toml"))
+
+
+def test_a_data_file_is_read_for_its_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, opened = own(tmp_path / "one"), []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (opened.append(name), digest(file, name))[1])
+    many = expand(study, ["local", "public", "fedavg"], [1.0, 3.0], 5, False, None)
+    assert len({run.id for run in many}) == 5 * 4
+    assert len(opened) == 1
+
+
+def test_a_data_file_that_changes_during_a_sweep_is_told_by_name(tmp_path: Path) -> None:
+    before = own(tmp_path / "one")
+    many = expand(before, ["local"], [3.0], 2, False, None)
+    own(tmp_path / "one", shift=1)
+    assert [attempt(run).error or "" for run in many] == [
+        "DataChanged: own.csv has changed since this run was asked for: put it back, or start the sweep again"
+    ] * 2
+    own(tmp_path / "one")
+    require_unchanged(many[0].study, many[0].data_sha256)
+
+
+def test_a_file_that_changes_while_it_is_read_gives_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = expand(own(tmp_path / "one"), ["local"], [3.0], 1, False, None)
+
+    def reads_and_changes(study: StudyFile, data_dir: Path | None) -> StudyData:
+        data = study_data(study, data_dir)
+        own(tmp_path / "one", shift=1)
+        return data
+
+    monkeypatch.setattr("secure_fedhelp.research.sweep.execute.study_data", reads_and_changes)
+    with pytest.raises(DataChanged):
+        execute(run)
+
+
+def test_sections_that_a_study_does_not_have_leave_its_runs_their_names() -> None:
+    """The identity of a run done before there were [public] and [teacher]; of this version alone."""
+    (run,) = runs("fedhelp", seeds=1)
+    values = run.study.model_dump(mode="json")
+    del values["public"], values["teacher"]
+    known = {"contender": "fedhelp", "encrypted": False, "epsilon": "3", "study": values, "version": __version__}
+    assert run.id == digest(known)[:16]
+    for section in ({"public": {"records": 5}}, {"teacher": {"kind": "none"}}):
+        other = StudyFile.model_validate(STUDY.model_dump() | section)
+        assert expand(other, ["fedhelp"], [3.0], 1, False, None)[0].id != run.id
+
+
+def test_a_part_that_nobody_can_deal_is_told_before_anything_is_run(tmp_path: Path) -> None:
+    variants = {"variants": {"greedy": {"public": {"records": 5000}}}}
+    study = StudyFile.model_validate(STUDY.model_dump() | variants)
+    engine = Counting()
+    with pytest.raises(InvalidPartition, match="asks for 5000 patients"):
+        sweep(expand(study, ["fedhelp", "greedy"], [3.0], 1, False, None), tmp_path, engine)
+    assert not engine.done
 
 
 def test_rivals_that_spend_nothing_run_once_for_all_budgets() -> None:

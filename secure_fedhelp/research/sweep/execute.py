@@ -31,8 +31,9 @@ from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan, without_privacy
 from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.simulation import run_simulation
+from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
-from secure_fedhelp.research.teacher import fit_teacher
+from secure_fedhelp.research.teacher import teacher_of
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -77,10 +78,12 @@ class RunResult:
 
 
 def execute(run: Run) -> RunResult:
-    """Do one run. Raises the named errors of data, plan and study."""
+    """Do one run. Raises the named errors of data, plan and study; DataChanged if its data file is another by now."""
     started = time.monotonic()
     study = run.study
+    require_unchanged(study, run.data_sha256)
     data = study_data(study, run.data_dir)
+    require_unchanged(study, run.data_sha256)  # nor may it have changed while it was read
     private = not math.isinf(run.epsilon)
     epsilon = run.epsilon if private else _FREE_EPSILON
     plan = study_plan(study.model_copy(update={"epsilon": epsilon}), data)
@@ -175,10 +178,9 @@ def _together(data: StudyData) -> Records:
     )
 
 
-def _teacher(plan: StudyPlan, data: StudyData) -> NDArray[np.float32]:
-    reference, classes = data.reference, len(plan.data.classes)
-    fitted = fit_teacher(reference.inputs, reference.labels, classes, plan.data.kind, plan.study.seed)
-    return fitted.logits(data.public.inputs)
+def _teacher(plan: StudyPlan, data: StudyData) -> NDArray[np.float32] | None:
+    fitted = teacher_of(plan, data.reference)
+    return None if fitted is None else fitted.logits(data.public.inputs)
 
 
 class Noiseless:

@@ -15,6 +15,7 @@ from typing import Any
 from secure_fedhelp import __version__
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.research.sweep.data_file import data_sha256
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.methods import BUILT_IN, Ditto, FedAvg, FedHelp, FedProx, PfedNet, Prr
 
@@ -44,16 +45,25 @@ class Run:
     #: Encrypted, masked and over the deployed coordinator; else in plain, and every result says so.
     encrypted: bool
     data_dir: Path | None = None
+    #: Of the study's own data file (sweep/data_file.py); None for a data set of the catalog.
+    data_sha256: str | None = None
 
     @property
     def id(self) -> str:
-        """Sixteen digits of a hash over all that the result depends on. The place of the data is none of it."""
+        """Sixteen digits of a hash over all that the result depends on. Of data it is the contents and not the place:
+        of one's own by their hash, of the catalog by name."""
+        study = self.study.model_dump(mode="json")
+        for key in ("public", "teacher"):  # absent, they leave the names of runs that were done before they existed
+            if study[key] is None:
+                del study[key]
+        if study["data"] is not None:
+            study["data"]["path"] = self.data_sha256
         return digest(
             {
                 "contender": self.contender,
                 "encrypted": self.encrypted,
                 "epsilon": shown_epsilon(self.epsilon),
-                "study": self.study.model_dump(mode="json"),
+                "study": study,
                 "version": __version__,
             }
         )[:16]
@@ -77,7 +87,7 @@ def expand(
     """Every combination once, seeds outermost, so that a sweep that ends early has whole seeds.
 
     Seeds go up from the study file's. Raises InvalidConfiguration for an unknown contender, and for a method without
-    privacy that is to be encrypted.
+    privacy that is to be encrypted; InvalidData if the study's own data file cannot be read.
     """
     if not (contenders and epsilons and seeds > 0):
         raise InvalidConfiguration(
@@ -93,11 +103,13 @@ def expand(
             "Give --no-encryption, which runs the methods in plain and says so in every result.",
         )
     runs: dict[str, Run] = {}
+    sha256 = data_sha256(study)
     for seed in range(study.seed, study.seed + seeds):
         for epsilon in epsilons:
             for name in contenders:
                 chosen = math.inf if name in FREE else epsilon
-                made = Run(_of(study, name, seed), name, chosen, encrypted and name not in RIVALS, data_dir)
+                locked = encrypted and name not in RIVALS
+                made = Run(_of(study, name, seed), name, chosen, locked, data_dir, sha256)
                 runs.setdefault(made.id, made)
     return list(runs.values())
 
@@ -108,7 +120,8 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
     if contender in study.variants:
         variant = study.variants[contender]
         changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
-        changes["method"] = variant.method or study.method
+        sections = ("method", "public", "teacher", "model", "partition")
+        changes |= {key: value for key in sections if (value := getattr(variant, key)) is not None}
     elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
         changes["method"] = _OPTIONS[contender]()
     return study.model_copy(update=changes)

@@ -33,8 +33,8 @@ def sweep(
         store = Store(folder)
         _remember(folder, runs)
         left = [run for run in runs if not store.done(run)]
-        if left:
-            study_data(left[0].study, left[0].data_dir)  # a missing file is told before anything starts
+        for run in _one_of_each(left):
+            study_data(run.study, run.data_dir)  # a missing file, or a part nobody can deal, is told before all starts
         for outcome in engine(left) if left else ():
             if outcome.result is not None:
                 store.keep(outcome.result)
@@ -43,6 +43,14 @@ def sweep(
         results = store.results(runs)
         store.write_tables(results)
         return results
+
+
+def _one_of_each(runs: Sequence[Run]) -> list[Run]:
+    """The first run of every way in which the study's data are dealt, seeds apart."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        found.setdefault(run.study.model_dump_json(exclude={"seed", "method", "model", "learning", "masks"}), run)
+    return list(found.values())
 
 
 @contextmanager
