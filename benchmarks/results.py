@@ -131,7 +131,7 @@ def kept(name: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-# --- figures -----------------------------------------------------------------------------------------------------------
+# --- figures ---
 
 
 class Contender(BaseModel):
@@ -190,13 +190,14 @@ def _array(found: dict[int, float], seeds: Sequence[int]) -> Any:
     return np.asarray([found[seed] for seed in seeds])
 
 
-# --- tables ------------------------------------------------------------------------------------------------------------
+# --- tables ---
 
 
 def levels(part: str, who: str, tier: str, metric: str) -> list[list[str]]:
     """``levels PART fedhelp:shared,local-dp TIER METRIC``: a row each, a column for every epsilon."""
     epsilons = names(parts()[part].epsilon)
-    rows = [[f"{METRICS[metric]}, {tier} hospitals", *(f"epsilon {e}" if e != "inf" else "no privacy" for e in epsilons)]]
+    headings = ["no privacy" if epsilon == "inf" else f"epsilon {epsilon}" for epsilon in epsilons]
+    rows = [[f"{METRICS[metric]}, {tier} hospitals", *headings]]
     for one in names(who):
         free = Contender.of(one).name in FREE
         cells = [level(part, one, tier, metric, epsilon) for epsilon in epsilons]
@@ -205,7 +206,7 @@ def levels(part: str, who: str, tier: str, metric: str) -> list[list[str]]:
 
 
 def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> list[list[str]]:
-    """``gains PART,PART fedhelp:shared/local-dp,... TIER METRIC [EPSILON]``: a row for each part, a column for each pair.
+    """``gains PART,PART fedhelp:shared/local-dp,... TIER METRIC [EPSILON]``: a row a part, a column a pair.
 
     With ``auto`` the metric is Dice where there are masks, else AUROC.
     """
@@ -219,11 +220,12 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
 
 
 def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:
-    """``without PART,PART fedhelp:shared no-x:shared,... TIER METRIC``: what base has over each, a column for each part."""
-    rows = [[f"{words(base)} less", *names(many)]]
-    for rival in names(rivals):
-        rows.append([words(rival), *(gain(part, base, rival, tier, metric) for part in names(many))])
-    return rows
+    """``without PART,PART fedhelp:shared no-x:shared,... TIER METRIC``: what base has over each, a column a part."""
+    heading = [f"{words(base)} less", *names(many)]
+    found = [
+        [words(rival), *(gain(part, base, rival, tier, metric) for part in names(many))] for rival in names(rivals)
+    ]
+    return [heading, *found]
 
 
 def time(_: str = "") -> list[list[str]]:

@@ -15,7 +15,7 @@ from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
 from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.research.study_file import PrivacyPart, StudyFile, Weights
 from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.sections import Tier
@@ -42,6 +42,7 @@ class StudyDefaults:
     learning: dict[str, Any]
     tiers: dict[Tier, TierDefaults]
     clipping_norm: float = 1.0
+    weights: Weights = "precision"
     rounds: int = 8
     epsilon: float = 3.0
     #: Below one over the patients of the largest hospital, and below every hospital's share of one patient.
@@ -142,6 +143,10 @@ def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
     defaults = DEFAULTS[study.dataset] if study.dataset else OWN[fields.get("task", fields["kind"])]
     if study.model is not None:
         defaults = replace(defaults, small=study.model.small, large=study.model.large)
+    if study.privacy is not None:
+        defaults = _with_steps(defaults, study.privacy)
+    if study.weights is not None:
+        defaults = replace(defaults, weights=study.weights)
     # Delta stays below one over the patients of the largest hospital, whose nominal number is public.
     largest = max(nominal(records.n_patients) for _, records in data.hospitals.values())
     while defaults.delta >= 1 / largest:
@@ -157,6 +162,15 @@ def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
         study.learning,
         defaults,
     )
+
+
+def _with_steps(defaults: StudyDefaults, part: PrivacyPart) -> StudyDefaults:
+    """The data set's private steps with those of ``[privacy]`` in their place."""
+    tiers = {
+        tier: TierDefaults(part.sampling_rate.get(tier, usual.sampling_rate), part.steps.get(tier, usual.steps))
+        for tier, usual in defaults.tiers.items()
+    }
+    return replace(defaults, tiers=tiers, clipping_norm=part.clipping_norm or defaults.clipping_norm)
 
 
 def build_plan(
@@ -196,7 +210,7 @@ def build_plan(
         "aggregation": {
             "required_error": REQUIRED_ERROR,
             "minimum_cohort": 3,
-            "weights": "precision",
+            "weights": defaults.weights,
             "masks": masks,
         },
         "channels": [{"name": "model-update", "length": 1, "bound": defaults.update_bound}],

@@ -36,7 +36,7 @@ from pydantic import Field, ValidationError, model_validator
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.methods import MethodSection
 from secure_fedhelp.study.plan import explain, read_toml
-from secure_fedhelp.study.sections import Column, ModelSection, Name, Strict
+from secure_fedhelp.study.sections import Column, ModelSection, Name, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
 Share = Annotated[float, Field(gt=0)]
@@ -189,6 +189,18 @@ class TeacherPart(Strict):
         return self
 
 
+Weights = Literal["precision", "uniform"]
+
+
+class PrivacyPart(Strict):
+    """Other private steps than the data set's usual ones. The noise follows from them and the budget."""
+
+    clipping_norm: float | None = Field(default=None, gt=0)
+    #: By tier: the share of its patients that a step draws, and the steps of a round.
+    sampling_rate: dict[Tier, Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=dict)
+    steps: dict[Tier, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+
+
 class Variant(Strict):
     """A change of the study under a name of its own, such as a method without one of its ingredients.
 
@@ -202,6 +214,8 @@ class Variant(Strict):
     teacher: TeacherPart | None = None
     model: ModelSection | None = None
     partition: Partition | None = None
+    privacy: PrivacyPart | None = None
+    weights: Weights | None = None
 
 
 class StudyFile(Strict):
@@ -226,6 +240,9 @@ class StudyFile(Strict):
     epsilon: float | None = Field(default=None, gt=0)
     masks: Masks = "repairing"
     method: MethodSection | None = None
+    privacy: PrivacyPart | None = None
+    #: How much a hospital counts in a mean: by the precision of what it sends (absent: so), or all alike.
+    weights: Weights | None = None
     #: Values that replace the data set's in the plan's [learning].
     learning: dict[str, Any] = Field(default_factory=dict)
     #: Those of the data set's hospitals that take part; all if none is named.

@@ -52,11 +52,9 @@ class Run:
     def id(self) -> str:
         """Sixteen digits of a hash over all that the result depends on. Of data it is the contents and not the place:
         of one's own by their hash, of the catalog by name."""
-        study = self.study.model_dump(mode="json")
-        for key in ("public", "teacher"):  # absent, they leave the names of runs that were done before they existed
-            if study[key] is None:
-                del study[key]
-        if study["data"] is not None:
+        # Sections that are absent are left out: one that a later version adds renames no run that does not use it.
+        study = self.study.model_dump(mode="json", exclude_none=True)
+        if "data" in study:
             study["data"]["path"] = self.data_sha256
         return digest(
             {
@@ -120,7 +118,7 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
     if contender in study.variants:
         variant = study.variants[contender]
         changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
-        sections = ("method", "public", "teacher", "model", "partition")
+        sections = ("method", "public", "teacher", "model", "partition", "privacy", "weights")
         changes |= {key: value for key in sections if (value := getattr(variant, key)) is not None}
     elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
         changes["method"] = _OPTIONS[contender]()
