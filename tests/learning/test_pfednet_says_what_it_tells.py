@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidPlan
-from secure_fedhelp.learning.method import Site
+from secure_fedhelp.learning.method import Bounds, Site
 from secure_fedhelp.learning.methods import make_method
 from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.learning.models import flatten
@@ -52,7 +52,7 @@ def study_of(make: Make, hospitals: int = 3, rounds: int = 3, **options: Any) ->
 
 
 def with_channels(values: dict[str, Any], bound: float = 8.0) -> StudyPlan:
-    sections = PfedNet.sections(parse_plan(values), bound, 50.0)
+    sections = PfedNet.channels(parse_plan(values), Bounds(update=bound, logits=16.0, sketch=50.0))
     return parse_plan(values | {"channels": [section.model_dump(mode="json") for section in sections]})
 
 

@@ -302,9 +302,9 @@ def test_normalisation_layers_stay_and_heads_travel_whole() -> None:
 @pytest.mark.parametrize(
     ("name", "update", "reason"),
     [
-        ("spectrum", {"combine": "sum"}, "spectrum: not to be declared dp-sgd, sum"),
-        ("spectrum", {"mechanism": "post-processing"}, "spectrum: not to be declared post-processing"),
-        ("prototypes", {"combine": "weighted-mean"}, "prototypes: not to be declared gaussian, weighted-mean"),
+        ("spectrum", {"combine": "sum"}, "spectrum is dp-sgd and sum in the plan"),
+        ("spectrum", {"mechanism": "post-processing"}, "spectrum is post-processing"),
+        ("prototypes", {"combine": "weighted-mean"}, "prototypes is gaussian and weighted-mean"),
         ("class-counts", {"sensitivity": 0.5}, "a patient counts once"),
     ],
 )

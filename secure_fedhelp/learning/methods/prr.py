@@ -41,7 +41,7 @@ from secure_fedhelp.learning.averaging import Averaging
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.measuring import one_record_each
-from secure_fedhelp.learning.method import PUBLIC, Said, Site
+from secure_fedhelp.learning.method import PUBLIC, Bounds, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, macro_f1, next_stage
@@ -52,6 +52,7 @@ from secure_fedhelp.privacy.training import RecordLoss, train_private
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import ChannelSection
 
 _HOME, _DRAW = 11, 12
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
@@ -74,7 +75,7 @@ class Prr(Averaging):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.options = self.plan.options(methods.Prr)
-        _require_declared(self.plan)
+        self._require_declared()
         small, large = self.plan.model.small, self.plan.model.large
         self.fourier = Fourier(parts(fresh_model(self.plan, small)), self.options.aggregation)
         self.deputy = flatten(warm_model(self.plan, small, site.public, site.answers))
@@ -105,6 +106,26 @@ class Prr(Averaging):
             if first < rounds:
                 found["prototypes"] = tuple(prototypes if number >= first else 0 for number in range(rounds))
         return found
+
+    @classmethod
+    def channels(cls, plan: StudyPlan, bounds: Bounds) -> list[ChannelSection]:
+        """Answers about records cost little beside the training: at noise 20 one alone has epsilon 0.2. A prototype's
+        direction is all that counts, so features are cut to norm 1."""
+        trained = {"bound": bounds.update, "mechanism": "dp-sgd"}
+        answer = {"bound": bounds.logits, "mechanism": "gaussian", "combine": "sum"}
+        answer |= {"sensitivity": 1.0, "noise_multiplier": 20.0}
+        return [
+            ChannelSection.model_validate(
+                {"name": name, "length": length, **(trained if name == "spectrum" else answer)}
+            )
+            for name, length in cls.lengths(plan).items()
+        ]
+
+    def _require_declared(self) -> None:
+        super()._require_declared()
+        counts = next((c for c in self.plan.channels if c.name == "class-counts"), None)
+        if counts is not None and counts.sensitivity != 1:
+            raise InvalidPlan("channel class-counts: a patient counts once, so its sensitivity is 1")
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
@@ -336,14 +357,3 @@ def _scale(plan: StudyPlan, name: str) -> float:
     hospital's nominal number fit the channel's bound: values of size 16 need a cheaper encryption than 3,000."""
     channel, patients = plan.channel(name), max(hospital.nominal_patients for hospital in plan.hospitals)
     return min(1.0, channel.bound / (2 * patients * (channel.sensitivity or 0.0)))
-
-
-def _require_declared(plan: StudyPlan) -> None:
-    """InvalidPlan if the plan declares a channel for something else than this method says in it."""
-    hint = "In docs/methods.md, PRR's table of channels says how each is declared."
-    for name in Prr.lengths(plan):
-        channel, summed = plan.channel(name), name != "spectrum"
-        if channel.mechanism != ("gaussian" if summed else "dp-sgd") or (channel.combine == "sum") != summed:
-            raise InvalidPlan(f"channel {name}: not to be declared {channel.mechanism}, {channel.combine}", hint)
-        if name == "class-counts" and channel.sensitivity != 1:
-            raise InvalidPlan("channel class-counts: a patient counts once, so its sensitivity is 1", hint)
