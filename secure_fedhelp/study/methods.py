@@ -78,6 +78,18 @@ class PfedNet(Strict):
     full_every: int = Field(default=5, ge=1)
 
 
+class ProxyFl(Strict):
+    """ProxyFL (Kalra et al., Nature Communications 2023): hospitals exchange proxies and keep private models."""
+
+    name: Literal["proxyfl"] = "proxyfl"
+    #: alpha: how much of the private model's loss is what the proxy teaches it; the rest is its own labels'.
+    private_share: float = Field(default=0.5, ge=0, le=1)
+    #: beta: how much of the proxy's loss is what the private model teaches it. A pupil teaches nothing: for twins.
+    proxy_share: float = Field(default=0.5, ge=0, le=1)
+    #: Private model and proxy trained as one jointly clipped module; off means that the private model is a pupil.
+    twin: bool = False
+
+
 class Prr(Strict):
     """PRR (MICCAI 2021, IEEE TMI 2022): deputies share low frequencies, personal models stay, classes may be rare."""
 
@@ -130,5 +142,7 @@ class Imported(Strict):
 
 
 #: Methods of this project; a policy allows them unless it says otherwise.
-BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet", "prr")
-MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | PfedNet | Prr | Imported, Field(discriminator="name")]
+BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet", "proxyfl", "prr")
+MethodSection = Annotated[
+    FedAvg | FedProx | Ditto | FedHelp | PfedNet | ProxyFl | Prr | Imported, Field(discriminator="name")
+]

@@ -32,6 +32,8 @@ METHODS: list[dict[str, Any]] = [
     {"name": "ditto", "proximal_weight": 0.5},
     {"name": "fedhelp"},
     {"name": "fedhelp", "twin": True},
+    {"name": "proxyfl"},
+    {"name": "proxyfl", "twin": True},
     {"name": "prr", "band_start": 1.0, "band_end": 1.0, "aligned_from": 1},
 ]
 #: Methods whose shared model is each hospital's own version of what they have in common.

@@ -253,7 +253,7 @@ def test_plans_that_count_or_tabulate_pixels_are_refused() -> None:
         parse_plan(values | {"data": values["data"] | {"kind": "table"}})
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox", "ditto", "prr"])
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "ditto", "proxyfl", "prr"])
 def test_other_methods_train_on_masks(method: str) -> None:
     public = tiny.make_public(labelled=method != "prr")
     options = {"cpa": False} if method == "prr" else {}

@@ -46,9 +46,10 @@ from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_f
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, macro_f1, next_stage
 from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian
-from secure_fedhelp.privacy.training import RecordLoss, train_private
+from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
@@ -185,20 +186,15 @@ class Prr(Averaging):
 
         The stages follow from both models and the public set, so they cost nothing.
         """
-        losses, privacy = self.losses(round_number), self.site.privacy
+        losses = self.losses(round_number)
         if personal is None:
-            return self._noisy_steps(Surrogate(model), losses, privacy.steps)
+            return self.noisy_steps(Surrogate(model), losses)
         stage, twin, done = None, Twin(model, personal), []
-        for steps in epochs(privacy.steps, self.options.epochs):
+        for steps in epochs(self.site.privacy.steps, self.options.epochs):
             stage = self._next_stage(stage, personal, model)
             joint = twin_losses(stage, losses, self.plan.learning.temperature)
-            done.append(self._noisy_steps(twin, joint, steps))
+            done.append(self.noisy_steps(twin, joint, steps))
         return done[0].model_copy(update={"steps": sum(event.steps for event in done)})
-
-    def _noisy_steps(self, module: nn.Module, losses: RecordLoss, steps: int) -> DpSgd:
-        site, rate = self.site, self.plan.learning.private_learning_rate
-        privacy = site.privacy.model_copy(update={"steps": steps})
-        return train_private(module, losses, site.records, privacy, site.nominal_patients, rate, site.noise)
 
     def _answers(self, model: TwoHeaded, round_number: int) -> dict[str, Vector]:
         """The round's gaussian channels in the plan's order: about one record of each patient, the same for all."""
@@ -298,22 +294,10 @@ class Prr(Averaging):
         self.own_prototypes, self.cohort_prototypes = state.get("own-prototypes"), state.get("cohort-prototypes")
 
 
-class Twin(nn.Module):
-    """Deputy and personal model as one module, clipped jointly: logits [b, 2 * classes], the deputy's first."""
-
-    def __init__(self, deputy: TwoHeaded, personal: TwoHeaded) -> None:
-        super().__init__()
-        self.deputy, self.personal = Surrogate(deputy), Surrogate(personal)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([self.deputy(inputs), self.personal(inputs)], dim=1)
-
-
 def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordLoss:
     """A stage's losses of both models, added, of each record of a :class:`Twin`."""
 
-    def joint(outputs: Tensor, labels: Tensor) -> Tensor:
-        deputy, personal = outputs.chunk(2, dim=1)
+    def joint(deputy: Tensor, personal: Tensor, labels: Tensor) -> Tensor:
         total = losses(deputy, labels) + losses(personal, labels)
         if stage.deputy_teaches:
             total = total + soft_loss(deputy, personal, temperature, per_record=True)
@@ -321,7 +305,7 @@ def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordL
             total = total + soft_loss(personal, deputy, temperature, per_record=True)
         return total
 
-    return joint
+    return of_both(joint)
 
 
 def parts(model: TwoHeaded) -> list[Part]:
