@@ -112,8 +112,9 @@ class Prr(Strict):
     #: The conjoint prototype-aligned loss, and with it the channels class-counts and prototypes.
     cpa: bool = True
     seesaw_power: float = Field(default=0.8, ge=0)
-    #: Above 1, so that prototypes that point in opposite directions still have a finite weight.
-    tau: float = Field(default=3.0, gt=1)
+    #: How little prototypes weigh; at 1 a class whose prototypes point in opposite directions counts ten times, at 3
+    #: twice. Absent: 3, and 1 for a segmentation, as in the paper.
+    tau: float | None = Field(default=None, ge=1)
     #: Training rounds without weights of prototypes (gamma is 1), as nobody has features worth comparing yet.
     aligned_from: int = Field(default=15, ge=0)
     #: Compare with a Gaussian draw around the cohort's prototypes instead of with themselves.

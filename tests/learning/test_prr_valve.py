@@ -323,7 +323,7 @@ def test_channels_declared_for_something_else_are_refused_before_anything_is_spe
         {"band_start": 0.8, "band_end": 0.7},
         {"recover": 0.9, "exchange": 0.8},
         {"twin": True, "det": False},
-        {"tau": 1.0},
+        {"tau": 0.9},
         {"aggregation": "median"},
         {"band_end": 1.2},
     ],

@@ -44,7 +44,7 @@ from secure_fedhelp.learning.measuring import one_record_each
 from secure_fedhelp.learning.method import PUBLIC, Bounds, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
-from secure_fedhelp.learning.stages import Stage, epochs, macro_f1, next_stage
+from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
 from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
@@ -100,8 +100,6 @@ class Prr(Averaging):
             "spectrum": tuple(fourier.length(_width(plan, number)) for number in range(rounds))
         }
         if options.cpa:
-            if plan.data.masked:
-                raise InvalidPlan("cpa = true aligns one class a record, and a mask has one a pixel: set cpa = false")
             found["class-counts"] = (classes, *[0] * (rounds - 1))
             prototypes, first = classes * model.features, max(options.aligned_from - 1, 0)
             if first < rounds:
@@ -176,8 +174,12 @@ class Prr(Averaging):
         counts = np.asarray(prior or [1.0] * len(self.plan.data.classes)) if self.counts is None else self.counts
         gamma = np.ones(len(counts))
         if round_number >= options.aligned_from and self.own_prototypes is not None:
-            gamma = gamma_weights(self.own_prototypes, self._compared_with(round_number), options.tau)
+            gamma = gamma_weights(self.own_prototypes, self._compared_with(round_number), self._tau)
         return AlignedLoss(seesaw_weights(counts, options.seesaw_power), gamma)
+
+    @property
+    def _tau(self) -> float:
+        return self.options.tau or (1.0 if self.task.pixelwise else 3.0)
 
     # -- private training ----------------------------------------------------------------------------------------------
 
@@ -218,7 +220,8 @@ class Prr(Averaging):
     def _compared_with(self, round_number: int) -> NDArray[np.float64]:
         """The cohort's prototypes; with ``gaussian_prototypes`` drawn around them, as far off as their noise *(ours)*.
 
-        A coordinate of the cohort's mean feature has the standard deviation sigma C sqrt(hospitals) / n_c.
+        A coordinate of the cohort's mean feature has the standard deviation sigma C sqrt(hospitals) / n_c. Of masks n_c
+        counts pixels and makes no mean; but it divides both, and of what is compared only the direction counts.
         """
         assert self.cohort_prototypes is not None, "heard together with the own"  # noqa: S101  # for the type checker
         assert self.counts is not None, "heard before prototypes"  # noqa: S101  # for the type checker
@@ -269,12 +272,12 @@ class Prr(Averaging):
         self.personal = flatten(model)
 
     def _next_stage(self, stage: Stage | None, personal: nn.Module, deputy: nn.Module) -> Stage:
-        """By macro-F1 on the public set: on its labels, or else the teacher's answers. With neither all score alike."""
+        """By scores on the public set: on its labels, or else the teacher's answers. With neither all score alike."""
         public, answers = self.site.public, self.site.answers
         labels = public.labels
         if labels is None and answers:
             labels = np.mean(answers, axis=0).argmax(axis=1)
-        scores = [0.0 if labels is None else macro_f1(predict(m, public.inputs), labels) for m in (personal, deputy)]
+        scores = [0.0 if labels is None else stage_score(predict(m, public.inputs), labels) for m in (personal, deputy)]
         return next_stage(stage, scores[0], scores[1], self.options.recover, self.options.exchange)
 
     # -- between rounds ------------------------------------------------------------------------------------------------
