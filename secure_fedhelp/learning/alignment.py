@@ -37,8 +37,8 @@ _SMALLEST_DENOMINATOR = 0.2
 
 
 class AlignedLoss:
-    """One loss a record, [b], from logits [b, classes] and labels [b], or from those of all pixels, [b, classes, height,
-    width] and [b, height, width].
+    """One loss a record, [b], from logits [b, classes] and labels [b], or of pixels, [b, classes, height, width] and
+    [b, height, width].
 
     ``seesaw`` [classes, classes] and ``gamma`` [classes] are constants that depend on records only through what was
     released.

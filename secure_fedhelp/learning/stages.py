@@ -8,8 +8,9 @@ A hospital's deputy D comes back from each aggregation weakened, so the personal
 | exchange | else, after recover, or if s_D < a2 s_P | task + KL(d to p) | task + KL(p to d) |
 | sublimate | else | task + KL(d to p) | task |
 
-The scores s_P and s_D are macro-F1, for a segmentation Dice. The paper's are of the local training data. Here they are of the public set *(ours)*: a stage chosen
-from private scores would be one more answer about the records, and D's training would depend on it unpaid.
+The scores s_P and s_D are macro-F1, or Dice for a segmentation. The paper's are of the local training data. Here they
+are of the public set *(ours)*: a stage chosen from private scores would be one more answer about the records, and D's
+training would depend on it unpaid.
 """
 
 from __future__ import annotations

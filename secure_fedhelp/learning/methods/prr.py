@@ -28,6 +28,7 @@ prototypes, of the round before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,7 +141,7 @@ class Prr(Averaging):
         proofs |= {name: Proof.of("gaussian", f"event:{1 + n}", *PUBLIC) for n, name in enumerate(answers)}
         left = None if personal is None else flatten(personal)
         self._trained = _Trained(deputy, left, answers.get("prototypes"))
-        return Said(values, proofs, (trained, *(self._event(name) for name in answers)))
+        return Said(values, proofs, (trained, *self._events(answers)))
 
     def start(self, round_number: int) -> TwoHeaded:
         """The deputy after the round's public steps. The warm start is behind it from the beginning."""
@@ -213,9 +214,14 @@ class Prr(Averaging):
             found[name] = answer.ravel() * _scale(plan, name)
         return found
 
-    def _event(self, name: str) -> Gaussian:
-        channel = self.plan.channel(name)
-        return Gaussian(noise_multiplier=channel.noise_multiplier or 0.0, sensitivity=channel.sensitivity or 0.0)
+    def _events(self, names: Iterable[str]) -> list[Gaussian]:
+        """What the answers were noised by. A comparison without privacy has no noise and so no event, and no gate lets
+        it out, because it asks for the events of the plan."""
+        return [
+            Gaussian(noise_multiplier=channel.noise_multiplier, sensitivity=channel.sensitivity)
+            for channel in map(self.plan.channel, names)
+            if channel.noise_multiplier and channel.sensitivity
+        ]
 
     def _compared_with(self, round_number: int) -> NDArray[np.float64]:
         """The cohort's prototypes; with ``gaussian_prototypes`` drawn around them, as far off as their noise *(ours)*.
