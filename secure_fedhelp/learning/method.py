@@ -19,7 +19,7 @@ import pickle
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -108,6 +108,9 @@ class Said:
     values: Mapping[str, Vector]
     proofs: Mapping[str, Proof]
     events: tuple[DpSgd | Gaussian | PooledExact, ...]
+    #: For a channel of post-processing that also carries what this hospital released in an earlier round (from 0) and
+    #: kept a part of at home: that round. The gate puts the release into the proof.
+    carried: Mapping[str, int] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -188,6 +191,7 @@ class Method(ABC):
             events=said.events,
             proofs={name: proof for name, proof in said.proofs.items() if name in names},
             noise_source=self.site.noise.name,
+            carried={name: earlier for name, earlier in said.carried.items() if name in names},
         )
 
     def absorb(self, round_number: int, means: dict[str, Vector]) -> None:

@@ -270,6 +270,7 @@ OTHERS: list[dict[str, Any]] = [
     {"name": "fedprox"},
     {"name": "ditto"},
     {"name": "proxyfl"},
+    {"name": "pfednet", "segments": True, "segment_count": 7, "full_every": 2, "sparsity": 0.01},
     {"name": "prr", "cpa": False},
     {"name": "prr", "aligned_from": 1},
     {"name": "prr", "aligned_from": 1, "twin": True, "gaussian_prototypes": True},
@@ -290,11 +291,10 @@ def test_other_methods_train_on_masks(method: dict[str, Any]) -> None:
     assert np.array_equal(flatten(restored.shared_model()), flatten(hospitals["beta"].shared_model()))
 
 
-@pytest.mark.parametrize("twin", [False, True])
-def test_prr_aligns_the_pixels_of_u_nets(twin: bool) -> None:
+def test_prr_aligns_the_pixels_of_u_nets() -> None:
     """As a plan for retina would have it: unlike a class of each record, prototypes are of the pixels of each."""
     public = tiny.make_public()
-    plan = other_plan(public, UNETS, name="prr", aligned_from=1, twin=twin)
+    plan = other_plan(public, UNETS, name="prr", aligned_from=1)
     hospitals = members(plan)
     for number in range(2):
         means = run_round(plan, hospitals, number)
@@ -309,6 +309,23 @@ def test_prr_aligns_the_pixels_of_u_nets(twin: bool) -> None:
         cosine = float(own[c] @ cohort[c]) / float(np.linalg.norm(own[c]) * np.linalg.norm(cohort[c]))
         assert float(losses.gamma[c]) == pytest.approx(2 / max(cosine + 1, 0.2), rel=1e-5), "tau is 1 for pixels"
     assert member.evaluate_shared(tiny.make_records(3, 8)).dice is not None
+
+
+def test_pfednet_keeps_decoders_apart_and_shares_encoders() -> None:
+    decoder = ["extractor.upcat_*", "private_head.*", "public_head.*"]
+    plan = other_plan(tiny.make_public(), UNETS, name="pfednet", personal=decoder, sketch_values=8, neighbours=2)
+    hospitals = members(plan)
+    for number in range(2):
+        run_round(plan, hospitals, number)
+    models = [dict(hospital.shared_model().named_parameters()) for hospital in hospitals.values()]
+    assert any(name.startswith("extractor.down_4") for name in models[0])
+    for name in models[0]:
+        if name.startswith(("extractor.upcat", "private_head")):
+            assert not torch.equal(models[0][name], models[1][name]), name
+        elif not name.startswith("public_head"):  # that one is a hospital's own, and has seen the same public set
+            assert torch.equal(models[0][name], models[1][name]), name
+    found = hospitals["alpha"].evaluate(tiny.make_records(3, 8))
+    assert all(metrics.dice is not None for metrics in found.values())
 
 
 def test_a_plan_may_choose_tau_and_pixels_have_another_than_records() -> None:

@@ -74,6 +74,8 @@ class PfedNet(Averaging):
         self.starts: Places = np.arange(len(self.split.shared))
         self.kept: Vector = np.zeros(len(self.split.shared))
         self._to_keep: Vector | None = None
+        #: The round whose training is in what is kept; that of rounds before it, its own release names.
+        self._kept_from: int | None = None
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -125,7 +127,9 @@ class PfedNet(Averaging):
             name: Proof.of("dp-sgd" if name in self._untouched else "post-processing", "event:0", *PUBLIC)
             for name in values
         }
-        return Said(values, proofs, (event,))
+        # What is left of earlier rounds was paid for there and not sent in full: the proof must name those releases.
+        carried = {} if self._kept_from is None else {"shared-part": self._kept_from}
+        return Said(values, proofs, (event,), carried)
 
     def mix(self) -> NDArray[np.float64]:
         """A of the coming round, [n, n], from what all hospitals know."""
@@ -188,6 +192,7 @@ class PfedNet(Averaging):
         self.base[shared] += expand(mean, self._segments(round_number), len(shared))
         if options.segments and was_in:
             self.kept = np.zeros(len(shared)) if self._to_keep is None else self._to_keep
+            self._kept_from = round_number if self.kept.any() else None
         self._to_keep = None
         if options.segments and self._full(round_number):
             sparse = prox_by_layer(mean, self.split.shared_layers, options.sparsity)
@@ -199,6 +204,7 @@ class PfedNet(Averaging):
         found = super().state() | {"heads": self.heads}
         found |= {} if self.expected is None else {"expected": self.expected}
         segments = {"starts": self.starts.astype(np.float64), "kept": self.kept}
+        segments["kept-from"] = np.array([] if self._kept_from is None else [self._kept_from], dtype=np.float64)
         return found | (segments if self.options.segments else {})
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
@@ -206,6 +212,7 @@ class PfedNet(Averaging):
         self.heads, self.expected, self._to_keep = state["heads"], state.get("expected"), None
         if self.options.segments:
             self.starts, self.kept = state["starts"].astype(np.int64), state["kept"]
+            self._kept_from = next((int(number) for number in state["kept-from"]), None)
 
 
 def _split(plan: StudyPlan) -> Split:
