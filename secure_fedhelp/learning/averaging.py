@@ -18,7 +18,7 @@ from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, pu
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd
-from secure_fedhelp.privacy.training import train_private
+from secure_fedhelp.privacy.training import RecordLoss, train_private
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -69,17 +69,13 @@ class Averaging(Method):
 
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
         """The round's DP-SGD on ``model``, in place."""
-        site = self.site
-        return train_private(
-            Surrogate(model),
-            self.task.losses,
-            site.records,
-            site.privacy,
-            site.nominal_patients,
-            self.plan.learning.private_learning_rate,
-            site.noise,
-            pull=self.pull,
-        )
+        return self.noisy_steps(Surrogate(model), self.task.losses)
+
+    def noisy_steps(self, module: nn.Module, losses: RecordLoss, steps: int | None = None) -> DpSgd:
+        """DP-SGD on ``module`` as the plan has it, in place: all steps of a round, or ``steps`` of them."""
+        site, rate, pull = self.site, self.plan.learning.private_learning_rate, self.pull
+        privacy = site.privacy if steps is None else site.privacy.model_copy(update={"steps": steps})
+        return train_private(module, losses, site.records, privacy, site.nominal_patients, rate, site.noise, pull=pull)
 
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
         self.base, self._personal = self.base + means["model-update"], None

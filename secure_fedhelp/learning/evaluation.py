@@ -1,4 +1,4 @@
-"""Figures that a majority vote cannot fake: balanced accuracy, AUROC, Dice; and whether a model's certainty is earned.
+"""Figures that a majority vote cannot fake: balanced accuracy, AUROC, macro-F1, Dice; and whether certainty is earned.
 
 Written in numpy (the area is the Mann-Whitney statistic), because importing scikit-learn costs each hospital's process
 more than a round of training; a test holds both against scikit-learn's.
@@ -28,12 +28,14 @@ class Metrics:
 
     For a segmentation, balanced accuracy, AUROC and calibration are over the pixels of all records together, and
     ``dice`` is there: the mean over records. ``ece`` is the expected calibration error; the lower, the better.
+    ``macro_f1`` is of a classification.
     """
 
     balanced_accuracy: float
     auroc: float
     ece: float | None = None
     dice: float | None = None
+    macro_f1: float | None = None
 
     def as_dict(self) -> dict[str, float]:
         """The figures that there are."""
@@ -74,7 +76,17 @@ def score(logits: NDArray[np.float64], labels: Labels) -> Metrics:
     else:
         areas = [area_under_curve(probabilities[:, c], labels == c) for c in present]
     error = calibration_error(probabilities.max(axis=1), predicted == labels)
-    return Metrics(float(np.mean(recalls)), float(np.mean(areas)), error, dice)
+    f1 = macro_f1(predicted, labels) if dice is None else None
+    return Metrics(float(np.mean(recalls)), float(np.mean(areas)), error, dice, f1)
+
+
+def macro_f1(predicted: Labels, labels: Labels) -> float:
+    """Mean over the classes present in ``labels`` [n] of F1 = 2 TP / (2 TP + FP + FN), each class with the same say."""
+    found = []
+    for c in np.unique(labels):
+        ours, true = predicted == c, labels == c
+        found.append(2 * float((ours & true).sum()) / float(ours.sum() + true.sum()))
+    return float(np.mean(found))
 
 
 def dice_of_each(predicted: Labels, labels: Labels, classes: int) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 A method is a class in a file of its own (learning/methods/), made from a :class:`Site`. It says four things:
 
 * :meth:`Method.lengths`: its channels and how long they are in each round; the plan fixes them for everybody.
+  How a plan declares those that are not standard, :meth:`Method.channels` says.
 * :meth:`Method.train`: one round of work on own records; what it says goes on the channels of the plan, each with the
   proof of where it comes from. The release gate asks for nothing else and lets nothing else out.
 * :meth:`Method.learn`: the cohort's combined channels, into the next state.
@@ -18,7 +19,7 @@ import pickle
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.study.channel import Vector, clip_to_bound
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.study.sections import PrivacySection, Tier
+from secure_fedhelp.study.sections import ChannelSection, PrivacySection, Tier
 
 #: Public things that whatever a method says may come from besides its events; naming them costs nothing.
 PUBLIC = ("public:plan", "public:public-set", "public:teacher", "public:transcript")
@@ -87,6 +88,16 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """How large a value of a channel may be, by what it carries: parameters or their change; logits, and answers as
+    large; sketches of personal parts. A plan's author chooses them; what is beyond is cut."""
+
+    update: float
+    logits: float
+    sketch: float
+
+
+@dataclass(frozen=True)
 class Said:
     """What one round of training says: a vector and a proof for each channel, and the events that were executed.
 
@@ -97,6 +108,9 @@ class Said:
     values: Mapping[str, Vector]
     proofs: Mapping[str, Proof]
     events: tuple[DpSgd | Gaussian | PooledExact, ...]
+    #: For a channel of post-processing that also carries what this hospital released in an earlier round (from 0) and
+    #: kept a part of at home: that round. The gate puts the release into the proof.
+    carried: Mapping[str, int] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -124,6 +138,23 @@ class Method(ABC):
 
         It looks at nothing but the plan, and not at the plan's own channels, so a plan can be made with it.
         """
+
+    @classmethod
+    def channels(cls, plan: StudyPlan, bounds: Bounds) -> list[ChannelSection]:
+        """The channels of :meth:`lengths` as ``plan`` has to declare them, in their order.
+
+        A method with channels of its own overrides it: what a value's mechanism is, and what one patient can change,
+        only the method knows. InvalidPlan if it has such channels and does not.
+        """
+        limits = {"model-update": bounds.update, "public-logits": bounds.logits}
+        lengths = cls.lengths(plan)
+        if own := sorted(set(lengths) - set(limits)):
+            raise InvalidPlan(
+                f"channel {own[0]} is {cls.__name__}'s own, and it does not say how a plan declares it",
+                "Give the class a method 'channels' (learning/method.py), or write the plan's channels by hand.",
+            )
+        fields = ({"name": name, "length": length, "bound": limits[name]} for name, length in lengths.items())
+        return [ChannelSection.model_validate(field) for field in fields]  # what is standard is filled in
 
     @abstractmethod
     def train(self, round_number: int) -> Said:
@@ -160,6 +191,7 @@ class Method(ABC):
             events=said.events,
             proofs={name: proof for name, proof in said.proofs.items() if name in names},
             noise_source=self.site.noise.name,
+            carried={name: earlier for name, earlier in said.carried.items() if name in names},
         )
 
     def absorb(self, round_number: int, means: dict[str, Vector]) -> None:
@@ -178,6 +210,20 @@ class Method(ABC):
                 f"{needed.get(differ[0], 0)}",
                 "Make the plan's channels with the method's own lengths (docs/plan.md), and have it signed anew.",
             )
+
+    def _require_declared(self) -> None:
+        """For methods with channels of their own: InvalidPlan if the plan declares one for something else.
+
+        Sums that were divided, or updates that were not, would be learnt from without anybody noticing.
+        """
+        for needed in self.channels(self.plan, Bounds(1.0, 1.0, 1.0)):
+            found = self.plan.channel(needed.name)
+            if (found.mechanism, found.combine) != (needed.mechanism, needed.combine):
+                raise InvalidPlan(
+                    f"channel {needed.name} is {found.mechanism} and {found.combine} in the plan, "
+                    f"{self.plan.method.name} needs {needed.mechanism} and {needed.combine}",
+                    "In docs/methods.md the method's table of channels says how each is declared.",
+                )
 
     def _measure(self) -> Said:
         """How the shared model does on records set aside, and nothing else."""

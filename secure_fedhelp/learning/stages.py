@@ -8,8 +8,9 @@ A hospital's deputy D comes back from each aggregation weakened, so the personal
 | exchange | else, after recover, or if s_D < a2 s_P | task + KL(d to p) | task + KL(p to d) |
 | sublimate | else | task + KL(d to p) | task |
 
-The paper's scores s_P and s_D are of the local training data. Here they are of the public set *(ours)*: a stage chosen
-from private scores would be one more answer about the records, and D's training would depend on it unpaid.
+The scores s_P and s_D are macro-F1, or Dice for a segmentation. The paper's are of the local training data. Here they
+are of the public set *(ours)*: a stage chosen from private scores would be one more answer about the records, and D's
+training would depend on it unpaid.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.records import Labels
+from secure_fedhelp.learning.evaluation import dice_of_each, macro_f1
 
 
 class Stage(Enum):
@@ -56,11 +58,9 @@ def epochs(steps: int, count: int) -> Iterator[int]:
     return (part for start, end in itertools.pairwise(ends) if (part := end - start))
 
 
-def macro_f1(logits: NDArray[np.float64], labels: Labels) -> float:
-    """Mean over the classes present in ``labels`` of F1 = 2 TP / (2 TP + FP + FN); logits [n, classes], labels [n]."""
+def stage_score(logits: NDArray[np.float64], labels: Labels) -> float:
+    """s of a model: macro-F1 of logits [n, classes] on labels [n], or the mean Dice on masks [n, height, width]."""
     predicted = logits.argmax(axis=1)
-    return float(np.mean([_f1(predicted == c, labels == c) for c in np.unique(labels)]))
-
-
-def _f1(found: NDArray[np.bool_], there: NDArray[np.bool_]) -> float:
-    return 2 * float((found & there).sum()) / float(found.sum() + there.sum())
+    if labels.ndim == 1:
+        return macro_f1(predicted, labels)
+    return float(np.mean(dice_of_each(predicted, labels, logits.shape[1])))

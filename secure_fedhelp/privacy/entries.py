@@ -46,7 +46,12 @@ How = Literal["dp-sgd", "gaussian", "pooled-exact", "post-processing", "public"]
 
 
 class Proof(Strict):
-    """Why a channel's values may leave: how they were made, and from what. It is data, so that an audit can read it."""
+    """Why a channel's values may leave: how they were made, and from what. It is data, so that an audit can read it.
+
+    A mechanism's own output names its own event alone, although it may start from models that earlier events of this
+    ledger made: what accountants compose is adaptive (Dwork and Roth 2014, section 3.5), so each event covers its
+    output whatever earlier ones it was begun from. Post-processing names every release that is in it.
+    """
 
     mechanism: How
     derived_from: tuple[Source, ...] = Field(min_length=1, max_length=64)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, NoReturn
 from weakref import WeakSet
@@ -116,6 +116,9 @@ class PrivateOutput:
     events: tuple[DpSgd | Gaussian | PooledExact, ...]
     proofs: Mapping[str, Proof]
     noise_source: NoiseName
+    #: Channels of post-processing that also carry something of an earlier round's training, and which (from 0). A
+    #: method knows no ledger, so the gate finds the release that paid for it and adds it to the proof.
+    carried: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,7 @@ class ReleaseGate:
         BudgetExhausted; and StorageError if the ledger cannot be written: then nothing was spent and nothing may leave.
         """
         self._require_planned(round, output)
+        output = replace(output, proofs=self._with_earlier(round, output))
         vectors, clipped = self._clip(round, output.channels)
         self._require_proven(round, output, vectors)
         self.check_affordable(round)
@@ -300,6 +304,26 @@ class ReleaseGate:
             raise NotReleasable(f"channels {sorted(output.channels)}, the plan says {sorted(wanted)}")
         if set(output.proofs) != wanted:
             raise NotReleasable(f"proofs of channels {sorted(output.proofs)}, the plan says {sorted(wanted)}")
+
+    def _with_earlier(self, round: int, output: PrivateOutput) -> dict[str, Proof]:
+        """The proofs, with the release of each earlier round that a channel carries something of.
+
+        That release names what its own channel carried, so the line of releases goes back to all that is in it.
+        """
+        proofs = dict(output.proofs)
+        for name, earlier in output.carried.items():
+            proof = proofs.get(name)
+            if type(proof) is not Proof or proof.mechanism != "post-processing":
+                raise NotReleasable(f"channel {name} carries round {earlier + 1}, and only post-processing can")
+            paid_for = [
+                entry.index
+                for entry in releases(self._ledger.entries)
+                if (entry.study, entry.round) == (self._plan.hash, earlier) and earlier < round
+            ]
+            if not paid_for:
+                raise NotReleasable(f"channel {name} carries round {earlier + 1}, which this ledger has not paid for")
+            proofs[name] = Proof.of("post-processing", *proof.derived_from, f"entry:{self._ledger.heads[paid_for[-1]]}")
+        return proofs
 
     def _require_proven(self, round: int, output: PrivateOutput, vectors: Mapping[str, bytes]) -> None:
         """Each channel by a mechanism it is declared for, from things that exist; public ones are zeros."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
+from secure_fedhelp.learning.method import Bounds
 from secure_fedhelp.learning.methods import method_class
-from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
 from secure_fedhelp.research.catalog import StudyData
@@ -221,7 +221,9 @@ def build_plan(
     }
     source = f"plan of {dataset}"
     draft = parse_plan(values, source)  # all but its channels, which the method says
-    channels = _channels(draft, defaults)
+    bounds = Bounds(defaults.update_bound, defaults.logit_bound, defaults.sketch_bound)
+    sections = method_class(draft.method).channels(draft, bounds)
+    channels = [section.model_dump(mode="json") for section in sections]
     plan = parse_plan(values | {"channels": channels}, source)
     name = plan.hospitals[0].name
     answers = [e for e in study_events(plan, name) if isinstance(e, Gaussian)]  # the same at every hospital
@@ -233,35 +235,19 @@ def build_plan(
     return parse_plan(values | {"channels": channels, "privacy": privacy}, source)
 
 
-def _channels(draft: StudyPlan, defaults: StudyDefaults) -> list[dict[str, Any]]:
-    """The channels that a draft's method needs."""
-    chosen = method_class(draft.method)
-    if issubclass(chosen, PfedNet):
-        sections = chosen.sections(draft, defaults.update_bound, defaults.sketch_bound)
-        return [section.model_dump(mode="json") for section in sections]
-    lengths = chosen.lengths(draft)
-    return [{"name": name, "length": length, **_channel(name, defaults)} for name, length in lengths.items()]
-
-
-def _channel(name: str, defaults: StudyDefaults) -> dict[str, Any]:
-    """Bound and declaration of a channel. Answers about records cost little beside the training: at noise 20 one
-    alone has epsilon 0.2. A prototype's direction is all that counts, so features are cut to norm 1."""
-    answer = {"mechanism": "gaussian", "combine": "sum", "sensitivity": 1.0, "noise_multiplier": 20.0}
-    declared: dict[str, dict[str, Any]] = {
-        "model-update": {"bound": defaults.update_bound},
-        "public-logits": {"bound": defaults.logit_bound},
-        "spectrum": {"bound": defaults.update_bound, "mechanism": "dp-sgd"},
-        "class-counts": {"bound": defaults.logit_bound, **answer},
-        "prototypes": {"bound": defaults.logit_bound, **answer},
-    }
-    return declared[name]
-
-
 def without_privacy(plan: StudyPlan) -> StudyPlan:
-    """The same plan for a run without noise: gradients are in effect not clipped, and weights follow sizes alone."""
+    """The same plan for a run without noise: gradients are in effect not clipped, and weights follow sizes alone.
+
+    Gaussian channels get a noise multiplier of 0, which no plan that is read can have: for such a one there are no
+    planned events (InvalidPlan), so no release gate lets anything of it out. What a patient brings to them stays cut to
+    their sensitivity, by which they are scaled.
+    """
     section = {"clipping_norm": 1e6, "noise_multiplier": 1.0}
     privacy = {tier: p.model_copy(update=section) for tier, p in plan.privacy.items()}
-    return plan.model_copy(update={"privacy": privacy})
+    channels = tuple(
+        c.model_copy(update={"noise_multiplier": 0.0}) if c.mechanism == "gaussian" else c for c in plan.channels
+    )
+    return plan.model_copy(update={"privacy": privacy, "channels": channels})
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:

@@ -26,13 +26,14 @@ Amount = Annotated[int, Field(ge=0)]
 
 
 class MetricsSummary(Strict):
-    """One model on the plan's test set; ``dice`` is null where the task is no segmentation."""
+    """One model on the plan's test set; ``dice`` is of a segmentation, ``macro_f1`` of a classification, else null."""
 
     balanced_accuracy: Share
     auroc: Share
     #: Expected calibration error: the lower, the better.
     ece: Share | None = None
     dice: Share | None = None
+    macro_f1: Share | None = None
 
 
 class PooledSummary(Strict):
@@ -64,6 +65,7 @@ class RoundSummary(Strict):
     balanced_accuracy: Share | None = None
     ece: Share | None = None
     dice: Share | None = None
+    macro_f1: Share | None = None
 
 
 class AggregationSummary(Strict):

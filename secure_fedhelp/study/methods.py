@@ -78,6 +78,18 @@ class PfedNet(Strict):
     full_every: int = Field(default=5, ge=1)
 
 
+class ProxyFl(Strict):
+    """ProxyFL (Kalra et al., Nature Communications 2023): hospitals exchange proxies and keep private models."""
+
+    name: Literal["proxyfl"] = "proxyfl"
+    #: alpha: how much of the private model's loss is what the proxy teaches it; the rest is its own labels'.
+    private_share: float = Field(default=0.5, ge=0, le=1)
+    #: beta: how much of the proxy's loss is what the private model teaches it. A pupil teaches nothing: for twins.
+    proxy_share: float = Field(default=0.5, ge=0, le=1)
+    #: Private model and proxy trained as one jointly clipped module; off means that the private model is a pupil.
+    twin: bool = False
+
+
 class Prr(Strict):
     """PRR (MICCAI 2021, IEEE TMI 2022): deputies share low frequencies, personal models stay, classes may be rare."""
 
@@ -100,8 +112,9 @@ class Prr(Strict):
     #: The conjoint prototype-aligned loss, and with it the channels class-counts and prototypes.
     cpa: bool = True
     seesaw_power: float = Field(default=0.8, ge=0)
-    #: Above 1, so that prototypes that point in opposite directions still have a finite weight.
-    tau: float = Field(default=3.0, gt=1)
+    #: How little prototypes weigh; at 1 a class whose prototypes point in opposite directions counts ten times, at 3
+    #: twice. Absent: 3, and 1 for a segmentation, as in the paper.
+    tau: float | None = Field(default=None, ge=1)
     #: Training rounds without weights of prototypes (gamma is 1), as nobody has features worth comparing yet.
     aligned_from: int = Field(default=15, ge=0)
     #: Compare with a Gaussian draw around the cohort's prototypes instead of with themselves.
@@ -130,5 +143,7 @@ class Imported(Strict):
 
 
 #: Methods of this project; a policy allows them unless it says otherwise.
-BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet", "prr")
-MethodSection = Annotated[FedAvg | FedProx | Ditto | FedHelp | PfedNet | Prr | Imported, Field(discriminator="name")]
+BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet", "proxyfl", "prr")
+MethodSection = Annotated[
+    FedAvg | FedProx | Ditto | FedHelp | PfedNet | ProxyFl | Prr | Imported, Field(discriminator="name")
+]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import OneClassOnly
@@ -28,14 +28,17 @@ def test_metrics_are_scikit_learns(seed: int, classes: int) -> None:
     ovr = {"multi_class": "ovr"}
     reference = roc_auc_score(labels, logits[:, 1] - logits[:, 0]) if classes == 2 else roc_auc_score(labels, p, **ovr)
     assert found.auroc == pytest.approx(reference, abs=1e-12)
-    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, logits.argmax(axis=1)))
+    predicted = logits.argmax(axis=1)
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert found.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-12)
 
 
 def test_a_majority_vote_earns_nothing() -> None:
     labels = np.asarray([0] * 9 + [1])
     found = score(np.tile([1.0, 0.0], (10, 1)), labels)
-    assert found == Metrics(0.5, 0.5, found.ece)
-    assert found.as_dict() == {"balanced_accuracy": 0.5, "auroc": 0.5, "ece": found.ece}
+    f1 = (2 * 9 / 19 + 0) / 2
+    assert found == Metrics(0.5, 0.5, found.ece, macro_f1=f1)
+    assert found.as_dict() == {"balanced_accuracy": 0.5, "auroc": 0.5, "ece": found.ece, "macro_f1": f1}
     assert found.ece == pytest.approx(0.9 - np.e / (1 + np.e)), "certain by 73 per cent, right in 90"
 
 
@@ -43,7 +46,7 @@ def test_an_absent_class_is_left_out_and_one_class_alone_is_refused() -> None:
     labels = np.asarray([0, 0, 2, 2])
     logits = np.asarray([[2.0, 0, 0], [2, 0, 0], [0, 0, 2], [0, 0, 2]])
     found = score(logits, labels)
-    assert (found.balanced_accuracy, found.auroc) == (1.0, 1.0)
+    assert (found.balanced_accuracy, found.auroc, found.macro_f1) == (1.0, 1.0, 1.0)
     with pytest.raises(OneClassOnly):
         score(logits, np.zeros(4, dtype=np.int64))
 

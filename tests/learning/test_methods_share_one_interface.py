@@ -12,14 +12,16 @@ import torch
 
 from secure_fedhelp.errors import InvalidPlan, PlanChanged, StorageError
 from secure_fedhelp.learning.averaging import Averaging
-from secure_fedhelp.learning.method import Method, Site
-from secure_fedhelp.learning.methods import make_method
+from secure_fedhelp.learning.method import Bounds, Method, Site
+from secure_fedhelp.learning.methods import make_method, method_class
 from secure_fedhelp.learning.models import flatten
 from secure_fedhelp.learning.steps import home_steps
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.privacy.noise import SeededNoise
+from secure_fedhelp.research import plans
+from secure_fedhelp.research.catalog import prepare
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
-from secure_fedhelp.study.methods import MethodSection
+from secure_fedhelp.study.methods import FedAvg, FedHelp, MethodSection, PfedNet, Prr
 
 #: conftest.TinyStudy; pytest finds fixtures by name, not by type.
 Study = Any
@@ -30,6 +32,8 @@ METHODS: list[dict[str, Any]] = [
     {"name": "ditto", "proximal_weight": 0.5},
     {"name": "fedhelp"},
     {"name": "fedhelp", "twin": True},
+    {"name": "proxyfl"},
+    {"name": "proxyfl", "twin": True},
     {"name": "prr", "band_start": 1.0, "band_end": 1.0, "aligned_from": 1},
 ]
 #: Methods whose shared model is each hospital's own version of what they have in common.
@@ -193,6 +197,33 @@ def test_a_plan_whose_channels_are_not_the_methods_is_refused(study_with: Callab
             make_method(replace(site(study, "beta"), plan=plan))
 
 
+class Whisper(Averaging):
+    """A method with a channel of its own, which does not say how it is declared."""
+
+    @classmethod
+    def lengths(cls, plan: Any) -> dict[str, int | tuple[int, ...]]:
+        return {"whisper": 3}
+
+
+def test_how_a_channel_of_ones_own_is_declared_is_never_guessed(study_with: Callable[..., Study]) -> None:
+    plan, bounds = study_with(method={"name": "fedhelp"}).plan, Bounds(update=2.0, logits=8.0, sketch=1.0)
+    assert tuple(method_class(plan.method).channels(plan, bounds)) == plan.channels
+    with pytest.raises(InvalidPlan, match="channel whisper is Whisper's own"):
+        Whisper.channels(plan, bounds)
+
+
+@pytest.mark.parametrize(
+    "chosen", [FedAvg(), FedHelp(), PfedNet(segments=True), Prr(aligned_from=1)], ids=lambda m: m.name
+)
+def test_a_research_plan_is_one_that_its_own_method_takes(chosen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "noise_for_budget", lambda *_: 2.0)  # what noise it is says nothing here
+    data = prepare("breast-cancer", None, 1)
+    plan = plans.build_plan("breast-cancer", data, 3, 3.0, 1, method=chosen)
+    name, (_, records) = next(iter(data.hospitals.items()))
+    made = make_method(Site(plan, name, records, data.public, None, SeededNoise(b"x")))
+    assert set(made.contribute(0).channels) == set(plan.lengths(0))
+
+
 def test_another_methods_options_are_refused(study_with: Callable[..., Study]) -> None:
     for options in ({"name": "fedavg", "twin": True}, {"name": "magic"}, {"name": "fedprox", "proximal_weight": -1}):
         with pytest.raises(InvalidPlan, match="method"):
@@ -200,7 +231,5 @@ def test_another_methods_options_are_refused(study_with: Callable[..., Study]) -
     plan = study_with(method={"name": "fedavg"}).plan
     section: MethodSection = plan.method
     assert section.name == "fedavg"
-    from secure_fedhelp.study.methods import FedHelp
-
     with pytest.raises(InvalidPlan, match="fedavg, not FedHelp"):
         plan.options(FedHelp)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ledgers import NOW, fixed_key
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidPlan
-from secure_fedhelp.learning.method import Site
+from secure_fedhelp.learning.method import Bounds, Site
 from secure_fedhelp.learning.methods import make_method
 from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.learning.models import flatten
 from secure_fedhelp.learning.network_lasso import gap, mixing, nearest_neighbours
 from secure_fedhelp.learning.total_variation import prox_by_layer
+from secure_fedhelp.privacy.entries import releases
+from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.privacy.noise import NoiseSource, SeededNoise
-from secure_fedhelp.privacy.release import PrivateOutput
+from secure_fedhelp.privacy.release import Budget, PrivateOutput, ReleaseGate
 from secure_fedhelp.research.catalog import prepare
 from secure_fedhelp.research.plans import build_plan
 from secure_fedhelp.secagg.picker import plan_profile
@@ -52,7 +56,7 @@ def study_of(make: Make, hospitals: int = 3, rounds: int = 3, **options: Any) ->
 
 
 def with_channels(values: dict[str, Any], bound: float = 8.0) -> StudyPlan:
-    sections = PfedNet.sections(parse_plan(values), bound, 50.0)
+    sections = PfedNet.channels(parse_plan(values), Bounds(update=bound, logits=16.0, sketch=50.0))
     return parse_plan(values | {"channels": [section.model_dump(mode="json") for section in sections]})
 
 
@@ -349,6 +353,32 @@ def test_segments_make_uploads_short_and_say_everything_in_the_end(study_with: M
         assert all(np.array_equal(h.starts, hospitals["alpha"].starts) for h in hospitals.values())
     assert all(np.allclose(sent[name], trained[name], atol=1e-9) for name in sent)
     assert len(hospitals["alpha"].starts) <= 5
+
+
+def test_the_ledger_says_of_which_rounds_an_upload_carries_the_rest(study_with: Make, tmp_path: Path) -> None:
+    """Rounds 2, 3 and 4 of four: the first is full, so nothing was kept; the last two carry what was left before."""
+    study = study_of(study_with, rounds=4, **SEGMENTS | {"full_every": 4})
+    values = study.plan.model_dump(mode="json")
+    values["study"]["mode"] = "research"  # for the seeded noise
+    values["privacy"]["small"]["epsilon"] = 1000.0
+    study = replace(study, plan=parse_plan(values))
+    hospitals, heads = members(study), []
+    with Ledger.open(tmp_path / "ledger.jsonl", "beta", fixed_key(), lambda: NOW) as ledger:
+        gate = ReleaseGate(ledger, study.plan, "beta", Budget("d" * 64))
+        for number in range(4):
+            said, _ = run_round(study, hospitals, number, away=["beta"] if number == 2 else [])
+            gate.release(number, said["beta"])
+            heads.append(f"entry:{ledger.head}")
+        found = []
+        for entry in releases(ledger.entries):
+            earlier = {c.name: [s for s in c.derived_from if s.startswith("entry:")] for c in entry.channels}
+            assert all("event:0" in c.derived_from for c in entry.channels)
+            assert {name for name, named in earlier.items() if named} <= {"shared-part"}
+            found.append([heads.index(source) for source in earlier["shared-part"]])
+    assert found == [[], [], [1], [1]], "what it left out in the third round was lost with the upload"
+    restored = hospital(study, "alpha")
+    restored.load(hospitals["alpha"].save())
+    assert restored._kept_from == hospitals["alpha"]._kept_from == 3
 
 
 def test_what_is_kept_moves_on_only_with_uploads_that_arrived(study_with: Make) -> None:

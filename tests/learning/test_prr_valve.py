@@ -302,9 +302,9 @@ def test_normalisation_layers_stay_and_heads_travel_whole() -> None:
 @pytest.mark.parametrize(
     ("name", "update", "reason"),
     [
-        ("spectrum", {"combine": "sum"}, "spectrum: not to be declared dp-sgd, sum"),
-        ("spectrum", {"mechanism": "post-processing"}, "spectrum: not to be declared post-processing"),
-        ("prototypes", {"combine": "weighted-mean"}, "prototypes: not to be declared gaussian, weighted-mean"),
+        ("spectrum", {"combine": "sum"}, "spectrum is dp-sgd and sum in the plan"),
+        ("spectrum", {"mechanism": "post-processing"}, "spectrum is post-processing"),
+        ("prototypes", {"combine": "weighted-mean"}, "prototypes is gaussian and weighted-mean"),
         ("class-counts", {"sensitivity": 0.5}, "a patient counts once"),
     ],
 )
@@ -323,7 +323,7 @@ def test_channels_declared_for_something_else_are_refused_before_anything_is_spe
         {"band_start": 0.8, "band_end": 0.7},
         {"recover": 0.9, "exchange": 0.8},
         {"twin": True, "det": False},
-        {"tau": 1.0},
+        {"tau": 0.9},
         {"aggregation": "median"},
         {"band_end": 1.2},
     ],

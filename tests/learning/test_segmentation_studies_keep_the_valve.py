@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secure_fedhelp.data.checks import check_records
+from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import InvalidData, InvalidPlan, UnsupportedModel
+from secure_fedhelp.learning.alignment import AlignedLoss
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import evaluate, predict
-from secure_fedhelp.learning.method import Method, Site
+from secure_fedhelp.learning.method import Bounds, Method, Site
 from secure_fedhelp.learning.methods import make_method, method_class
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
+from secure_fedhelp.learning.methods.prr import Prr
 from secure_fedhelp.learning.models import Surrogate, build, flatten, load_flat
 from secure_fedhelp.learning.pooling import expand, pool
 from secure_fedhelp.learning.steps import fresh_model, public_steps
@@ -30,6 +33,7 @@ from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 
 UNETS = ("unet-small", "unet-large")
+NETWORKS = ("tiny_masks:small", "tiny_masks:large")
 
 
 def members(plan: StudyPlan, teacher: Any = None, labelled: bool = True) -> dict[str, Method]:
@@ -253,26 +257,113 @@ def test_plans_that_count_or_tabulate_pixels_are_refused() -> None:
         parse_plan(values | {"data": values["data"] | {"kind": "table"}})
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox", "ditto", "prr"])
-def test_other_methods_train_on_masks(method: str) -> None:
-    public = tiny.make_public(labelled=method != "prr")
-    options = {"cpa": False} if method == "prr" else {}
-    plan = tiny.make_plan(public, name=method, **options)
-    lengths = method_class(plan.method).lengths(plan)
-    says = {"bound": 4.0, "mechanism": "dp-sgd"}
-    channels = [{"name": name, "length": length, **says} for name, length in lengths.items()]
-    plan = parse_plan(plan.model_dump(mode="json", exclude_none=True) | {"channels": channels})
+def other_plan(public: PublicSet, networks: tuple[str, str] = NETWORKS, **method: Any) -> StudyPlan:
+    """Three rounds of another method, with the channels that it asks for."""
+    draft = tiny.make_plan(public, networks, **method)
+    sections = method_class(draft.method).channels(draft, Bounds(update=4.0, logits=16.0, sketch=50.0))
+    channels = [section.model_dump(mode="json") for section in sections]
+    return parse_plan(draft.model_dump(mode="json", exclude_none=True) | {"channels": channels})
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"name": "fedavg"},
+    {"name": "fedprox"},
+    {"name": "ditto"},
+    {"name": "proxyfl"},
+    {"name": "pfednet", "segments": True, "segment_count": 7, "full_every": 2, "sparsity": 0.01},
+    {"name": "prr", "cpa": False},
+    {"name": "prr", "aligned_from": 1},
+    {"name": "prr", "aligned_from": 1, "twin": True, "gaussian_prototypes": True},
+]
+
+
+@pytest.mark.parametrize("method", OTHERS, ids=lambda m: "-".join(map(str, m.values())))
+def test_other_methods_train_on_masks(method: dict[str, Any]) -> None:
+    public = tiny.make_public(labelled=method["name"] != "prr")
+    plan = other_plan(public, **method)
     hospitals = members(plan, (tiny.teacher_of(public), tiny.teacher_of(public, 2.0)), public.labels is not None)
     for number in range(2):
         run_round(plan, hospitals, number)
     found = hospitals["alpha"].evaluate(tiny.make_records(6, 9))
     assert all(metrics.dice is not None for metrics in found.values())
+    restored = members(plan, labelled=public.labels is not None)["beta"]
+    restored.load(hospitals["beta"].save())
+    assert np.array_equal(flatten(restored.shared_model()), flatten(hospitals["beta"].shared_model()))
 
 
-def test_alignment_of_classes_is_refused_for_masks() -> None:
-    plan = tiny.make_plan(tiny.make_public(), name="prr")
-    with pytest.raises(InvalidPlan, match="cpa = false"):
-        method_class(plan.method).lengths(plan)
+def test_prr_aligns_the_pixels_of_u_nets() -> None:
+    """As a plan for retina would have it: unlike a class of each record, prototypes are of the pixels of each."""
+    public = tiny.make_public()
+    plan = other_plan(public, UNETS, name="prr", aligned_from=1)
+    hospitals = members(plan)
+    for number in range(2):
+        means = run_round(plan, hospitals, number)
+    assert means["prototypes"].shape == (2 * fresh_model(plan, "unet-small").features,)
+    member = hospitals["beta"]
+    assert isinstance(member, Prr)
+    losses = member.losses(2)
+    assert isinstance(losses, AlignedLoss)
+    assert member.own_prototypes is not None
+    own, cohort = member.own_prototypes, means["prototypes"].reshape(2, -1)
+    for c in (0, 1):
+        cosine = float(own[c] @ cohort[c]) / float(np.linalg.norm(own[c]) * np.linalg.norm(cohort[c]))
+        assert float(losses.gamma[c]) == pytest.approx(2 / max(cosine + 1, 0.2), rel=1e-5), "tau is 1 for pixels"
+    assert member.evaluate_shared(tiny.make_records(3, 8)).dice is not None
+
+
+def test_pfednet_keeps_decoders_apart_and_shares_encoders() -> None:
+    decoder = ["extractor.upcat_*", "private_head.*", "public_head.*"]
+    plan = other_plan(tiny.make_public(), UNETS, name="pfednet", personal=decoder, sketch_values=8, neighbours=2)
+    hospitals = members(plan)
+    for number in range(2):
+        run_round(plan, hospitals, number)
+    models = [dict(hospital.shared_model().named_parameters()) for hospital in hospitals.values()]
+    assert any(name.startswith("extractor.down_4") for name in models[0])
+    for name in models[0]:
+        if name.startswith(("extractor.upcat", "private_head")):
+            assert not torch.equal(models[0][name], models[1][name]), name
+        elif not name.startswith("public_head"):  # that one is a hospital's own, and has seen the same public set
+            assert torch.equal(models[0][name], models[1][name]), name
+    found = hospitals["alpha"].evaluate(tiny.make_records(3, 8))
+    assert all(metrics.dice is not None for metrics in found.values())
+
+
+def test_a_plan_may_choose_tau_and_pixels_have_another_than_records() -> None:
+    with pytest.raises(InvalidPlan, match="tau"):
+        tiny.make_plan(tiny.make_public(), name="prr", tau=0.9)
+    for options, wanted in (({}, 1.0), ({"tau": 2.5}, 2.5)):
+        member = members(other_plan(tiny.make_public(), name="prr", **options))["beta"]
+        assert isinstance(member, Prr)
+        assert member._tau == wanted
+
+
+def test_seesaw_weights_are_of_pixels_and_a_rare_class_is_spared() -> None:
+    """Counts as decrypted, in shares of images: 8.5 images' worth of background and one and a half of squares."""
+    plan = other_plan(tiny.make_public(), name="prr")
+    member = members(plan)["beta"]
+    assert isinstance(member, Prr)
+    said = member.contribute(0).channels
+    scale = min(1.0, plan.channel("class-counts").bound / (2 * 14))
+    member.absorb(0, dict(said) | {"class-counts": scale * np.array([8.5, 1.5])})
+    losses = member.losses(1)
+    assert isinstance(losses, AlignedLoss)
+    wanted = [[1, (1.5 / 8.5) ** 0.8], [1, 1]]
+    np.testing.assert_allclose(losses.log_seesaw.exp().numpy(), wanted, rtol=1e-5)
+
+
+def test_masks_reach_prrs_spectrum_only_through_drawn_patients(nobody_drawn: Any) -> None:
+    public = tiny.make_public()
+    plan = other_plan(public, name="prr", aligned_from=1)
+    one, two = (
+        make_method(Site(plan, "beta", tiny.make_records(9, seed), public, tiny.teacher_of(public), nobody_drawn))
+        for seed in (5, 6)
+    )
+    for number in range(3):
+        first, second = one.contribute(number).channels, two.contribute(number).channels
+        assert np.array_equal(first["spectrum"], second["spectrum"])
+        assert not np.array_equal(first["prototypes"], second["prototypes"]), "about the records, under their own noise"
+        for hospital in (one, two):
+            hospital.absorb(number, {channel: 0.5 * values for channel, values in first.items()})
 
 
 def test_pooling_is_for_pixels() -> None:

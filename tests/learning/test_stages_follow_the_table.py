@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from secure_fedhelp.learning.methods.prr import twin_losses
-from secure_fedhelp.learning.stages import Stage, epochs, macro_f1, next_stage
+from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
 from secure_fedhelp.privacy.training import RecordLoss
 
 A1, A2 = 0.7, 0.9
@@ -97,4 +97,19 @@ def test_the_score_is_scikit_learns_macro_f1_over_the_classes_present(seed: int)
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(size=(12, 4)), rng.integers(0, 3, size=12)
     wanted = f1_score(labels, logits.argmax(axis=1), labels=np.unique(labels), average="macro", zero_division=0)
-    assert macro_f1(logits, labels) == pytest.approx(wanted)
+    assert stage_score(logits, labels) == pytest.approx(wanted)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_score_of_masks_is_the_mean_dice(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.normal(size=(4, 3, 5, 6)), rng.integers(0, 3, size=(4, 5, 6))
+    labels[0] = 0
+    logits[0, 2] = -9
+    found = []
+    for answer, mask in zip(logits, labels, strict=True):
+        for c in (1, 2):
+            ours = {(i, j) for i in range(5) for j in range(6) if int(np.argmax(answer[:, i, j])) == c}
+            true = {(i, j) for i in range(5) for j in range(6) if mask[i, j] == c}
+            found.append(2 * len(ours & true) / (len(ours) + len(true)) if ours or true else 1.0)
+    assert stage_score(logits, labels) == pytest.approx(sum(found) / len(found))

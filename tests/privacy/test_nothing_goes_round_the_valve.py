@@ -229,6 +229,37 @@ def test_what_derives_from_an_earlier_entry_names_a_line_of_this_ledger(gate: Re
     assert entry.channels[1].derived_from == (f"entry:{ledger.entries[1].previous}",)
 
 
+def test_what_carries_an_earlier_rounds_training_names_its_release(gate: ReleaseGate, ledger: Ledger) -> None:
+    gate.release(0, output())
+    first = ledger.head
+    entry = gate.release(2, output(carried={"public-logits": 0})).entry
+    named = {channel.name: channel.derived_from for channel in entry.channels}
+    assert named["public-logits"] == (f"entry:{first}", "event:0", "public:public-set")
+    assert named["model-update"] == ("event:0", "public:transcript")
+    second = ledger.head
+    again = gate.release(3, output(carried={"public-logits": 2})).entry
+    assert f"entry:{second}" in again.channels[1].derived_from, "and that one names the first"
+
+
+@pytest.mark.parametrize(
+    ("carried", "reason"),
+    [
+        ({"public-logits": 1}, "round 2, which this ledger has not paid for"),
+        ({"public-logits": 2}, "round 3, which this ledger has not paid for"),
+        ({"model-update": 0}, "only post-processing can"),
+        ({"labels": 0}, "only post-processing can"),
+    ],
+)
+def test_what_was_never_paid_for_cannot_be_carried(
+    carried: dict[str, int], reason: str, gate: ReleaseGate, ledger: Ledger
+) -> None:
+    gate.release(0, output())
+    before = ledger.count
+    with pytest.raises(NotReleasable, match=reason):
+        gate.release(2, output(carried=carried))
+    assert ledger.count == before
+
+
 # -- what is counted about records set aside ---------------------------------------------------------------------------
 
 

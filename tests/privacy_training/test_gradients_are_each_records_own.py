@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secure_fedhelp.errors import UnsupportedModel
-from secure_fedhelp.learning.methods.fedhelp import Twin
+from secure_fedhelp.learning.methods.fedhelp import twin_losses
 from secure_fedhelp.learning.models import Surrogate, build
 from secure_fedhelp.learning.task import Task
+from secure_fedhelp.learning.twin import Twin
 from secure_fedhelp.privacy import gradients
 from secure_fedhelp.privacy.gradients import (
     BookKeeping,
@@ -43,8 +44,8 @@ def network(name: str, shape: tuple[int, ...]) -> Case:
 
 def twin(small: str, large: str, shape: tuple[int, ...]) -> Case:
     pair = (build(name, shape, 3, seed=seed) for seed, name in enumerate((small, large)))
-    joint = Twin(*pair, Task(torch.tensor([0.1, -0.2, 0.1])), FedHelp(twin=True, ranking_weight=2.0), 2.0)
-    return joint, shape, joint.losses
+    task = Task(torch.tensor([0.1, -0.2, 0.1]))
+    return Twin(*pair), shape, twin_losses(task, FedHelp(twin=True, ranking_weight=2.0), 2.0)
 
 
 def odd_convolutions() -> Case:
@@ -79,8 +80,6 @@ def some(shape: tuple[int, ...], count: int = 6) -> tuple[Tensor, Tensor]:
 def by_loop(case: Case, inputs: Tensor, labels: Tensor, norm: float) -> tuple[Tensor, int]:
     """The reference, float64: plain autograd on one record after another. Also how many were clipped."""
     model, loss = copy.deepcopy(case[0]), case[2]
-    if isinstance(model, Twin):
-        loss = model.losses
     parameters, clipped = list(model.parameters()), 0
     total = np.zeros(sum(p.numel() for p in parameters))
     for i in range(len(inputs)):
@@ -129,7 +128,7 @@ def test_a_twin_is_clipped_as_one(name: str) -> None:
     inputs, labels = some(case[1])
     found = clipped_sum(BookKeeping, case, inputs[-1:], labels[-1:], 0.01)
     assert float(found.norm()) == pytest.approx(0.01, rel=1e-3)
-    halves = [sum(p.numel() for p in half.parameters()) for half in (case[0].proxy, case[0].large)]  # type: ignore[union-attr]
+    halves = [sum(p.numel() for p in half.parameters()) for half in (case[0].leaves, case[0].stays)]  # type: ignore[union-attr]
     assert all(float(half.norm()) < 0.00999 for half in torch.split(found, halves))
 
 

@@ -27,11 +27,11 @@ def test_the_file_has_the_promised_keys(summary: Summary, tmp_path: Path) -> Non
     wanted = {"name", "tier", "patients", "epsilon", "delta", "epsilon_budget", "bytes_up", "bytes_down"}
     models = {"study_model", "personal_model", "local_only", "local_non_private"}
     assert set(found["hospitals"][0]) >= wanted | models
-    assert set(found["hospitals"][0]["study_model"]) == {"balanced_accuracy", "auroc", "ece", "dice"}
+    assert set(found["hospitals"][0]["study_model"]) == {"balanced_accuracy", "auroc", "ece", "dice", "macro_f1"}
 
 
 def test_every_figure_that_is_measured_has_its_place() -> None:
-    measured = Metrics(0.5, 0.6, 0.1, 0.4).as_dict()
+    measured = Metrics(0.5, 0.6, 0.1, 0.4, 0.3).as_dict()
     assert MetricsSummary.model_validate(measured).model_dump() == measured
     places = {"round": 0, "cohort": 3, "epsilon": 1.0, "bytes_up": 1, "bytes_down": 1}
     assert RoundSummary.model_validate(places | measured).model_dump() == places | measured

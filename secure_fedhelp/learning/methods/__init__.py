@@ -18,6 +18,7 @@ def method_class(chosen: options.MethodSection) -> type[Method]:
     from secure_fedhelp.learning.methods.fedprox import FedProx
     from secure_fedhelp.learning.methods.imported import import_method
     from secure_fedhelp.learning.methods.pfednet import PfedNet
+    from secure_fedhelp.learning.methods.proxyfl import ProxyFl
     from secure_fedhelp.learning.methods.prr import Prr
 
     if isinstance(chosen, options.Imported):
@@ -28,6 +29,7 @@ def method_class(chosen: options.MethodSection) -> type[Method]:
         "fedhelp": FedHelp,
         "fedprox": FedProx,
         "pfednet": PfedNet,
+        "proxyfl": ProxyFl,
         "prr": Prr,
     }
     return built_in[chosen.name]

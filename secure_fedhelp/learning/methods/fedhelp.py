@@ -34,13 +34,14 @@ from secure_fedhelp.learning.averaging import Averaging
 from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.method import PUBLIC, Said, Site
-from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten
+from secure_fedhelp.learning.models import TwoHeaded, flatten
 from secure_fedhelp.learning.pooling import expand, pool, pooled_shape
 from secure_fedhelp.learning.steps import ExtraLoss
 from secure_fedhelp.learning.task import Task
+from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd
-from secure_fedhelp.privacy.training import train_private
+from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
@@ -84,13 +85,10 @@ class FedHelp(Averaging):
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
         if not self._twin:
             return super().private_steps(model, round_number)
-        site, joint = (
-            self.site,
-            Twin(model, self.large_model(), self.task, self.options, self.plan.learning.temperature),
-        )
-        rate, patients = self.plan.learning.private_learning_rate, site.nominal_patients
-        event = train_private(joint, joint.losses, site.records, site.privacy, patients, rate, site.noise)
-        self._twin_large = flatten(joint.large_parts[0])
+        large = self.large_model()
+        losses = twin_losses(self.task, self.options, self.plan.learning.temperature)
+        event = self.noisy_steps(Twin(model, large), losses)
+        self._twin_large = flatten(large)
         return event
 
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
@@ -138,25 +136,13 @@ def confidence_of(options: methods.FedHelp, task: Task) -> float:
     return options.pixel_confidence if task.pixelwise else 0.0
 
 
-class Twin(nn.Module):
-    """Proxy and large model as one module, clipped jointly: logits [b, 2 * classes, ...], the proxy's first."""
+def twin_losses(task: Task, options: methods.FedHelp, temperature: float) -> RecordLoss:
+    """CE(proxy) + KL(large || proxy) + CE(large) + eta R(proxy, large) of each record of a :class:`Twin`, [b]."""
+    sure = confidence_of(options, task)
 
-    def __init__(
-        self, proxy: TwoHeaded, large: TwoHeaded, task: Task, options: methods.FedHelp, temperature: float
-    ) -> None:
-        super().__init__()
-        self.proxy, self.large = Surrogate(proxy), Surrogate(large)
-        self.large_parts = [large]  # in a list, so that its public head is no part of this module
-        self._task, self._options, self._temperature = task, options, temperature
+    def losses(weak: Tensor, strong: Tensor, labels: Tensor) -> Tensor:
+        down = soft_loss(strong, weak, temperature, per_record=True)
+        up = ranking_loss(weak, strong, options.ranking_top, per_record=True, confidence=sure)
+        return task.losses(weak, labels) + task.losses(strong, labels) + down + options.ranking_weight * up
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([self.proxy(inputs), self.large(inputs)], dim=1)
-
-    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """CE(proxy) + KL(large || proxy) + CE(large) + eta R(proxy, large), one value a record."""
-        weak, strong = outputs.chunk(2, dim=1)
-        down = soft_loss(strong, weak, self._temperature, per_record=True)
-        sure = confidence_of(self._options, self._task)
-        up = ranking_loss(weak, strong, self._options.ranking_top, per_record=True, confidence=sure)
-        own = self._task.losses(weak, labels) + self._task.losses(strong, labels)
-        return own + down + self._options.ranking_weight * up
+    return of_both(losses)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.learning.averaging import Averaging
-from secure_fedhelp.learning.method import PUBLIC, Said, Site
+from secure_fedhelp.learning.method import PUBLIC, Bounds, Said, Site
 from secure_fedhelp.learning.models import flatten
 from secure_fedhelp.learning.network_lasso import Rows, mixing, nearest_neighbours, sketch_matrix
 from secure_fedhelp.learning.partition import Places, Split, expand, segment_starts, with_feedback
@@ -42,7 +42,7 @@ from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.study.sections import ChannelSection, Declared
+from secure_fedhelp.study.sections import ChannelSection
 
 #: A ledger entry names at most 100 channels, and two are not neighbourhoods.
 _MOST_HOSPITALS = 98
@@ -59,7 +59,9 @@ class PfedNet(Averaging):
         super().__init__(site)
         self.options = self.plan.options(methods.PfedNet)
         self.split = _split(self.plan)
-        self._untouched = self._require_declared()
+        self._require_declared()
+        #: Channels that DP-SGD's output travels on as it is; the plan declares them as this method does.
+        self._untouched = {c.name for c in self.plan.channels if c.mechanism == "dp-sgd"}
         self.names = [f"neighbourhood-{number:02d}" for number in range(1, len(self.plan.hospitals) + 1)]
         self.me = [h.name for h in self.plan.hospitals].index(site.hospital)
         #: z of every hospital, [n, personal]: known to all, since all decrypt all sums.
@@ -72,6 +74,8 @@ class PfedNet(Averaging):
         self.starts: Places = np.arange(len(self.split.shared))
         self.kept: Vector = np.zeros(len(self.split.shared))
         self._to_keep: Vector | None = None
+        #: The round whose training is in what is kept; that of rounds before it, its own release names.
+        self._kept_from: int | None = None
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -89,38 +93,22 @@ class PfedNet(Averaging):
         return {"shared-part": shared, "sketches": hospitals * (1 + options.sketch_values), **neighbourhoods}
 
     @classmethod
-    def sections(cls, plan: StudyPlan, bound: float, sketch_bound: float) -> list[ChannelSection]:
-        """The channels that ``plan`` needs, as it has to declare them; ``bound`` is that of parameters.
-
-        The shared part is DP-SGD's own output only if nothing was done to it.
-        """
+    def channels(cls, plan: StudyPlan, bounds: Bounds) -> list[ChannelSection]:
+        """The shared part is DP-SGD's own output only if nothing was done to it."""
         options = plan.options(methods.PfedNet)
         found = []
         for name, length in cls.lengths(plan).items():
             shared, changed = name == "shared-part", options.segments or options.sparsity > 0
-            how: Declared = "dp-sgd" if shared and not changed else "post-processing"
-            limit, combine = (sketch_bound if name == "sketches" else bound), "weighted-mean" if shared else "sum"
             found.append(
-                ChannelSection.model_validate(
-                    {"name": name, "length": length, "bound": limit, "mechanism": how, "combine": combine}
+                ChannelSection(
+                    name=name,
+                    length=length,
+                    bound=bounds.sketch if name == "sketches" else bounds.update,
+                    mechanism="dp-sgd" if shared and not changed else "post-processing",
+                    combine="weighted-mean" if shared else "sum",
                 )
             )
         return found
-
-    def _require_declared(self) -> set[str]:
-        """Sums that were divided, or updates that were not, would be learnt from without anybody noticing.
-
-        Returns the channels that DP-SGD's output travels on as it is.
-        """
-        every = self.sections(self.plan, 1.0, 1.0)
-        for needed in every:
-            found = self.plan.channel(needed.name)
-            if (found.mechanism, found.combine) != (needed.mechanism, needed.combine):
-                raise InvalidPlan(
-                    f"channel {needed.name} is {found.mechanism} and {found.combine} in the plan, pfednet needs "
-                    f"{needed.mechanism} and {needed.combine}"
-                )
-        return {needed.name for needed in every if needed.mechanism == "dp-sgd"}
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
@@ -139,7 +127,9 @@ class PfedNet(Averaging):
             name: Proof.of("dp-sgd" if name in self._untouched else "post-processing", "event:0", *PUBLIC)
             for name in values
         }
-        return Said(values, proofs, (event,))
+        # What is left of earlier rounds was paid for there and not sent in full: the proof must name those releases.
+        carried = {} if self._kept_from is None else {"shared-part": self._kept_from}
+        return Said(values, proofs, (event,), carried)
 
     def mix(self) -> NDArray[np.float64]:
         """A of the coming round, [n, n], from what all hospitals know."""
@@ -202,6 +192,7 @@ class PfedNet(Averaging):
         self.base[shared] += expand(mean, self._segments(round_number), len(shared))
         if options.segments and was_in:
             self.kept = np.zeros(len(shared)) if self._to_keep is None else self._to_keep
+            self._kept_from = round_number if self.kept.any() else None
         self._to_keep = None
         if options.segments and self._full(round_number):
             sparse = prox_by_layer(mean, self.split.shared_layers, options.sparsity)
@@ -213,6 +204,7 @@ class PfedNet(Averaging):
         found = super().state() | {"heads": self.heads}
         found |= {} if self.expected is None else {"expected": self.expected}
         segments = {"starts": self.starts.astype(np.float64), "kept": self.kept}
+        segments["kept-from"] = np.array([] if self._kept_from is None else [self._kept_from], dtype=np.float64)
         return found | (segments if self.options.segments else {})
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
@@ -220,6 +212,7 @@ class PfedNet(Averaging):
         self.heads, self.expected, self._to_keep = state["heads"], state.get("expected"), None
         if self.options.segments:
             self.starts, self.kept = state["starts"].astype(np.int64), state["kept"]
+            self._kept_from = next((int(number) for number in state["kept-from"]), None)
 
 
 def _split(plan: StudyPlan) -> Split:

@@ -28,6 +28,7 @@ prototypes, of the round before.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +42,19 @@ from secure_fedhelp.learning.averaging import Averaging
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.measuring import one_record_each
-from secure_fedhelp.learning.method import PUBLIC, Said, Site
+from secure_fedhelp.learning.method import PUBLIC, Bounds, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
-from secure_fedhelp.learning.stages import Stage, epochs, macro_f1, next_stage
+from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
 from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian
-from secure_fedhelp.privacy.training import RecordLoss, train_private
+from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import ChannelSection
 
 _HOME, _DRAW = 11, 12
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
@@ -74,7 +77,7 @@ class Prr(Averaging):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.options = self.plan.options(methods.Prr)
-        _require_declared(self.plan)
+        self._require_declared()
         small, large = self.plan.model.small, self.plan.model.large
         self.fourier = Fourier(parts(fresh_model(self.plan, small)), self.options.aggregation)
         self.deputy = flatten(warm_model(self.plan, small, site.public, site.answers))
@@ -98,13 +101,31 @@ class Prr(Averaging):
             "spectrum": tuple(fourier.length(_width(plan, number)) for number in range(rounds))
         }
         if options.cpa:
-            if plan.data.masked:
-                raise InvalidPlan("cpa = true aligns one class a record, and a mask has one a pixel: set cpa = false")
             found["class-counts"] = (classes, *[0] * (rounds - 1))
             prototypes, first = classes * model.features, max(options.aligned_from - 1, 0)
             if first < rounds:
                 found["prototypes"] = tuple(prototypes if number >= first else 0 for number in range(rounds))
         return found
+
+    @classmethod
+    def channels(cls, plan: StudyPlan, bounds: Bounds) -> list[ChannelSection]:
+        """Answers about records cost little beside the training: at noise 20 one alone has epsilon 0.2. A prototype's
+        direction is all that counts, so features are cut to norm 1."""
+        trained = {"bound": bounds.update, "mechanism": "dp-sgd"}
+        answer = {"bound": bounds.logits, "mechanism": "gaussian", "combine": "sum"}
+        answer |= {"sensitivity": 1.0, "noise_multiplier": 20.0}
+        return [
+            ChannelSection.model_validate(
+                {"name": name, "length": length, **(trained if name == "spectrum" else answer)}
+            )
+            for name, length in cls.lengths(plan).items()
+        ]
+
+    def _require_declared(self) -> None:
+        super()._require_declared()
+        counts = next((c for c in self.plan.channels if c.name == "class-counts"), None)
+        if counts is not None and counts.sensitivity != 1:
+            raise InvalidPlan("channel class-counts: a patient counts once, so its sensitivity is 1")
 
     # -- a round -------------------------------------------------------------------------------------------------------
 
@@ -120,7 +141,7 @@ class Prr(Averaging):
         proofs |= {name: Proof.of("gaussian", f"event:{1 + n}", *PUBLIC) for n, name in enumerate(answers)}
         left = None if personal is None else flatten(personal)
         self._trained = _Trained(deputy, left, answers.get("prototypes"))
-        return Said(values, proofs, (trained, *(self._event(name) for name in answers)))
+        return Said(values, proofs, (trained, *self._events(answers)))
 
     def start(self, round_number: int) -> TwoHeaded:
         """The deputy after the round's public steps. The warm start is behind it from the beginning."""
@@ -154,8 +175,12 @@ class Prr(Averaging):
         counts = np.asarray(prior or [1.0] * len(self.plan.data.classes)) if self.counts is None else self.counts
         gamma = np.ones(len(counts))
         if round_number >= options.aligned_from and self.own_prototypes is not None:
-            gamma = gamma_weights(self.own_prototypes, self._compared_with(round_number), options.tau)
+            gamma = gamma_weights(self.own_prototypes, self._compared_with(round_number), self._tau)
         return AlignedLoss(seesaw_weights(counts, options.seesaw_power), gamma)
+
+    @property
+    def _tau(self) -> float:
+        return self.options.tau or (1.0 if self.task.pixelwise else 3.0)
 
     # -- private training ----------------------------------------------------------------------------------------------
 
@@ -164,20 +189,15 @@ class Prr(Averaging):
 
         The stages follow from both models and the public set, so they cost nothing.
         """
-        losses, privacy = self.losses(round_number), self.site.privacy
+        losses = self.losses(round_number)
         if personal is None:
-            return self._noisy_steps(Surrogate(model), losses, privacy.steps)
+            return self.noisy_steps(Surrogate(model), losses)
         stage, twin, done = None, Twin(model, personal), []
-        for steps in epochs(privacy.steps, self.options.epochs):
+        for steps in epochs(self.site.privacy.steps, self.options.epochs):
             stage = self._next_stage(stage, personal, model)
             joint = twin_losses(stage, losses, self.plan.learning.temperature)
-            done.append(self._noisy_steps(twin, joint, steps))
+            done.append(self.noisy_steps(twin, joint, steps))
         return done[0].model_copy(update={"steps": sum(event.steps for event in done)})
-
-    def _noisy_steps(self, module: nn.Module, losses: RecordLoss, steps: int) -> DpSgd:
-        site, rate = self.site, self.plan.learning.private_learning_rate
-        privacy = site.privacy.model_copy(update={"steps": steps})
-        return train_private(module, losses, site.records, privacy, site.nominal_patients, rate, site.noise)
 
     def _answers(self, model: TwoHeaded, round_number: int) -> dict[str, Vector]:
         """The round's gaussian channels in the plan's order: about one record of each patient, the same for all."""
@@ -194,14 +214,20 @@ class Prr(Averaging):
             found[name] = answer.ravel() * _scale(plan, name)
         return found
 
-    def _event(self, name: str) -> Gaussian:
-        channel = self.plan.channel(name)
-        return Gaussian(noise_multiplier=channel.noise_multiplier or 0.0, sensitivity=channel.sensitivity or 0.0)
+    def _events(self, names: Iterable[str]) -> list[Gaussian]:
+        """What the answers were noised by. A comparison without privacy has no noise and so no event, and no gate lets
+        it out, because it asks for the events of the plan."""
+        return [
+            Gaussian(noise_multiplier=channel.noise_multiplier, sensitivity=channel.sensitivity)
+            for channel in map(self.plan.channel, names)
+            if channel.noise_multiplier and channel.sensitivity
+        ]
 
     def _compared_with(self, round_number: int) -> NDArray[np.float64]:
         """The cohort's prototypes; with ``gaussian_prototypes`` drawn around them, as far off as their noise *(ours)*.
 
-        A coordinate of the cohort's mean feature has the standard deviation sigma C sqrt(hospitals) / n_c.
+        A coordinate of the cohort's mean feature has the standard deviation sigma C sqrt(hospitals) / n_c. Of masks n_c
+        counts pixels and makes no mean; but it divides both, and of what is compared only the direction counts.
         """
         assert self.cohort_prototypes is not None, "heard together with the own"  # noqa: S101  # for the type checker
         assert self.counts is not None, "heard before prototypes"  # noqa: S101  # for the type checker
@@ -252,12 +278,12 @@ class Prr(Averaging):
         self.personal = flatten(model)
 
     def _next_stage(self, stage: Stage | None, personal: nn.Module, deputy: nn.Module) -> Stage:
-        """By macro-F1 on the public set: on its labels, or else the teacher's answers. With neither all score alike."""
+        """By scores on the public set: on its labels, or else the teacher's answers. With neither all score alike."""
         public, answers = self.site.public, self.site.answers
         labels = public.labels
         if labels is None and answers:
             labels = np.mean(answers, axis=0).argmax(axis=1)
-        scores = [0.0 if labels is None else macro_f1(predict(m, public.inputs), labels) for m in (personal, deputy)]
+        scores = [0.0 if labels is None else stage_score(predict(m, public.inputs), labels) for m in (personal, deputy)]
         return next_stage(stage, scores[0], scores[1], self.options.recover, self.options.exchange)
 
     # -- between rounds ------------------------------------------------------------------------------------------------
@@ -277,22 +303,10 @@ class Prr(Averaging):
         self.own_prototypes, self.cohort_prototypes = state.get("own-prototypes"), state.get("cohort-prototypes")
 
 
-class Twin(nn.Module):
-    """Deputy and personal model as one module, clipped jointly: logits [b, 2 * classes], the deputy's first."""
-
-    def __init__(self, deputy: TwoHeaded, personal: TwoHeaded) -> None:
-        super().__init__()
-        self.deputy, self.personal = Surrogate(deputy), Surrogate(personal)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return torch.cat([self.deputy(inputs), self.personal(inputs)], dim=1)
-
-
 def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordLoss:
     """A stage's losses of both models, added, of each record of a :class:`Twin`."""
 
-    def joint(outputs: Tensor, labels: Tensor) -> Tensor:
-        deputy, personal = outputs.chunk(2, dim=1)
+    def joint(deputy: Tensor, personal: Tensor, labels: Tensor) -> Tensor:
         total = losses(deputy, labels) + losses(personal, labels)
         if stage.deputy_teaches:
             total = total + soft_loss(deputy, personal, temperature, per_record=True)
@@ -300,7 +314,7 @@ def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordL
             total = total + soft_loss(personal, deputy, temperature, per_record=True)
         return total
 
-    return joint
+    return of_both(joint)
 
 
 def parts(model: TwoHeaded) -> list[Part]:
@@ -336,14 +350,3 @@ def _scale(plan: StudyPlan, name: str) -> float:
     hospital's nominal number fit the channel's bound: values of size 16 need a cheaper encryption than 3,000."""
     channel, patients = plan.channel(name), max(hospital.nominal_patients for hospital in plan.hospitals)
     return min(1.0, channel.bound / (2 * patients * (channel.sensitivity or 0.0)))
-
-
-def _require_declared(plan: StudyPlan) -> None:
-    """InvalidPlan if the plan declares a channel for something else than this method says in it."""
-    hint = "In docs/methods.md, PRR's table of channels says how each is declared."
-    for name in Prr.lengths(plan):
-        channel, summed = plan.channel(name), name != "spectrum"
-        if channel.mechanism != ("gaussian" if summed else "dp-sgd") or (channel.combine == "sum") != summed:
-            raise InvalidPlan(f"channel {name}: not to be declared {channel.mechanism}, {channel.combine}", hint)
-        if name == "class-counts" and channel.sensitivity != 1:
-            raise InvalidPlan("channel class-counts: a patient counts once, so its sensitivity is 1", hint)

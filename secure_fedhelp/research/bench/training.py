@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.learning.methods.fedhelp import Twin
+from secure_fedhelp.learning.methods.fedhelp import twin_losses
 from secure_fedhelp.learning.models import Surrogate, build
 from secure_fedhelp.learning.task import Task
+from secure_fedhelp.learning.twin import Twin
 from secure_fedhelp.privacy import training
 from secure_fedhelp.privacy.gradients import BookKeeping
 from secure_fedhelp.privacy.noise import SystemNoise
@@ -71,8 +72,7 @@ class Case:
         small, large = (build(name, self.input_shape, _CLASSES, seed=0) for name in self._names())
         if self.network != "twin":
             return Surrogate(small), _loss
-        twin = Twin(small, large, Task(torch.zeros(_CLASSES)), FedHelp(twin=True), temperature=1.0)
-        return twin, twin.losses
+        return Twin(small, large), twin_losses(Task(torch.zeros(_CLASSES)), FedHelp(twin=True), temperature=1.0)
 
     def _names(self) -> tuple[str, str]:
         defaults = DEFAULTS[self.dataset]

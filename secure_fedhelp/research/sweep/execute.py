@@ -133,12 +133,10 @@ def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[Hospit
 def _plain(
     run: Run, plan: StudyPlan, data: StudyData, private: bool
 ) -> tuple[tuple[HospitalResult, ...], float | None, float]:
-    def noise(name: str) -> SeededNoise | Noiseless:
-        seed = canonical_bytes([run.study.name, run.study.seed, "study", name])
-        return SeededNoise(seed) if private else Noiseless(seed)
-
     found, most = [], 0.0
-    for name, method, spent in run_in_process(plan, data, _teacher(plan, data), noise):
+    for name, method, spent in run_in_process(
+        plan, data, _teacher(plan, data), lambda name: _noise(run, "study", name)
+    ):
         tier = plan.hospital(name).tier
         own = method.evaluate(data.test)
         for model, key in (("shared", "study_model"), ("personal", "personal_model")):
@@ -157,7 +155,7 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
     elif kind == "pooled":
         common = baselines.pooled(plan, _together(data), data.test, data.public, teacher)
     for name, (tier, records) in data.hospitals.items():
-        noise = SeededNoise(canonical_bytes([run.study.name, run.study.seed, kind, name]))
+        noise = _noise(run, kind, name)
         warm = (data.public, teacher) if kind.endswith("-warm") else (None, None)
         if common is not None:
             metrics = common
@@ -166,6 +164,12 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
         else:
             metrics = baselines.local_non_private(plan, name, records, data.test, *warm)
         yield HospitalResult(name, tier, kind, metrics.as_dict())
+
+
+def _noise(run: Run, purpose: str, name: str) -> SeededNoise | Noiseless:
+    """A hospital's noise, which is none without privacy: for rivals as for methods, since they share the plan."""
+    seed = canonical_bytes([run.study.name, run.study.seed, purpose, name])
+    return Noiseless(seed) if math.isinf(run.epsilon) else SeededNoise(seed)
 
 
 def _together(data: StudyData) -> Records:

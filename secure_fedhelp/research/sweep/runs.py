@@ -17,7 +17,7 @@ from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.data_file import data_sha256
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.methods import BUILT_IN, Ditto, FedAvg, FedHelp, FedProx, PfedNet, Prr
+from secure_fedhelp.study.methods import BUILT_IN, Ditto, FedAvg, FedHelp, FedProx, PfedNet, ProxyFl, Prr
 
 #: What a hospital could have without the study, by name, and what it is (learning/baselines.py).
 RIVALS: dict[str, str] = {
@@ -30,7 +30,15 @@ RIVALS: dict[str, str] = {
 }
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "pooled"})
-_OPTIONS = {"fedavg": FedAvg, "fedprox": FedProx, "ditto": Ditto, "fedhelp": FedHelp, "pfednet": PfedNet, "prr": Prr}
+_OPTIONS = {
+    "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "ditto": Ditto,
+    "fedhelp": FedHelp,
+    "pfednet": PfedNet,
+    "proxyfl": ProxyFl,
+    "prr": Prr,
+}
 
 
 @dataclass(frozen=True)
