@@ -69,7 +69,8 @@ def sweep(
     with _Progress(screen, len(left)) as progress:
         results = run(runs, out, _engine(engine, jobs, ray_address), progress.told)
     _print(screen, runs, results, contenders)
-    screen.print(f"\nTables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
+    screen.print(f"\nReport: {out / 'report.html'}", markup=False)
+    screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
     if progress.failed:
         screen.print(f"{progress.failed} run(s) failed; start the sweep again to repeat them.", style="bold red")
         raise typer.Exit(1)
@@ -124,9 +125,9 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     from rich.table import Table
 
     from secure_fedhelp.research.sweep.runs import FREE, RIVALS, shown_epsilon
-    from secure_fedhelp.research.sweep.statistics import difference, level, values
+    from secure_fedhelp.research.sweep.statistics import difference, judged_by, level, values
 
-    metric = _metric(results)
+    metric = judged_by(results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
     if kinds:
         screen.print(f"\nEncryption: {'; '.join(kinds)}.", markup=False)
@@ -146,11 +147,6 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                         table.add_row(name, model, level_words(level(found)), _difference(difference(found, first)))
             if table.row_count:
                 screen.print(table)
-
-
-def _metric(results: Sequence[RunResult]) -> str:
-    """What the study is judged by: Dice where there are masks, else the area under the curve."""
-    return next((m for m in ("dice", "auroc") for r in results for h in r.hospitals if m in h.metrics), "auroc")
 
 
 def _difference(found: Estimate | None) -> str:

@@ -13,6 +13,7 @@ from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
+from secure_fedhelp.research.sweep.page import write_page
 from secure_fedhelp.research.sweep.runs import Run
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.study.files import write_atomic
@@ -24,7 +25,7 @@ Engine = Callable[[Sequence[Run]], Iterator[Outcome]]
 def sweep(
     runs: Sequence[Run], folder: Path, engine: Engine, told: Callable[[Outcome], None] = lambda outcome: None
 ) -> list[RunResult]:
-    """Do the runs that ``folder`` does not have yet, and write the tables of all of ``runs`` that are done.
+    """Do the runs that ``folder`` does not have yet, and write tables and page of all of ``runs`` that are done.
 
     Tables are written after every run, so a sweep can be looked at while it goes. ``told`` hears of each that ends.
     Raises InvalidConfiguration if another sweep is at work in the folder, and what data and folder raise.
@@ -42,6 +43,7 @@ def sweep(
             told(outcome)
         results = store.results(runs)
         store.write_tables(results)
+        write_page(folder, runs, results)
         return results
 
 
