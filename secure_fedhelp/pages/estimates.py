@@ -39,6 +39,8 @@ _MARKS: tuple[Mark, ...] = (circle, square, triangle, diamond)
 #: As many as have a colour (``s0`` ... in the page's style); from there on colours come again with other marks.
 _COLOURS = 7
 _LABEL = 18
+#: Neighbouring series stand this far apart, so that equal values do not hide one another.
+_DODGE = 4.0
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,14 @@ def trend_chart(
         y = y_of(level.value)
         parts.append(Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(
             left, WIDTH - right, y, y))  # fmt: skip
-    pieces = [(series, piece) for series, points in trends for piece in _pieces(points)]
-    parts += [_band(piece, series, x_of, y_of) for series, piece in pieces]  # below every line
+    pieces = [
+        (series, [(x_of(x) + _DODGE * (place - (len(trends) - 1) / 2), found) for x, found in piece])
+        for place, (series, points) in enumerate(trends)
+        for piece in _pieces(points)
+    ]
+    parts += [_band(piece, series, y_of) for series, piece in pieces]  # below every line
     for series, piece in pieces:
-        places = [(x_of(x), y_of(found.value)) for x, found in piece]
+        places = [(x, y_of(found.value)) for x, found in piece]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(Markup('<polyline points="{}" class="{}"/>').format(path, series.style))
         parts += [series.mark(x, y) for x, y in places]
@@ -155,7 +161,10 @@ def cost_chart(
     ends: Ends,
     axis: str,
 ) -> Markup:
-    """Value against bytes on a logarithmic axis: for each series its points in order, marks growing, with whiskers."""
+    """Value against bytes on a logarithmic axis: for each series its points in order, marks growing.
+
+    Marks let what lies below shine through: methods often send the same bytes.
+    """
     right, top, bottom = 112, 12, 40
     height = max(236, top + bottom + TEXT_HEIGHT * (len(paths) + len(levels)))
     y_ticks = ticks(*ends, 6)
@@ -173,12 +182,12 @@ def cost_chart(
             left, WIDTH - right, y, y))  # fmt: skip
     for series, points in paths:
         for number, (amount, found) in enumerate(points):
-            x, (low, high) = across(math.log2(amount)), map(y_of, found.ends)
-            parts.append(Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}" class="{} whisker"/>').format(
-                x, x, low, high, series.style))  # fmt: skip
             grown = 0.75 + 0.6 * (number / max(1, len(points) - 1))
-            parts.append(Markup('<g transform="translate({:.1f} {:.1f}) scale({:.2f})">{}</g>').format(
-                x, y_of(found.value), grown, series.mark(0, 0)))  # fmt: skip
+            parts.append(
+                Markup('<g transform="translate({:.1f} {:.1f}) scale({:.2f})" class="faint">{}</g>').format(
+                    across(math.log2(amount)), y_of(found.value), grown, series.mark(0, 0)
+                )
+            )
     trends = [(series, [found for _, found in points]) for series, points in paths]
     parts += _labels(trends, levels, y_of, WIDTH - right + 10, (top, height - bottom))
     return picture(ident, title, description, height, parts)
@@ -195,10 +204,10 @@ def _labels(trends: Sequence[Trend], levels: Sequence[Level], y_of: Scale, x: fl
     return parts
 
 
-def _band(piece: Sequence[tuple[int, Interval]], series: Series, x_of: Scale, y_of: Scale) -> Markup:
+def _band(piece: Sequence[tuple[float, Interval]], series: Series, y_of: Scale) -> Markup:
     """The intervals of neighbouring categories as one area; of a single one as a line."""
-    highs = [(x_of(x), y_of(found.ends[1])) for x, found in piece]
-    lows = [(x_of(x), y_of(found.ends[0])) for x, found in piece]
+    highs = [(x, y_of(found.ends[1])) for x, found in piece]
+    lows = [(x, y_of(found.ends[0])) for x, found in piece]
     if len(piece) == 1:
         (x, high), (_, low) = highs[0], lows[0]
         return Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}" class="{} whisker"/>').format(

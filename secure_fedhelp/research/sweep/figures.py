@@ -87,14 +87,16 @@ def _trend(what: Asked, rows: Sequence[Level], metric: str, tier: str, model: st
 
 def gain(what: Asked, rows: Sequence[Gain], metric: str) -> list[Panel]:
     """For each budget: less local training, and less the common method."""
-    found = [row.found for row in rows if row.found]
-    reach = max([_LEAST_SPAN / 2, *(abs(end) for f in found for end in _interval(f).ends)])  # type: ignore[union-attr]
     kinds = (("alone", "less local training"), (COMMON, f"less {COMMON}"))
     panels = []
     for epsilon in what.epsilons:
         for kind, heading in kinds:
-            mine = [r for r in rows if r.epsilon == epsilon and (r.over == COMMON) == (kind == COMMON)]
-            panels.append(_forest(what, mine, metric, (epsilon, kind, heading), (-reach, reach)))
+            kindred = [r for r in rows if (r.over == COMMON) == (kind == COMMON)]
+            # one scale for all budgets, which zero is always in
+            reached = [end for r in kindred if r.found for end in _sure(r.found).ends]
+            ends = (min(-_LEAST_SPAN / 2, *reached, 0.0), max(_LEAST_SPAN / 2, *reached, 0.0))
+            mine = [r for r in kindred if r.epsilon == epsilon]
+            panels.append(_forest(what, mine, metric, (epsilon, kind, heading), ends))
     return panels
 
 

@@ -57,7 +57,6 @@ def render(runs: Sequence[Run], results: Sequence[RunResult]) -> str:
             tier=_JUDGED_TIER,
             seeds=seeds_of(runs),
             rounds=sorted({result.rounds for result in results}),
-            epsilons=[shown_epsilon(e) for e in sorted({run.epsilon for run in runs})],
             rivals={name: meaning for name, meaning in RIVALS.items() if name in what.contenders},
             runs=runs,
             results=results,
