@@ -20,10 +20,16 @@ from secure_fedhelp.study.files import write_atomic
 
 #: Executes runs somewhere and gives what comes, in the order in which it comes.
 Engine = Callable[[Sequence[Run]], Iterator[Outcome]]
+#: Hears of every finished run, of those finished before too; what it raises would end the sweep.
+Log = Callable[[RunResult], None]
 
 
 def sweep(
-    runs: Sequence[Run], folder: Path, engine: Engine, told: Callable[[Outcome], None] = lambda outcome: None
+    runs: Sequence[Run],
+    folder: Path,
+    engine: Engine,
+    told: Callable[[Outcome], None] = lambda outcome: None,
+    log: Log = lambda result: None,
 ) -> list[RunResult]:
     """Do the runs that ``folder`` does not have yet, and write tables and page of all of ``runs`` that are done.
 
@@ -36,9 +42,12 @@ def sweep(
         left = [run for run in runs if not store.done(run)]
         if left:
             study_data(left[0].study, left[0].data_dir)  # a missing file is told before anything starts
+        for result in store.results(runs):
+            log(result)
         for outcome in engine(left) if left else ():
             if outcome.result is not None:
                 store.keep(outcome.result)
+                log(outcome.result)
                 store.write_tables(store.results(runs))
             told(outcome)
         results = store.results(runs)
