@@ -69,7 +69,8 @@ class Series:
 
     def mark(self, x: float, y: float) -> Markup:
         # after one turn of the colours the shapes are shifted, so that no two series look the same
-        shape = _MARKS[(self.number + self.number // _COLOURS) % len(_MARKS)]
+        turn, colour = divmod(self.number, _COLOURS)
+        shape = _MARKS[(colour + turn) % len(_MARKS)]
         return shape(x, y, f"{self.style} filled")
 
 

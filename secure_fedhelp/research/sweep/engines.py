@@ -18,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from secure_fedhelp.errors import ClusterUnavailable, FedHelpError, InvalidConfiguration, MissingExtra
 from secure_fedhelp.research.sweep.execute import RunResult, execute
 from secure_fedhelp.research.sweep.runs import Run
@@ -85,11 +87,8 @@ def ray(runs: Sequence[Run], address: str | None) -> Iterator[Outcome]:
     from ray.exceptions import RayError, RayTaskError
 
     own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
-    environment = {"env_vars": {"OMP_NUM_THREADS": "1"}}
     try:
-        cluster.init(
-            address=address or "local", log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment, **own
-        )
+        cluster.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # a version that differs is a RuntimeError, a refused token another one
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ClusterUnavailable(f"Ray at {address or 'this machine'}: {' '.join(reason)[:300]}") from error
@@ -110,7 +109,8 @@ def ray(runs: Sequence[Run], address: str | None) -> Iterator[Outcome]:
 
 
 def _attempt_in(run: Run, folder: Path) -> Outcome:
-    """On a worker: relative paths mean what they mean where the sweep was started."""
+    """On a worker, which has one core: relative paths mean what they mean where the sweep was started."""
+    torch.set_num_threads(1)
     with contextlib.suppress(OSError):  # not on this node; then a missing file is named, if one is missing
         os.chdir(folder)
     return attempt(run)

@@ -73,7 +73,7 @@ def _trend(what: Asked, rows: Sequence[Level], metric: str, tier: str, model: st
     said = [f"{s.label}: " + ", ".join(f"epsilon {e} {words(f)}" for e, f in mine.items()) for s, _, mine in trends]
     said += [f"{level.label}: {share(level.value)}" for level in levels]
     chart = trend_chart(
-        f"chart-utility-{tier}-{model}",
+        f"chart-utility-{what.tiers.index(tier)}-{model}",
         f"{metric_name(metric)} by epsilon, {heading.lower()}",
         "; ".join(said),
         what.epsilons,
@@ -154,7 +154,7 @@ def calibration(what: Asked, rows: Sequence[Level]) -> list[Panel]:
             drawn = [(_series(what, r.contender, _label(r)), _interval(r.tiers[tier])) for r in mine]
             said = "; ".join(f"{_label(r)} {words(r.tiers[tier])}" for r in mine)
             chart = forest_chart(
-                f"chart-calibration-{tier}-{number}",
+                f"chart-calibration-{what.tiers.index(tier)}-{number}",
                 f"Expected calibration error, {heading}",
                 said,
                 drawn,

@@ -53,7 +53,9 @@ class MlflowLog:
         from mlflow.tracking import MlflowClient
 
         self.failure: TrackingUnavailable | None = None
-        self._place = _shown(uri)
+        #: A server's address may have a password, which no message may show.
+        self._secret = urlsplit(uri).netloc.rpartition("@")[0]
+        self._place = self._without_secret(uri)
         self._client: Any = self._try(lambda: MlflowClient(tracking_uri=uri))
         self._experiment: str = self._try(lambda: self._experiment_of(study))
         #: MLflow's id and state of each of our runs that it has.
@@ -73,7 +75,7 @@ class MlflowLog:
             return what()
         except Exception as error:  # MLflow, its stores and their drivers have no common class of errors
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise TrackingUnavailable(f"MLflow at {self._place}: {reason[0][:300]}") from error
+            raise TrackingUnavailable(f"MLflow at {self._place}: {self._without_secret(reason[0])[:300]}") from error
 
     def _experiment_of(self, study: str) -> str:
         found = self._client.get_experiment_by_name(study)
@@ -112,8 +114,5 @@ class MlflowLog:
         name = f"{result.contender}, epsilon {result.epsilon}, seed {result.seed}"
         return str(self._client.create_run(self._experiment, tags={TAG: result.run}, run_name=name).info.run_id)
 
-
-def _shown(uri: str) -> str:
-    """The place without the password that a server's address may have."""
-    parts = urlsplit(uri)
-    return uri if parts.password is None else f"{parts.scheme}://{parts.hostname}{parts.path}"
+    def _without_secret(self, text: str) -> str:
+        return text.replace(f"{self._secret}@", "") if self._secret else text
