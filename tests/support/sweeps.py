@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult
-from secure_fedhelp.research.sweep.runs import Run, expand
+from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand
 
 STUDY = StudyFile.model_validate(
     {
@@ -43,6 +44,29 @@ def result(run: Run, auroc: float = 0.5, **changes: Any) -> RunResult:
     where: dict[str, Any] = {"epsilon": f"{run.epsilon:g}", "seed": run.study.seed, "encryption": run.encryption}
     fields = {"run": run.id, "contender": run.contender, "hospitals": found, **about, **spent, **where}
     return RunResult(**fields | changes)
+
+
+HOSPITALS = (("large-1", "large"), ("small-1", "small"), ("small-2", "small"))
+
+
+def figure(run: Run, tier: str, model: str) -> float:
+    """A figure that differs for every contender, budget, tier, model and seed."""
+    budget = 0.0 if run.contender in FREE or math.isinf(run.epsilon) else run.epsilon
+    name = sum(map(ord, run.contender)) % 17
+    wobble = (run.study.seed * 7 + name) % 5
+    return 0.6 + 0.004 * name + 0.01 * budget + 0.05 * (tier == "large") + 0.02 * (model == "personal") + 0.003 * wobble
+
+
+def measured(run: Run, metrics: Sequence[str] = ("auroc", "balanced_accuracy", "ece")) -> RunResult:
+    """A finished run with every metric at three hospitals and of all its models."""
+    models = (run.contender,) if run.contender in RIVALS else ("shared", "personal")
+    found = tuple(
+        HospitalResult(name, tier, model, {m: figure(run, tier, model) / (n + 1) for n, m in enumerate(metrics)})
+        for name, tier in HOSPITALS
+        for model in models
+    )
+    sent = 0.0 if run.contender in RIVALS else 1000.0 * (2 + len(run.contender))
+    return result(run, hospitals=found, bytes_up=sent, plan_sha256=f"{run.id}{run.id}", versions="torch 2")
 
 
 class Counting:

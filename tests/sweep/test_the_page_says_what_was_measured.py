@@ -15,34 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 from sweeps import STUDY, Counting, runs
+from sweeps import figure as auroc
+from sweeps import measured as result
 from sweeps import result as finished
 
 from secure_fedhelp.pages import estimates
 from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult
 from secure_fedhelp.research.sweep.page import render
-from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand
+from secure_fedhelp.research.sweep.runs import FREE, Run, expand
 from secure_fedhelp.research.sweep.sweep import sweep
-
-HOSPITALS = (("large-1", "large"), ("small-1", "small"), ("small-2", "small"))
-
-
-def auroc(run: Run, tier: str, model: str) -> float:
-    """A figure that differs for every contender, budget, tier, model and seed."""
-    budget = 0.0 if run.contender in FREE or math.isinf(run.epsilon) else run.epsilon
-    name = sum(map(ord, run.contender)) % 17
-    wobble = (run.study.seed * 7 + name) % 5
-    return 0.6 + 0.004 * name + 0.01 * budget + 0.05 * (tier == "large") + 0.02 * (model == "personal") + 0.003 * wobble
-
-
-def result(run: Run, metrics: Sequence[str] = ("auroc", "balanced_accuracy", "ece")) -> RunResult:
-    models = (run.contender,) if run.contender in RIVALS else ("shared", "personal")
-    found = tuple(
-        HospitalResult(name, tier, model, {m: auroc(run, tier, model) / (n + 1) for n, m in enumerate(metrics)})
-        for name, tier in HOSPITALS
-        for model in models
-    )
-    sent = 0.0 if run.contender in RIVALS else 1000.0 * (2 + len(run.contender))
-    return finished(run, hospitals=found, bytes_up=sent, plan_sha256=f"{run.id}{run.id}", versions="torch 2")
 
 
 def page(asked: Sequence[Run], results: Sequence[RunResult] | None = None) -> Page:
