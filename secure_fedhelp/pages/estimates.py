@@ -19,7 +19,6 @@ from secure_fedhelp.pages.charts import (
     Mark,
     circle,
     cut,
-    diamond,
     h_grid,
     picture,
     same_decimals,
@@ -35,11 +34,18 @@ from secure_fedhelp.pages.numbers import size
 
 Ends = tuple[float, float]
 Scale = Callable[[float], float]
-_MARKS: tuple[Mark, ...] = (circle, square, triangle, diamond)
+
+
+def _diamond(x: float, y: float, style: str) -> Markup:
+    """As large as the other marks, unlike that of charts, which is to show below one."""
+    return Markup('<path d="M{:.1f} {:.1f}l5.4 5.4-5.4 5.4-5.4-5.4z" class="{}"/>').format(x, y - 5.4, style)
+
+
+_MARKS: tuple[Mark, ...] = (circle, square, triangle, _diamond)
 #: As many as have a colour (``s0`` ... in the page's style); from there on colours come again with other marks.
 _COLOURS = 7
 _LABEL = 18
-#: Neighbouring series stand this far apart, so that equal values do not hide one another.
+#: Neighbouring series stand at most this far apart, so that equal values do not hide one another.
 _DODGE = 4.0
 
 
@@ -106,8 +112,9 @@ def trend_chart(
         y = y_of(level.value)
         parts.append(Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(
             left, WIDTH - right, y, y))  # fmt: skip
+    apart = min(_DODGE, 0.4 * (WIDTH - right - left - 44) / (len(categories) * max(1, len(trends))))
     pieces = [
-        (series, [(x_of(x) + _DODGE * (place - (len(trends) - 1) / 2), found) for x, found in piece])
+        (series, [(x_of(x) + apart * (place - (len(trends) - 1) / 2), found) for x, found in piece])
         for place, (series, points) in enumerate(trends)
         for piece in _pieces(points)
     ]
