@@ -336,6 +336,26 @@ class FoundationRefused(FedHelpError):
     default_hint = "The public set was already answered, or the site policy does not allow this endpoint."
 
 
+class ClusterUnavailable(FedHelpError):
+    """The Ray cluster of a sweep does not answer, or is of another version."""
+
+    exit_code = 5
+    default_hint = (
+        "Start the cluster (ray start --head) or correct --ray-address; every node needs the same Python, Ray and "
+        "secure-fedhelp. What is done is kept."
+    )
+
+
+class TrackingUnavailable(FedHelpError):
+    """The place where a sweep's results are logged does not answer or refuses them."""
+
+    exit_code = 5
+    default_hint = (
+        "Give --mlflow a folder that can be written or the address of a running server; a database needs all of "
+        "mlflow, not mlflow-skinny. Results are kept in --out and are logged when the sweep is started again."
+    )
+
+
 # --- exit 6: the machine ---------------------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secure_fedhelp.research.compare import Estimate
     from secure_fedhelp.research.sweep.engines import Outcome
     from secure_fedhelp.research.sweep.execute import RunResult
+    from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
     from secure_fedhelp.research.sweep.runs import Run
     from secure_fedhelp.research.sweep.sweep import Engine
 
@@ -45,6 +46,9 @@ def sweep(
     engine: Annotated[EngineKind, typer.Option(help="ray needs the extra of that name.")] = EngineKind.processes,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time with the engine processes.")] = 2,
     ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; absent: one is started here.")] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Log to MLflow too: a folder or a server; needs the extra of that name.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the sweep. Started again, it goes on.")] = Path("runs/sweep"),
 ) -> None:
     """Run a study with several methods, budgets and seeds, and put everything into tables.
@@ -66,13 +70,25 @@ def sweep(
     store = Store(out)
     left = [r for r in runs if not store.done(r)]
     screen.print(f"{len(runs)} runs, {len(runs) - len(left)} done before, in {out}", markup=False)
+    log = _log(mlflow, loaded.name)  # before anything starts: whoever wants it logged wants to know at once
     with _Progress(screen, len(left)) as progress:
-        results = run(runs, out, _engine(engine, jobs, ray_address), progress.told)
+        results = run(runs, out, _engine(engine, jobs, ray_address), progress.told, log or (lambda result: None))
     _print(screen, runs, results, contenders)
-    screen.print(f"\nTables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
+    screen.print(f"\nReport: {out / 'report.html'}", markup=False)
+    screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
     if progress.failed:
         screen.print(f"{progress.failed} run(s) failed; start the sweep again to repeat them.", style="bold red")
         raise typer.Exit(1)
+    if log is not None and log.failure is not None:
+        raise log.failure
+
+
+def _log(uri: str | None, study: str) -> MlflowLog | None:
+    if uri is None:
+        return None
+    from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
+
+    return MlflowLog(uri, study)
 
 
 def _engine(kind: EngineKind, jobs: int, address: str | None) -> Engine:
@@ -124,9 +140,9 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     from rich.table import Table
 
     from secure_fedhelp.research.sweep.runs import FREE, RIVALS, shown_epsilon
-    from secure_fedhelp.research.sweep.statistics import difference, level, values
+    from secure_fedhelp.research.sweep.statistics import difference, judged_by, level, values
 
-    metric = _metric(results)
+    metric = judged_by(results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
     if kinds:
         screen.print(f"\nEncryption: {'; '.join(kinds)}.", markup=False)
@@ -146,11 +162,6 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                         table.add_row(name, model, level_words(level(found)), _difference(difference(found, first)))
             if table.row_count:
                 screen.print(table)
-
-
-def _metric(results: Sequence[RunResult]) -> str:
-    """What the study is judged by: Dice where there are masks, else the area under the curve."""
-    return next((m for m in ("dice", "auroc") for r in results for h in r.hospitals if m in h.metrics), "auroc")
 
 
 def _difference(found: Estimate | None) -> str:

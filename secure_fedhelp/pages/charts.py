@@ -74,6 +74,10 @@ def diamond(x: float, y: float, style: str) -> Markup:
     return Markup('<path d="M{:.1f} {:.1f}l7.5 7.5-7.5 7.5-7.5-7.5z" class="{}"/>').format(x, y - 7.5, style)
 
 
+def triangle(x: float, y: float, style: str) -> Markup:
+    return Markup('<path d="M{:.1f} {:.1f}l5 9h-10z" class="{}"/>').format(x, y - 5.5, style)
+
+
 def line_chart(
     ident: str,
     title: str,
@@ -95,14 +99,14 @@ def line_chart(
     values = [y for line in lines for _, y in line.points] + [level.value for level in levels]
     lowest = min([*values, max(values) - least_span]) if floor is None else floor
     y_ticks = ticks(lowest, max(values), 5)
-    form = _same_decimals(y_ticks)
+    form = same_decimals(y_ticks)
     left = max(38, 14 + 7 * max(len(form(tick)) for tick in y_ticks))
     rounds: Sequence[float] = range(1, last + 1) or sorted({x for line in lines for x, _ in line.points})
-    x_of = _scale(rounds[0], rounds[-1], left + 8, WIDTH - right - 8)
-    y_of = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
-    parts = [_h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
-    parts += [_text(x_of(x), height - bottom + 16, f"{x:g}", "middle") for x in _spaced(rounds, 8)]
-    parts.append(_text((left + WIDTH - right) / 2, height - 4, "round", "middle"))
+    x_of = scale(rounds[0], rounds[-1], left + 8, WIDTH - right - 8)
+    y_of = scale(y_ticks[0], y_ticks[-1], height - bottom, top)
+    parts = [h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
+    parts += [text(x_of(x), height - bottom + 16, f"{x:g}", "middle") for x in _spaced(rounds, 8)]
+    parts.append(text((left + WIDTH - right) / 2, height - 4, "round", "middle"))
     for level in levels:
         y = y_of(level.value)
         parts.append(Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(
@@ -116,8 +120,8 @@ def line_chart(
     labels += [(line.label, line.points[-1][1], line.style) for line in lines]
     places = spread([y_of(value) for _, value, _ in labels], TEXT_HEIGHT, top, height - bottom)
     for (label, _, style), place in zip(labels, places, strict=True):
-        parts.append(_text(WIDTH - right + 6, place + 4, cut(label), "start", style))
-    return _svg(ident, title, description, height, parts)
+        parts.append(text(WIDTH - right + 6, place + 4, cut(label), "start", style))
+    return picture(ident, title, description, height, parts)
 
 
 def dot_chart(ident: str, title: str, description: str, series: Sequence[Series], rows: Sequence[Row]) -> Markup:
@@ -126,27 +130,27 @@ def dot_chart(ident: str, title: str, description: str, series: Sequence[Series]
     height = legend + row_height * len(rows) + 28
     values = [value for row in rows for value in row.values if value is not None]
     x_ticks = ticks(min(values), 1.0, 6)
-    x_of, form = _scale(x_ticks[0], x_ticks[-1], left, WIDTH - right), _same_decimals(x_ticks)
+    x_of, form = scale(x_ticks[0], x_ticks[-1], left, WIDTH - right), same_decimals(x_ticks)
     parts = []
     for number, one in enumerate(series):
         x, middle = left + 6 + 172 * (number % 2), 12 + 18 * (number // 2)
-        parts += [one.mark(x, middle, one.style), _text(x + 12, middle + 4, one.label, "start")]
+        parts += [one.mark(x, middle, one.style), text(x + 12, middle + 4, one.label, "start")]
     for tick in x_ticks:
         at = x_of(tick)
         parts.append(Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}" class="grid"/>').format(
             at, at, legend, height - 24))  # fmt: skip
-        parts.append(_text(at, height - 8, form(tick), "middle"))
+        parts.append(text(at, height - 8, form(tick), "middle"))
     for number, row in enumerate(rows):
         y = legend + row_height * number + 22
-        parts.append(_text(left, y - 9, cut(row.label, 40), "start", "name"))
+        parts.append(text(left, y - 9, cut(row.label, 40), "start", "name"))
         found = [x_of(value) for value in row.values if value is not None]
         if found:
             parts.append(Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}" class="span"/>').format(
                 min(found), max(found), y, y))  # fmt: skip
         else:
-            parts.append(_text(left, y + 4, "not measured", "start"))
+            parts.append(text(left, y + 4, "not measured", "start"))
         parts += [s.mark(x_of(v), y, s.style) for s, v in zip(series, row.values, strict=True) if v is not None]
-    return _svg(ident, title, description, height, parts)
+    return picture(ident, title, description, height, parts)
 
 
 def bar_chart(
@@ -162,23 +166,23 @@ def bar_chart(
     row_height = 22 + (bar + 4) * len(series)
     height = legend + row_height * len(rows)
     largest = max((value for row in rows for value in row.values if value is not None), default=0) or 1
-    x_of = _scale(0, largest, left, WIDTH - right)
+    x_of = scale(0, largest, left, WIDTH - right)
     parts = []
     for number, (label, style) in enumerate(series):
         x = left + 118 * number
         parts.append(Markup('<rect x="{}" y="7" width="12" height="{}" class="{}"/>').format(x, bar, style))
-        parts.append(_text(x + 17, 15, label, "start"))
+        parts.append(text(x + 17, 15, label, "start"))
     for number, row in enumerate(rows):
         top = legend + row_height * number + 16
-        parts.append(_text(left, top - 2, cut(row.label, 40), "start", "name"))
+        parts.append(text(left, top - 2, cut(row.label, 40), "start", "name"))
         for place, (value, (_, style)) in enumerate(zip(row.values, series, strict=True)):
             y = top + 4 + (bar + 4) * place
             end = left if value is None else max(x_of(value), left + 1)
             words = "not known" if value is None else form(value)
             parts.append(Markup('<rect x="{}" y="{}" width="{:.1f}" height="{}" class="{}"/>').format(
                 left, y, end - left, bar, style))  # fmt: skip
-            parts.append(_text(end + 6, y + bar, words, "start"))
-    return _svg(ident, title, description, height, parts)
+            parts.append(text(end + 6, y + bar, words, "start"))
+    return picture(ident, title, description, height, parts)
 
 
 def grid_chart(
@@ -199,17 +203,17 @@ def grid_chart(
     parts = []
     for number, (label, style) in enumerate(series):
         x = left + 92.0 * number
-        parts += [_cell(x + 5, 12, 10, style), _text(x + 15, 16, label, "start")]
+        parts += [_cell(x + 5, 12, 10, style), text(x + 15, 16, label, "start")]
     for number, (label, cells) in enumerate(rows):
         middle = legend + row_height * number + row_height / 2
-        parts.append(_text(0, middle + 4, cut(label, 15), "start", "name"))
+        parts.append(text(0, middle + 4, cut(label, 15), "start", "name"))
         for place, cell in enumerate(cells):
             if cell is not None:
                 parts.append(_cell(left + step * (place + 0.5), middle, size, series[cell][1]))
     for column in _spaced(range(many), 10):
-        parts.append(_text(left + step * (column + 0.5), height - 16, f"{column + 1:g}", "middle"))
-    parts.append(_text((left + WIDTH - right) / 2, height - 2, columns, "middle"))
-    return _svg(ident, title, description, height, parts)
+        parts.append(text(left + step * (column + 0.5), height - 16, f"{column + 1:g}", "middle"))
+    parts.append(text((left + WIDTH - right) / 2, height - 2, columns, "middle"))
+    return picture(ident, title, description, height, parts)
 
 
 def ticks(lowest: float, highest: float, most: int) -> list[float]:
@@ -240,13 +244,13 @@ def cut(label: str, longest: int = LONGEST_LABEL) -> str:
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
-def _same_decimals(values: Sequence[float]) -> Callable[[float], str]:
+def same_decimals(values: Sequence[float]) -> Callable[[float], str]:
     """Prints every tick with as many decimals as the step between two needs."""
     decimals = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9))
     return lambda value: f"{value:.{decimals}f}"
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """Linear from [low, high] to [start, end]; everything in the middle if there is one value only."""
     if high == low:
         return lambda _: (start + end) / 2
@@ -259,9 +263,16 @@ def _spaced(values: Sequence[float], most: int) -> list[float]:
     return list(values[::step])
 
 
-def _h_grid(y: float, left: float, right: float, words: str) -> Markup:
+def h_grid(y: float, left: float, right: float, words: str) -> Markup:
+    """A horizontal line across the picture, with its value at the left."""
     line = Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="grid"/>').format(left, right, y, y)
-    return line + _text(left - 6, y + 4, words, "end")
+    return line + text(left - 6, y + 4, words, "end")
+
+
+def v_grid(x: float, top: float, bottom: float, words: str) -> Markup:
+    """A vertical line across the picture, with its value below."""
+    line = Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}" class="grid"/>').format(x, x, top, bottom)
+    return line + text(x, bottom + 16, words, "middle")
 
 
 def _cell(x: float, y: float, size: float, style: str) -> Markup:
@@ -270,13 +281,15 @@ def _cell(x: float, y: float, size: float, style: str) -> Markup:
     )
 
 
-def _text(x: float, y: float, words: str, anchor: str, style: str = "") -> Markup:
+def text(x: float, y: float, words: str, anchor: str, style: str = "") -> Markup:
+    """Escaped words at a place; ``anchor`` is SVG's ``start``, ``middle`` or ``end``."""
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(
         x, y, anchor, style, words
     )
 
 
-def _svg(ident: str, title: str, description: str, height: float, parts: Iterable[Markup]) -> Markup:
+def picture(ident: str, title: str, description: str, height: float, parts: Iterable[Markup]) -> Markup:
+    """The whole chart, which is read aloud as its title and description."""
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-text">'
         '<title id="{}-title">{}</title><desc id="{}-text">{}</desc>{}</svg>'

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "opacus", "tenseal", "monai", "sklearn")
+HEAVY = ("torch", "opacus", "tenseal", "monai", "sklearn", "ray", "mlflow")
 
 LIST_COMMANDS = """
 import typer

@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyarrow import parquet
+from sweeps import STUDY, Counting, result, runs
 from typer.testing import CliRunner
 
 from secure_fedhelp import __version__
@@ -26,54 +26,12 @@ from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
-from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult, execute
+from secure_fedhelp.research.sweep.execute import execute
 from secure_fedhelp.research.sweep.runs import Run, expand, parse_epsilons
 from secure_fedhelp.research.sweep.statistics import difference, level, values
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.research.sweep.sweep import sweep
 from secure_fedhelp.study.canonical import digest
-
-STUDY = StudyFile.model_validate(
-    {
-        "name": "quick",
-        "dataset": "breast-cancer",
-        "rounds": 1,
-        "learning": {"warm_steps": 1, "pupil_steps": 1, "personal_steps": 1, "public_steps": 1},
-        "variants": {
-            "no-logits": {"method": {"name": "fedhelp", "logits": False}},
-            "small-alone": {"hospitals": ["small-1", "small-2", "small-3"]},
-        },
-    }
-)
-
-
-def runs(*contenders: str, epsilons: Sequence[float] = (3.0,), seeds: int = 2, encrypted: bool = False) -> list[Run]:
-    return expand(STUDY, contenders, epsilons, seeds, encrypted, None)
-
-
-def result(run: Run, auroc: float = 0.5) -> RunResult:
-    found = tuple(HospitalResult(name, "small", "personal", {"auroc": auroc}) for name in ("a", "b"))
-    about = {"study": "quick", "dataset": "d", "method": "{}", "rounds": 1, "plan_sha256": "0", "versions": "v"}
-    spent: dict[str, Any] = {"epsilon_spent": 1.0, "bytes_up": 4.0, "seconds": 0.1}
-    where: dict[str, Any] = {"epsilon": f"{run.epsilon:g}", "seed": run.study.seed, "encryption": run.encryption}
-    return RunResult(run=run.id, contender=run.contender, hospitals=found, **about, **spent, **where)  # type: ignore[arg-type]
-
-
-class Counting:
-    """An engine that counts what it is given, and may die on the way."""
-
-    def __init__(self, dies_after: int | None = None, fails: str | None = None) -> None:
-        self.done: list[str] = []
-        self.dies_after, self.fails = dies_after, fails
-
-    def __call__(self, given: Sequence[Run]) -> Iterator[Outcome]:
-        for run in given:
-            if len(self.done) == self.dies_after:
-                raise KeyboardInterrupt
-            self.done.append(run.id)
-            error = "InvalidData: broken" if run.contender == self.fails else None
-            yield Outcome(run, None if error else result(run), error)
-
 
 # -- identity ----------------------------------------------------------------------------------------------------------
 

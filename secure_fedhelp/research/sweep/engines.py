@@ -5,13 +5,22 @@ A run that fails is reported with its error and does not end the sweep; it is do
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import multiprocessing
 import os
+import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-from secure_fedhelp.errors import FedHelpError, InvalidConfiguration
+import torch
+
+from secure_fedhelp.errors import ClusterUnavailable, FedHelpError, InvalidConfiguration, MissingExtra
 from secure_fedhelp.research.sweep.execute import RunResult, execute
 from secure_fedhelp.research.sweep.runs import Run
 
@@ -59,18 +68,71 @@ def processes(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
 
 
 def ray(runs: Sequence[Run], address: str | None) -> Iterator[Outcome]:
-    """On a Ray cluster at ``address`` (None: one that Ray starts here); one core a run. Data must be at the same
-    place on every node."""
+    """On a Ray cluster at ``address`` (None: one that Ray starts here); one core a run.
+
+    Every node needs this version of the package, and the data at the same place. A run whose worker dies has failed;
+    it is not tried again here, for one that needs more memory than there is would be tried for ever. Raises
+    MissingExtra without Ray and ClusterUnavailable if no fitting cluster answers.
+    """
+    if find_spec("ray") is None:
+        raise MissingExtra("Ray is not installed", "Install it: pip install 'secure-fedhelp[ray]'.")
+    if address is not None:
+        _require_listening(address)
+    # Ray would report its use to its makers.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is None and "RAY_AUTH_MODE" not in os.environ:
+        # A cluster listens to the network and runs what it is sent: without a token, everybody's code.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray as cluster
+    from ray.exceptions import RayError, RayTaskError
+
+    own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
-        import ray as cluster
-    except ImportError as error:
-        raise InvalidConfiguration("Ray is not installed", "Install it: pip install 'secure-fedhelp[ray]'.") from error
-    cluster.init(address=address, log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+        cluster.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+    except Exception as error:  # a version that differs is a RuntimeError, a refused token another one
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ClusterUnavailable(f"Ray at {address or 'this machine'}: {' '.join(reason)[:300]}") from error
     try:
-        remote = cluster.remote(num_cpus=1)(attempt)
-        waiting = [remote.remote(run) for run in runs]
+        remote = cluster.remote(num_cpus=1, max_retries=0)(_attempt_in)
+        waiting = {remote.remote(run, Path.cwd()): run for run in runs}
         while waiting:
-            ready, waiting = cluster.wait(waiting, num_returns=1)
-            yield cluster.get(ready[0])
+            (ready, *_), _ = cluster.wait(list(waiting), num_returns=1)
+            run = waiting.pop(ready)
+            try:
+                yield _of_this_version(run, cluster.get(ready))
+            except RayTaskError:  # raised by our code there: a mistake, as it would be here
+                raise
+            except RayError as error:  # the worker or its node died
+                yield Outcome(run, None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
     finally:
         cluster.shutdown()
+
+
+def _attempt_in(run: Run, folder: Path) -> Outcome:
+    """On a worker, which has one core: relative paths mean what they mean where the sweep was started."""
+    torch.set_num_threads(1)
+    with contextlib.suppress(OSError):  # not on this node; then a missing file is named, if one is missing
+        os.chdir(folder)
+    return attempt(run)
+
+
+def _of_this_version(run: Run, outcome: Outcome) -> Outcome:
+    """A result of another version's code has another identity, and would be done again for ever."""
+    if outcome.result is None or outcome.result.run == run.id:
+        return outcome
+    return Outcome(run, None, f"{ClusterUnavailable.__name__}: a node has another version of secure-fedhelp")
+
+
+def _require_listening(address: str) -> None:
+    """Ask first whether anybody listens: Ray itself tries for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        return
+    if not (separator and port.isdigit()):
+        raise InvalidConfiguration(
+            f"{address!r} is no address of a Ray cluster", "For example --ray-address HOST:6379."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterUnavailable(f"nobody listens at {address}: {error}") from error

@@ -17,6 +17,11 @@ from secure_fedhelp.research.sweep.runs import FREE
 from secure_fedhelp.research.sweep.store import tier_means
 
 
+def judged_by(results: Sequence[RunResult]) -> str:
+    """The metric that a study is judged by: Dice where there are masks, else the area under the curve."""
+    return next((m for m in ("dice", "auroc") for r in results for h in r.hospitals if m in h.metrics), "auroc")
+
+
 def values(
     results: Sequence[RunResult], contender: str, epsilon: str, tier: str, model: str, metric: str
 ) -> dict[int, float]:

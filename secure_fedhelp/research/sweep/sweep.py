@@ -13,18 +13,25 @@ from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
+from secure_fedhelp.research.sweep.page import write_page
 from secure_fedhelp.research.sweep.runs import Run
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.study.files import write_atomic
 
 #: Executes runs somewhere and gives what comes, in the order in which it comes.
 Engine = Callable[[Sequence[Run]], Iterator[Outcome]]
+#: Hears of every finished run, of those finished before too; what it raises would end the sweep.
+Log = Callable[[RunResult], None]
 
 
 def sweep(
-    runs: Sequence[Run], folder: Path, engine: Engine, told: Callable[[Outcome], None] = lambda outcome: None
+    runs: Sequence[Run],
+    folder: Path,
+    engine: Engine,
+    told: Callable[[Outcome], None] = lambda outcome: None,
+    log: Log = lambda result: None,
 ) -> list[RunResult]:
-    """Do the runs that ``folder`` does not have yet, and write the tables of all of ``runs`` that are done.
+    """Do the runs that ``folder`` does not have yet, and write tables and page of all of ``runs`` that are done.
 
     Tables are written after every run, so a sweep can be looked at while it goes. ``told`` hears of each that ends.
     Raises InvalidConfiguration if another sweep is at work in the folder, and what data and folder raise.
@@ -35,13 +42,17 @@ def sweep(
         left = [run for run in runs if not store.done(run)]
         for run in _one_of_each(left):
             study_data(run.study, run.data_dir)  # a missing file, or a part nobody can deal, is told before all starts
+        for result in store.results(runs):
+            log(result)
         for outcome in engine(left) if left else ():
             if outcome.result is not None:
                 store.keep(outcome.result)
+                log(outcome.result)
                 store.write_tables(store.results(runs))
             told(outcome)
         results = store.results(runs)
         store.write_tables(results)
+        write_page(folder, runs, results)
         return results
 
 
@@ -49,7 +60,10 @@ def _one_of_each(runs: Sequence[Run]) -> list[Run]:
     """The first run of every way in which the study's data are dealt, seeds apart."""
     found: dict[str, Run] = {}
     for run in runs:
-        found.setdefault(run.study.model_dump_json(exclude={"seed", "method", "model", "learning", "masks"}), run)
+        found.setdefault(
+            run.study.model_dump_json(exclude={"seed", "method", "model", "learning", "masks", "privacy", "weights"}),
+            run,
+        )
     return list(found.values())
 
 
