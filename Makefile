@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One torch thread a process: the hospitals of a study share the machine's cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check bench format proto clean
+.PHONY: demo test check bench results format proto clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
@@ -33,6 +33,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/secure-fedhelp bench aggregation --json runs/bench.json --plot runs/bench.html $(BENCH)
+
+# docs/results.md from scratch: hours. DATA is the folder of the data sets (README, "Data").
+results: $(STAMP)
+	$(BIN)/python benchmarks/results.py run --data-dir $(DATA) $(RESULTS)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -54,15 +54,19 @@ class Part(BaseModel):
     methods: str
     epsilon: str = "3"
     seeds: int = Field(default=5, ge=1)
+    #: As deployed, so that bytes are those on the wire; else in plain.
+    encrypted: bool = False
     #: Keys of the study file that are replaced.
     change: dict[str, Any] = Field(default_factory=dict)
 
-    def runs(self, data_dir: Path | None, seeds: int | None) -> list[Run]:
+    def runs(self, data_dir: Path | None, seeds: int | None = None, epsilon: str | None = None) -> list[Run]:
         study = load_study(HERE / "studies" / self.study)
         values = study.model_dump(exclude_none=True) | {"name": self.name} | self.change
         changed = StudyFile.model_validate(values)
-        budgets = parse_epsilons(self.epsilon)
-        return expand(changed, names(self.methods), budgets, seeds or self.seeds, False, data_dir)
+        budgets = parse_epsilons(epsilon or self.epsilon)
+        return expand(
+            changed, names(self.methods), budgets, min(seeds or self.seeds, self.seeds), self.encrypted, data_dir
+        )
 
 
 def parts() -> dict[str, Part]:
@@ -78,6 +82,7 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = 2,
     only: Annotated[str, typer.Option(help="Parts, with commas; all if absent.")] = "",
     seeds: Annotated[int | None, typer.Option(min=1, help="Fewer seeds than results.toml asks for.")] = None,
+    epsilon: Annotated[str | None, typer.Option(help="Other budgets than results.toml asks for.")] = None,
 ) -> None:
     """Run what is left of each part, keep its figures, and fill the tables."""
     known = parts()
@@ -86,7 +91,7 @@ def run(
         raise typer.BadParameter(f"{strangers[0]!r} is none of {', '.join(known)}")
     failed = 0
     for name in chosen:
-        asked = known[name].runs(data_dir, seeds)
+        asked = known[name].runs(data_dir, seeds, epsilon)
         done = Store(out / name)
         left = sum(not done.done(one) for one in asked)
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
@@ -97,8 +102,9 @@ def run(
                 failed += 1
                 print(f"{outcome.run.id} ({outcome.run.contender}) failed: {outcome.error}", flush=True)
 
-        results = sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
-        keep(name, [run_row(result) for result in results])
+        sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
+        # All that was ever done of the part, also where only some of it was asked for now.
+        keep(name, [run_row(result) for result in done.results(known[name].runs(data_dir))])
     fill()
     if failed:
         print(f"{failed} run(s) failed; run this again to repeat them")

@@ -1,0 +1,138 @@
+"""docs/results.md: every figure in a table comes from a kept row, and the rows from runs that anybody can repeat."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from secure_fedhelp.research.sweep.runs import expand
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """benchmarks/results.py with a document and rows of its own."""
+    module = _load()
+    monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(module, "DOCUMENT", tmp_path / "results.md")
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    (tmp_path / "studies").mkdir()
+    return module
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results_benchmark", ROOT / "benchmarks" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def keep(results: ModuleType, part: str, **series: list[float]) -> None:
+    """One row a seed for each contender, with a small tier's shared AUROC (a rival's own)."""
+    rows = []
+    for name, values in series.items():
+        name = name.replace("_", "-")
+        model = name if name in ("local", "local-dp") else "shared"
+        epsilon = "inf" if name == "local" else "3"
+        for seed, value in enumerate(values, 1):
+            about = {"run": f"{name}{seed}", "contender": name, "epsilon": epsilon, "seed": seed, "seconds": 2.0}
+            rows.append(about | {f"small_{model}_auroc": value})
+    results.keep(part, rows)
+
+
+def test_the_document_in_the_repository_is_what_its_rows_fill_in() -> None:
+    module = _load()
+    text = module.DOCUMENT.read_text()
+    assert module.filled(text) == text, "python benchmarks/results.py tables"
+
+
+def test_every_part_can_be_expanded_and_no_two_have_one_name() -> None:
+    module = _load()
+    with (ROOT / "benchmarks" / "results.toml").open() as file:
+        assert len(module.parts()) == file.read().count("[[part]]")
+    for part in module.parts().values():
+        assert part.runs(Path("data"))
+
+
+def test_a_gain_is_the_paired_t_interval(results: ModuleType) -> None:
+    ours, theirs = [0.9, 0.85, 0.88, 0.91, 0.87], [0.8, 0.84, 0.8, 0.83, 0.86]
+    keep(results, "x", fedhelp=ours, local_dp=theirs)
+    found = results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc")
+    low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    mean = float(np.mean(np.subtract(ours, theirs)))
+    assert found == f"**{mean:+.3f} [{low:+.3f}, {high:+.3f}]**"
+
+
+def test_a_gain_that_is_not_shown_is_not_bold(results: ModuleType) -> None:
+    keep(results, "x", fedhelp=[0.9, 0.8], local_dp=[0.8, 0.9])
+    assert results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc").startswith("+0.000 [")
+
+
+def test_only_seeds_that_both_have_are_compared(results: ModuleType) -> None:
+    keep(results, "x", fedhelp=[0.9, 0.8, 0.1], local_dp=[0.8, 0.7])
+    assert results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc").startswith("**+0.100 [")
+
+
+def test_what_was_not_measured_is_a_dash(results: ModuleType) -> None:
+    assert results.gain("nothing", "fedhelp:shared", "local-dp", "small", "auroc") == "–"
+    assert results.level("nothing", "fedhelp:shared", "small", "auroc") == "–"
+
+
+def test_a_rival_that_spends_nothing_stands_beside_every_epsilon(results: ModuleType) -> None:
+    keep(results, "x", local=[0.7, 0.8])
+    assert results.level("x", "local", "small", "auroc", epsilon="1") == "0.750 ± 0.071"
+
+
+def test_a_run_fills_the_document_and_keeps_rows_that_fill_it_again(results: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "results.toml").write_text(
+        '[[part]]\nname = "tiny"\nstudy = "tiny.toml"\nmethods = "fedavg,local-dp"\nseeds = 2\nepsilon = "3,inf"\n'
+        "change = { learning = { warm_steps = 1, public_steps = 1, pupil_steps = 1, personal_steps = 1 } }\n"
+    )
+    (tmp_path / "studies" / "tiny.toml").write_text('name = "t"\ndataset = "breast-cancer"\nrounds = 1\n')
+    marker = "<!-- table: {} -->\nold\n<!-- end -->\n"
+    asked = ("levels tiny fedavg:shared,local-dp small auroc", "gains tiny fedavg:shared/local-dp small auto", "time")
+    results.DOCUMENT.write_text("before\n" + "".join(map(marker.format, asked)) + "after\n")
+    out, command = tmp_path / "out", ["run", "--data-dir", str(tmp_path), "--jobs", "1"]
+    done = CliRunner().invoke(results.app, [*command, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "tiny: 8 runs, 8 left" in done.output
+    text = results.DOCUMENT.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| tiny | 8 |" in text
+    with (results.KEPT / "tiny.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 8
+    again = CliRunner().invoke(results.app, [*command, "--out", str(out)])
+    assert "tiny: 8 runs, 0 left" in again.output
+    some = CliRunner().invoke(results.app, [*command, "--out", str(out), "--epsilon", "3", "--seeds", "1"])
+    assert "tiny: 2 runs, 0 left" in some.output
+    assert results.DOCUMENT.read_text() == text
+
+
+def test_a_part_nobody_knows_is_refused(results: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "results.toml").write_text('[[part]]\nname = "tiny"\nstudy = "tiny.toml"\nmethods = "fedavg"\n')
+    done = CliRunner().invoke(results.app, ["run", "--data-dir", str(tmp_path), "--only", "huge"])
+    assert done.exit_code != 0
+    assert "tiny" in done.output
+
+
+def test_the_parts_are_the_same_runs_whoever_asks(results: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "studies" / "tiny.toml").write_text('name = "t"\ndataset = "breast-cancer"\n')
+    part = results.Part(name="tiny", study="tiny.toml", methods="fedavg", change={"rounds": 3}, seeds=3)
+    one, two = part.runs(tmp_path), part.runs(tmp_path, 2)
+    assert [run.id for run in one][: len(two)] == [run.id for run in two]
+    assert {run.study.rounds for run in one} == {3}
+    assert expand(one[0].study, ["fedavg"], [3.0], 1, False, None)[0].id == one[0].id
