@@ -22,10 +22,10 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from secure_fedhelp.errors import FedHelpError
-from secure_fedhelp.research.compare import Estimate, estimate
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.engines import Outcome, processes
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand, names, parse_epsilons
+from secure_fedhelp.research.sweep.statistics import Estimate, estimate
 from secure_fedhelp.research.sweep.store import Store, run_row
 from secure_fedhelp.research.sweep.sweep import sweep
 
@@ -40,6 +40,15 @@ METRICS = {
     "macro_f1": "macro-F1",
     "dice": "Dice",
     "ece": "calibration error",
+}
+#: Rivals as the tables' headings have them; docs/results.md says what they are.
+SHORT = {
+    "local": "own records",
+    "local-warm": "own records, warm",
+    "local-dp": "own records, DP",
+    "local-dp-warm": "own records, DP, warm",
+    "public": "public set",
+    "pooled": "pooled",
 }
 Row = dict[str, str]
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -217,7 +226,7 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
     With ``auto`` the metric is Dice where there are masks, else AUROC.
     """
     asked = [pair.partition("/")[::2] for pair in names(pairs)]
-    rows = [["", *(f"{words(one)} less {words(two)}" for one, two in asked)]]
+    rows = [["", *(f"{words(one)} − {words(two)}" for one, two in asked)]]
     for part in names(many):
         chosen = ("dice" if _masked(part) else "auroc") if metric == "auto" else metric
         label = f"{part} (Dice)" if chosen == "dice" else part
@@ -227,14 +236,21 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
 
 def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:
     """``without PART,PART fedhelp:shared no-x:shared,... TIER METRIC``: what base has over each, a column a part."""
-    heading = [f"{words(base)} less", *names(many)]
+    heading = [f"{words(base)} −", *names(many)]
     found = [
         [words(rival), *(gain(part, base, rival, tier, metric) for part in names(many))] for rival in names(rivals)
     ]
     return [heading, *found]
 
 
-def time(_: str = "") -> list[list[str]]:
+def sent(part: str, base: str) -> list[list[str]]:
+    """``sent PART CONTENDER``: what a hospital sent in the whole study, and as a share of what it sends with one."""
+    found = {row["contender"]: float(row["bytes_up"]) for row in kept(part)}
+    rows = [["", "MB that a hospital sends", f"share of {base}"]]
+    return [*rows, *([name, f"{found[name] / 1e6:.3f}", f"{found[name] / found[base]:.3f}"] for name in found)]
+
+
+def time() -> list[list[str]]:
     """Runs and hours of one core, part by part."""
     rows, total, runs = [["part", "runs", "hours of one core"]], 0.0, 0
     for part in parts():
@@ -252,15 +268,14 @@ def _masked(part: str) -> bool:
 def words(who: str) -> str:
     """How a table names a contender's model."""
     contender = Contender.of(who)
-    if contender.name in RIVALS:
-        return RIVALS[contender.name]
-    return f"{contender.name}, {contender.model}"
+    return SHORT[contender.name] if contender.name in RIVALS else f"{contender.name} {contender.model}"
 
 
 TABLES: dict[str, Callable[..., list[list[str]]]] = {
     "levels": levels,
     "gains": gains,
     "without": without,
+    "sent": sent,
     "time": time,
 }
 _PLACE = re.compile(r"(<!-- table: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)

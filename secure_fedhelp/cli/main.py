@@ -13,7 +13,6 @@ from secure_fedhelp import __version__
 from secure_fedhelp.cli import (
     audit,
     bench,
-    compare,
     consortium,
     coordinator,
     demo,
@@ -39,7 +38,6 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("sweep")(sweep.sweep)
-app.command("compare")(compare.compare)
 app.add_typer(consortium.app, name="consortium")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(hospital.app, name="hospital")

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secure_fedhelp.cli.compare import level_words
-
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from secure_fedhelp.research.compare import Estimate
     from secure_fedhelp.research.sweep.engines import Outcome
     from secure_fedhelp.research.sweep.execute import RunResult
     from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
     from secure_fedhelp.research.sweep.runs import Run
+    from secure_fedhelp.research.sweep.statistics import Estimate
     from secure_fedhelp.research.sweep.sweep import Engine
 
 
@@ -159,7 +157,7 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                 for model in ("shared", "personal", name):
                     found = values(results, name, budget, tier, model, metric)
                     if found:
-                        table.add_row(name, model, level_words(level(found)), _difference(difference(found, first)))
+                        table.add_row(name, model, _level(level(found)), _difference(difference(found, first)))
             if table.row_count:
                 screen.print(table)
 
@@ -170,3 +168,8 @@ def _difference(found: Estimate | None) -> str:
     if math.isnan(found.half_width):
         return f"{found.mean:+.3f} (one seed)"
     return f"{found.mean:+.3f} [{found.mean - found.half_width:+.3f}, {found.mean + found.half_width:+.3f}]"
+
+
+def _level(found: Estimate) -> str:
+    """Mean ± standard deviation; of one seed the mean alone."""
+    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")

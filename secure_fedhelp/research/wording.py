@@ -84,7 +84,7 @@ def caveat(summary: Summary) -> str | None:
         return None
     return (
         f"This is one run with one seed; differences of AUROC up to {TIE:g} count as none, and larger ones can"
-        " still be chance. Several seeds with confidence intervals: secure-fedhelp compare."
+        " still be chance. Several seeds with confidence intervals: secure-fedhelp sweep."
     )
 
 

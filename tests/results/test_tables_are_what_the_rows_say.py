@@ -90,6 +90,12 @@ def test_what_was_not_measured_is_a_dash(results: ModuleType) -> None:
     assert results.level("nothing", "fedhelp:shared", "small", "auroc") == "–"
 
 
+def test_what_was_sent_stands_beside_its_share(results: ModuleType) -> None:
+    rows = [{"contender": name, "bytes_up": sent} for name, sent in (("fedavg", 2e6), ("half", 1e6))]
+    results.keep("x", [row | {"epsilon": "3", "seed": 1} for row in rows])
+    assert results.sent("x", "fedavg")[1:] == [["fedavg", "2.000", "1.000"], ["half", "1.000", "0.500"]]
+
+
 def test_a_rival_that_spends_nothing_stands_beside_every_epsilon(results: ModuleType) -> None:
     keep(results, "x", local=[0.7, 0.8])
     assert results.level("x", "local", "small", "auroc", epsilon="1") == "0.750 ± 0.071"

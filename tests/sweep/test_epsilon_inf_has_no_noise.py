@@ -15,7 +15,7 @@ from secure_fedhelp.privacy.mechanisms import Gaussian, planned_events
 from secure_fedhelp.privacy.noise import SeededNoise
 from secure_fedhelp.research import plans
 from secure_fedhelp.research.catalog import StudyData, prepare
-from secure_fedhelp.research.compare import run_in_process
+from secure_fedhelp.research.in_process import run_in_process
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.execute import Noiseless, execute
 from secure_fedhelp.research.sweep.runs import expand

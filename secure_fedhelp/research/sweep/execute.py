@@ -25,8 +25,8 @@ from secure_fedhelp.learning import baselines
 from secure_fedhelp.learning.evaluation import Metrics
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
 from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.research.compare import run_in_process
 from secure_fedhelp.research.demo_setup import create_run_folder
+from secure_fedhelp.research.in_process import run_in_process
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan, without_privacy
 from secure_fedhelp.research.results import collect

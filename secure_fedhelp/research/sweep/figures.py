@@ -11,9 +11,9 @@ from markupsafe import Markup
 from secure_fedhelp.pages import charts
 from secure_fedhelp.pages.estimates import Ends, Interval, Series, cost_chart, forest_chart, trend_chart
 from secure_fedhelp.pages.numbers import NOTHING, size
-from secure_fedhelp.research.compare import Estimate
 from secure_fedhelp.research.sweep.findings import ALONE, COMMON, Asked, Cost, Gain, Level
 from secure_fedhelp.research.sweep.runs import FREE
+from secure_fedhelp.research.sweep.statistics import Estimate
 from secure_fedhelp.research.wording import share, signed
 
 #: Charts of one kind have one scale; it spans at least this, so that what means nothing does not look like a cliff.

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from secure_fedhelp.research.compare import Estimate
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
-from secure_fedhelp.research.sweep.statistics import difference, level, values
+from secure_fedhelp.research.sweep.statistics import Estimate, difference, level, values
 
 #: What each model of a method has to beat: a shared one is private, a personal one stays at home and needs no noise.
 ALONE = {"shared": "local-dp", "personal": "local"}

@@ -7,14 +7,23 @@ A seed's value is the mean over a tier's hospitals, all judged on one test set, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fedhelp.research.compare import Estimate, estimate
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.runs import FREE
 from secure_fedhelp.research.sweep.store import tier_means
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds, standard deviation, and the half width of the 95 % interval of the mean (NaN for one seed)."""
+
+    mean: float
+    deviation: float
+    half_width: float
 
 
 def judged_by(results: Sequence[RunResult]) -> str:
@@ -47,3 +56,14 @@ def difference(one: dict[int, float], two: dict[int, float]) -> Estimate | None:
 
 def _array(found: dict[int, float], seeds: Sequence[int]) -> NDArray[np.float64]:
     return np.asarray([found[seed] for seed in seeds])
+
+
+def estimate(values: NDArray[np.float64]) -> Estimate:
+    """Of one value a seed; Student's t at 95 %."""
+    if len(values) < 2:
+        return Estimate(float(values.mean()), float("nan"), float("nan"))
+    from scipy.stats import t
+
+    deviation = float(values.std(ddof=1))
+    half_width = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    return Estimate(float(values.mean()), deviation, half_width)
