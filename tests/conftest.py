@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture
+def nothing_remembered() -> Callable[[], None]:
+    """Forgets public steps that were done before, for tests that do the same twice: else the second is the first."""
+    from secure_fedhelp.learning.steps import COMMON
+
+    return COMMON.forget

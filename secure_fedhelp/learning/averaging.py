@@ -131,6 +131,17 @@ class Averaging(Method):
         home_steps(model, self.site.records, steps, rate, self.plan, rng, self.lesson(model))
         return model
 
+    def home_share(self, round_number: int) -> tuple[int, float]:
+        """Home steps of a round and their rate, for a model that is trained at home from the first round on.
+
+        Over all rounds as many as other methods take: a small hospital's personal steps are dealt out over the rounds.
+        """
+        learning, rounds = self.plan.learning, self.plan.training_rounds
+        if self.site.tier == "large":
+            return learning.pupil_steps, learning.pupil_learning_rate
+        before, after = (learning.personal_steps * number // rounds for number in (round_number, round_number + 1))
+        return after - before, learning.personal_learning_rate
+
     # -- between rounds ------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[np.float64]]:

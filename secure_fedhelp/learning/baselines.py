@@ -68,16 +68,20 @@ def local_non_private(
 ) -> Metrics:
     """The hospital's own alternative: its own records, no noise, nothing shared; a large one uses the large network.
 
-    With ``public`` it starts from the public warm start, as the study's models do.
+    With ``public`` it starts from the public warm start, and a small hospital then takes the same steps at home as its
+    personal model in the study; a large one those of its pupil. From nothing a small one takes as many as a large one:
+    fewer would leave a model from scratch half trained.
     """
-    learning = plan.learning
-    architecture = plan.model.large if plan.hospital(hospital).tier == "large" else plan.model.small
+    learning, large = plan.learning, plan.hospital(hospital).tier == "large"
+    architecture = plan.model.large if large else plan.model.small
+    steps, rate = plan.study.rounds * learning.pupil_steps, learning.pupil_learning_rate
     if public is None:
         model = fresh_model(plan, architecture)
     else:
         model = warm_model(plan, architecture, public, _float64(teacher_logits))
-    steps = plan.study.rounds * learning.pupil_steps
-    home_steps(model, records, steps, learning.pupil_learning_rate, plan, _rng(plan, _HOME, hospital))
+        if not large:
+            steps, rate = learning.personal_steps, learning.personal_learning_rate
+    home_steps(model, records, steps, rate, plan, _rng(plan, _HOME, hospital))
     return evaluate(model, test)
 
 

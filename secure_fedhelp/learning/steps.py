@@ -31,7 +31,7 @@ ExtraLoss = Callable[[Tensor, Tensor], Tensor]
 #: Separates the streams of public randomness, so that no two uses of the plan's seed draw the same numbers.
 _WARM, _PUBLIC = 1, 2
 #: Public steps follow from the model that they start from and from public things, so what one did serves all.
-_COMMON = CommonWork()
+COMMON = CommonWork()
 
 
 def fresh_model(plan: StudyPlan, architecture: str) -> TwoHeaded:
@@ -123,7 +123,7 @@ def _public_steps(
         "ensemble": weight,
     }
     key = key_of(model, settings, answers, *teachers)
-    _COMMON.once(key, model, lambda: _train_public(model, plan, steps, public, teachers, ensemble, rng))
+    COMMON.once(key, model, lambda: _train_public(model, plan, steps, public, teachers, ensemble, rng))
 
 
 def _train_public(

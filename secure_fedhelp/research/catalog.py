@@ -19,7 +19,7 @@ import numpy as np
 
 from secure_fedhelp.data.images import normalise
 from secure_fedhelp.data.partition import split
-from secure_fedhelp.data.records import PublicSet, Records
+from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
 from secure_fedhelp.research.dealing import Dealt, deal
@@ -200,8 +200,17 @@ def _read_medmnist(dataset: str, folder: Path | None) -> tuple[Records, int]:
             labels = [stored[f"{part}_labels"].reshape(-1).astype(np.int64) for part in ("train", "val", "test")]
     except (OSError, ValueError, KeyError) as error:
         raise InvalidData(f"{path}: not the official MedMNIST file ({error})") from error
-    everything = Records(np.concatenate(images), np.concatenate(labels), _patients(sum(map(len, images))))
-    return everything, len(images[0]) + len(images[1])
+    open_part = len(images[0]) + len(images[1])
+    everything = Records(np.concatenate(images), np.concatenate(labels), _patients_of(np.concatenate(images)))
+    tested = set(everything.patients[open_part:])  # a copy of a test image must not be trained on
+    kept = [i for i, patient in enumerate(everything.patients) if i >= open_part or patient not in tested]
+    return everything.take(kept), open_part - (len(everything) - len(kept))
+
+
+def _patients_of(images: Inputs) -> tuple[str, ...]:
+    """A patient for each distinct image: the files name none, and copies of an image are one person's."""
+    first: dict[bytes, int] = {}
+    return tuple(f"p{first.setdefault(image.tobytes(), number):05d}" for number, image in enumerate(images))
 
 
 def _medmnist(dataset: str, folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:

@@ -114,16 +114,18 @@ def _images(
             raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
         tested = read_image_set(data.path, classes, "test", progress).records
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
-        records = records.take([i for i, patient in enumerate(records.patients) if patient not in known])
+        kept = [i for i, patient in enumerate(records.patients) if patient not in known]
+        records, sites = records.take(kept), _sites(data.path, partition, len(records), kept)
         everything = _joined(records, tested)
         test: Indices = np.arange(len(records), len(everything))
         public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
+        sites = _sites(data.path, partition, len(records), range(len(records)))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
     strata = _strata(everything)
-    hospitals = deal(partition, everything.patients, strata, _sites(data.path, partition), pool, rng)
+    hospitals = deal(partition, everything.patients, strata, sites, pool, rng)
     fields = data_fields(name, "image", data.classes, everything.inputs.shape[1:], ())
     fields |= {"task": "segmentation"} if everything.masked else {}
     return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
@@ -138,10 +140,17 @@ def _strata(records: Records) -> Labels:
     return np.where(pixels.any(axis=0), 1 + pixels.argmax(axis=0), 0).astype(np.int64)
 
 
-def _sites(path: Path, partition: Partition) -> Sequence[str] | None:
+def _sites(path: Path, partition: Partition, count: int, kept: Sequence[int]) -> Sequence[str] | None:
+    """The site of each of the ``kept`` records, from an array that names those of all ``count`` of them.
+
+    In MedMNIST's layout these are the records of training and validation; sites of the test part may follow.
+    """
     if not isinstance(partition, SitePartition):
         return None
-    return [str(site) for site in read_arrays(path, [partition.column])[partition.column]]
+    named = read_arrays(path, [partition.column])[partition.column]
+    if len(named) < count:
+        raise InvalidData(f"{path.name}: {partition.column!r} names {len(named)} sites for {count} records")
+    return [str(named[number]) for number in kept]
 
 
 def _joined(one: Records, other: Records) -> Records:

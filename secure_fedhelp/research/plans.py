@@ -236,13 +236,14 @@ def build_plan(
 
 
 def without_privacy(plan: StudyPlan) -> StudyPlan:
-    """The same plan for a run without noise: gradients are in effect not clipped, and weights follow sizes alone.
+    """The same plan for a run without noise, in which weights follow sizes alone. Gradients are clipped as ever: what
+    differs from the plan is the noise, and not the length of the steps that its learning rate was chosen for.
 
     Gaussian channels get a noise multiplier of 0, which no plan that is read can have: for such a one there are no
-    planned events (InvalidPlan), so no release gate lets anything of it out. What a patient brings to them stays cut to
-    their sensitivity, by which they are scaled.
+    planned events (InvalidPlan). And no release gate takes what was made without noise (sweep/execute.Noiseless). What a
+    patient brings to these channels stays cut to their sensitivity, by which they are scaled.
     """
-    section = {"clipping_norm": 1e6, "noise_multiplier": 1.0}
+    section = {"noise_multiplier": 1.0}
     privacy = {tier: p.model_copy(update=section) for tier, p in plan.privacy.items()}
     channels = tuple(
         c.model_copy(update={"noise_multiplier": 0.0}) if c.mechanism == "gaussian" else c for c in plan.channels

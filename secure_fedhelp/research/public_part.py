@@ -72,6 +72,9 @@ def strangers(dealt: Dealt, part: PublicPart, others: Records, rng: np.random.Ge
             f"[public] dataset = {part.dataset!r}: images of shape {list(found)}, and the study's are {list(shape)}",
             "A model takes inputs of one shape: choose a data set of the same, or leave dataset out.",
         )
+    # Where the study is of this very data set under another name, its own images are no strangers.
+    own = {image.tobytes() for image in dealt.records.inputs}
+    others = others.take([number for number, image in enumerate(others.inputs) if image.tobytes() not in own])
     if (wanted := wanted_patients(dealt, part)) > others.n_patients:
         raise InvalidPartition(
             f"[public] asks for {wanted} patients, and {part.dataset} has {others.n_patients}", _FEWER

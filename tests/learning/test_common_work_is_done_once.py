@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from secure_fedhelp.learning.common_work import CommonWork, key_of
+from secure_fedhelp.learning.models import build, flatten
+from secure_fedhelp.learning.steps import public_steps
+from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.research.study_file import StudyFile
 
 
 def model(seed: int = 1) -> nn.Module:
@@ -92,7 +99,7 @@ def test_every_difference_makes_another_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_a_failure_is_everybodys_and_is_not_kept() -> None:
+def test_after_a_failure_the_next_tries_again() -> None:
     common, one = CommonWork(), model()
     key = key_of(one, "steps")
 
@@ -106,11 +113,54 @@ def test_a_failure_is_everybodys_and_is_not_kept() -> None:
     assert work.calls == 1
 
 
-def test_old_models_are_forgotten() -> None:
-    common, one = CommonWork(kept=2), model()
+def test_no_more_bytes_are_kept_than_allowed() -> None:
+    size = sum(values.nbytes for values in model().state_dict().values())
+    common, one = CommonWork(kept=2 * size), model()
     for name in ("a", "b", "c"):
         own = model()
         common.once(name, own, Counted(own))
-    work = Counted(one)
-    common.once("a", one, work)
-    assert work.calls == 1
+    kept, gone = Counted(one), Counted(one)
+    common.once("c", one, kept)
+    common.once("a", one, gone)
+    assert (kept.calls, gone.calls) == (0, 1)
+
+
+def test_a_model_larger_than_all_that_may_be_kept_is_trained_and_not_kept() -> None:
+    common, one = CommonWork(kept=1), model()
+    works = [Counted(one), Counted(one)]
+    for work in works:
+        common.once("a", one, work)
+    assert [work.calls for work in works] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning": {"public_learning_rate": 0.02}},
+        {"learning": {"temperature": 2.0}},
+        {"round": 1},
+        {"seed": 2},
+        {"teacher": 1.0},
+        {"ensemble": 1.0},
+        {"weight": 0.5},
+    ],
+)
+def test_public_steps_that_differ_in_anything_are_not_shared(change: dict[str, Any]) -> None:
+    """Two hospitals of one study never differ in these; two studies in one process do."""
+    assert not np.allclose(stepped({"ensemble": 0.0}), stepped({"ensemble": 0.0} | change))
+
+
+def stepped(change: dict[str, Any]) -> NDArray[np.float64]:
+    study = StudyFile.model_validate(
+        {"name": "a", "dataset": "breast-cancer", "rounds": 2, "learning": change.get("learning", {})}
+    )
+    data = study_data(study, None)
+    plan = study_plan(study, data)
+    plan = plan.model_copy(update={"study": plan.study.model_copy(update={"seed": change.get("seed", 1)})})
+    torch.manual_seed(0)
+    made = build(plan.model.small, plan.data.input_shape, 2, 1)
+    noise = np.random.default_rng(0).normal(size=(2, len(data.public), 2))
+    ensemble = (noise[1] + np.array([change["ensemble"], 0]), change.get("weight", 1.0))
+    teacher = noise[0] + np.array([change.get("teacher", 0.0), 0])
+    public_steps(made, plan, change.get("round", 0), data.public, teacher, ensemble)
+    return flatten(made)

@@ -190,9 +190,13 @@ def test_a_patients_gradient_is_clipped_in_both_models_together(study_with: Make
 
 
 @pytest.mark.parametrize("twin", [False, True])
-def test_the_same_seed_gives_the_same_study(study_with: Make, twin: bool) -> None:
+def test_the_same_seed_gives_the_same_study(
+    study_with: Make, twin: bool, nothing_remembered: Callable[[], None]
+) -> None:
     study = study_with(method=TWIN | {"twin": twin})
-    one, two = run_study(study), run_study(study)
+    one = run_study(study)
+    nothing_remembered()
+    two = run_study(study)
     for name in NAMES:
         assert np.array_equal(one[name].base, two[name].base)
         assert np.array_equal(flatten(one[name].personalise()), flatten(two[name].personalise()))
@@ -203,7 +207,7 @@ def test_steps_at_home_are_as_many_as_those_of_fedavg(
     study_with: Make, monkeypatch: pytest.MonkeyPatch, personal_steps: int
 ) -> None:
     taken: dict[str, int] = {}
-    for method, module in (("proxyfl", proxyfl), ("fedavg", averaging)):
+    for method, module in (("proxyfl", proxyfl), ("prr", prr), ("fedavg", averaging)):
         real = module.home_steps
 
         def counted(model: Any, records: Any, steps: int, *rest: Any, real: Any = real, method: str = method) -> None:
@@ -214,7 +218,7 @@ def test_steps_at_home_are_as_many_as_those_of_fedavg(
         for member in run_study(study_with(method={"name": method}, personal_steps=personal_steps)).values():
             member.personalise()
     for patients in (40, 20, 12):
-        assert taken[f"proxyfl {patients}"] == taken[f"fedavg {patients}"] > 0
+        assert taken[f"proxyfl {patients}"] == taken[f"prr {patients}"] == taken[f"fedavg {patients}"] > 0
 
 
 def test_a_private_model_has_the_network_of_its_tier_and_is_what_is_deployed(study_with: Make) -> None:

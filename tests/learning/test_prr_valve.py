@@ -249,7 +249,7 @@ def test_a_hospital_that_sat_out_or_crashed_takes_the_band_and_keeps_its_own(stu
 
 def test_a_pupil_learns_from_the_deputy_only_once_it_has_recovered(study_with: Callable[..., Study]) -> None:
     def personal(**options: Any) -> NDArray[np.float64]:
-        study = study_with(method={"name": "prr", "cpa": False} | options, pupil_steps=6)
+        study = study_with(method={"name": "prr", "cpa": False} | options, personal_steps=24)
         member = hospital(study, "beta")
         spectrum = member.contribute(0).channels["spectrum"]
         member.absorb(0, {"spectrum": spectrum})
@@ -273,7 +273,7 @@ def test_a_large_hospitals_personal_model_is_the_plans_large_network(study_with:
 def test_an_unlabelled_public_set_is_scored_by_the_teacher_or_not_at_all(
     study_with: Callable[..., Study], taught: bool
 ) -> None:
-    study = study_with(labelled=False, method={"name": "prr"}, pupil_steps=6)
+    study = study_with(labelled=False, method={"name": "prr"}, personal_steps=24)
     member = hospital(study, "beta")
     if not taught:
         member.site = replace(member.site, teacher=None)

@@ -18,7 +18,6 @@ from pyarrow import parquet
 from sweeps import STUDY, Counting, result, runs
 from typer.testing import CliRunner
 
-from secure_fedhelp import __version__
 from secure_fedhelp.cli.main import app
 from secure_fedhelp.errors import DataChanged, InvalidConfiguration, InvalidData, InvalidPartition, StorageError
 from secure_fedhelp.research.catalog import StudyData
@@ -27,7 +26,7 @@ from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
 from secure_fedhelp.research.sweep.execute import execute
-from secure_fedhelp.research.sweep.runs import Run, expand, parse_epsilons
+from secure_fedhelp.research.sweep.runs import Run, expand, parse_epsilons, versions
 from secure_fedhelp.research.sweep.statistics import difference, level, values
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.research.sweep.sweep import sweep
@@ -122,7 +121,7 @@ def test_sections_that_a_study_does_not_have_leave_its_runs_their_names() -> Non
     (run,) = runs("fedhelp", seeds=1)
     values = {key: value for key, value in run.study.model_dump(mode="json").items() if value is not None}
     assert not values.keys() & {"public", "teacher", "privacy", "weights"}
-    known = {"contender": "fedhelp", "encrypted": False, "epsilon": "3", "study": values, "version": __version__}
+    known = {"contender": "fedhelp", "encrypted": False, "epsilon": "3.0", "study": values, "versions": versions()}
     assert run.id == digest(known)[:16]
     for section in ({"public": {"records": 5}}, {"teacher": {"kind": "none"}}, {"weights": "uniform"}):
         other = StudyFile.model_validate(STUDY.model_dump() | section)

@@ -70,7 +70,7 @@ class ProxyFl(Averaging):
         super().learn(round_number, means)
         if not self.options.twin:
             model = self.private_model()
-            self._at_home(model, *self._home_share(round_number), self.site.rng(_ROUND, round_number))
+            self._at_home(model, *self.home_share(round_number), self.site.rng(_ROUND, round_number))
             self.private = flatten(model)
         elif self._twin_private is not None:
             self.private, self._twin_private = self._twin_private, None
@@ -92,14 +92,6 @@ class ProxyFl(Averaging):
                 steps, rate = learning.personal_steps, learning.personal_learning_rate
                 self._at_home(self._personal, steps, rate, self.site.rng(_END, 0))
         return self._personal
-
-    def _home_share(self, round_number: int) -> tuple[int, float]:
-        """Home steps of a round, and their rate; see the top of this file."""
-        learning, rounds = self.plan.learning, self.plan.training_rounds
-        if self.site.tier == "large":
-            return learning.pupil_steps, learning.pupil_learning_rate
-        before, after = (learning.personal_steps * number // rounds for number in (round_number, round_number + 1))
-        return after - before, learning.personal_learning_rate
 
     def _at_home(self, model: TwoHeaded, steps: int, rate: float, rng: np.random.Generator) -> None:
         """Steps of (1 - alpha) CE + alpha KL(proxy || private) without noise, in place; the cohort's proxy teaches."""

@@ -268,13 +268,13 @@ class Prr(Averaging):
 
     def _train_personal(self, round_number: int) -> None:
         """The pupil's steps of a round, in epochs."""
-        learning, det, rng = self.plan.learning, self.options.det, self.site.rng(_HOME, round_number)
+        det, rng = self.options.det, self.site.rng(_HOME, round_number)
+        (count, rate), temperature = self.home_share(round_number), self.plan.learning.temperature
         model, deputy, losses, stage = self.personal_model(), self.shared_model(), self.losses(round_number), None
-        for steps in epochs(learning.pupil_steps, self.options.epochs):
+        for steps in epochs(count, self.options.epochs):
             stage = self._next_stage(stage, model, deputy) if det else None
-            lesson = _taught_by(deputy, learning.temperature) if stage is not None and stage.deputy_teaches else None
-            rate, records = learning.pupil_learning_rate, self.site.records
-            home_steps(model, records, steps, rate, self.plan, rng, lesson, losses)
+            lesson = _taught_by(deputy, temperature) if stage is not None and stage.deputy_teaches else None
+            home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson, losses)
         self.personal = flatten(model)
 
     def _next_stage(self, stage: Stage | None, personal: nn.Module, deputy: nn.Module) -> Stage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ RIVALS: dict[str, str] = {
 }
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "pooled"})
+_PACKAGES = ("torch", "opacus", "tenseal", "numpy")
 _OPTIONS = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
@@ -68,9 +70,9 @@ class Run:
             {
                 "contender": self.contender,
                 "encrypted": self.encrypted,
-                "epsilon": shown_epsilon(self.epsilon),
+                "epsilon": repr(self.epsilon),
                 "study": study,
-                "version": __version__,
+                "versions": versions(),
             }
         )[:16]
 
@@ -128,9 +130,16 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
         changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
         sections = ("method", "public", "teacher", "model", "partition", "privacy", "weights")
         changes |= {key: value for key in sections if (value := getattr(variant, key)) is not None}
+        if variant.method is None and contender in _OPTIONS:  # a variant called fedavg is of FedAvg
+            changes["method"] = _OPTIONS[contender]()
     elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
         changes["method"] = _OPTIONS[contender]()
     return study.model_copy(update=changes)
+
+
+def versions() -> str:
+    """What computes results: another release of any of these may give others."""
+    return ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + f", secure-fedhelp {__version__}"
 
 
 def shown_epsilon(epsilon: float) -> str:
