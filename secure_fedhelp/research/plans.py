@@ -240,7 +240,7 @@ def without_privacy(plan: StudyPlan) -> StudyPlan:
     differs from the plan is the noise, and not the length of the steps that its learning rate was chosen for.
 
     Gaussian channels get a noise multiplier of 0, which no plan that is read can have: for such a one there are no
-    planned events (InvalidPlan). And no release gate takes what was made without noise (sweep/execute.Noiseless). What a
+    planned events (InvalidPlan). And no release gate takes what was made without noise (execute.Noiseless). What a
     patient brings to these channels stays cut to their sensitivity, by which they are scaled.
     """
     section = {"noise_multiplier": 1.0}

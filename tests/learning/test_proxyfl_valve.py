@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secure_fedhelp.learning import averaging
 from secure_fedhelp.learning.method import Site
-from secure_fedhelp.learning.methods import make_method, proxyfl
+from secure_fedhelp.learning.methods import make_method, proxyfl, prr
 from secure_fedhelp.learning.methods.proxyfl import ProxyFl, mutual_losses
 from secure_fedhelp.learning.models import flatten
 from secure_fedhelp.privacy.mechanisms import planned_event

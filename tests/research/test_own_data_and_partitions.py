@@ -157,6 +157,33 @@ def test_an_image_set_with_sites(tmp_path: Path) -> None:
     assert study_plan(file, data).data.input_shape == (1, 8, 8)
 
 
+def medmnist(patients: int = 160) -> dict[str, Any]:
+    arrays = scans(patients + 80)
+    cuts = {"train": slice(0, patients), "val": slice(patients, patients + 20), "test": slice(patients + 20, None)}
+    layout = {f"{part}_images": arrays["images"][cut] for part, cut in cuts.items()}
+    return layout | {f"{part}_labels": arrays["labels"][cut, None] for part, cut in cuts.items()}
+
+
+def test_sites_stay_with_their_records_where_a_copy_of_a_test_image_is_left_out(tmp_path: Path) -> None:
+    layout, sites = medmnist(), np.asarray(["e", "f", "g"])[np.arange(180) % 3]
+    layout["train_images"][5] = layout["test_images"][3]
+    np.savez(tmp_path / "own.npz", **layout, clinic=sites)
+    file = study(tmp_path, IMAGE + "[parts]\npublic = 20\nreference = 20\n" + SITES.replace("north-end", "e"))
+    data = study_data(file, None)
+    images = np.concatenate([layout["train_images"], layout["val_images"]])
+    site_of = {image.tobytes(): site for image, site in zip(images, sites, strict=True)}
+    for name, (_, records) in data.hospitals.items():
+        seen = np.round((records.inputs[:, 0] * 0.25 + 0.5) * 255).astype(np.uint8)
+        assert {site_of[image.tobytes()] for image in seen} == {name}
+
+
+def test_too_few_sites_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", **medmnist(), clinic=np.asarray(["e", "f", "g"])[np.arange(160) % 3])
+    file = study(tmp_path, IMAGE + "[parts]\npublic = 20\nreference = 20\n" + SITES.replace("north-end", "e"))
+    with pytest.raises(InvalidData, match="names 160 sites for 180 records"):
+        study_data(file, None)
+
+
 def test_a_medmnist_file_keeps_its_test_part(tmp_path: Path) -> None:
     arrays = scans(240)
     cuts = {"train": slice(0, 160), "val": slice(160, 180), "test": slice(180, 240)}

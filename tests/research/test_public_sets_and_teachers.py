@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from small_catalog import split_hash, write_catalog
+from small_catalog import split_hash, write_catalog, write_medmnist
 
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.data.images import load_public
@@ -473,3 +473,33 @@ def test_the_example_is_a_whole_table(catalog: Path) -> None:
     assert found["no-teacher"].reference is None
     assert found["labelled"].public.labels is not None
     np.testing.assert_array_equal(found["labelled"].public.inputs, found["fedhelp"].public.inputs)
+
+
+def test_copies_of_an_image_are_one_patient_and_none_of_them_is_tested_and_trained_on(tmp_path: Path) -> None:
+    write_medmnist(tmp_path)
+    with np.load(tmp_path / "breastmnist.npz") as stored:
+        arrays = dict(stored)
+    arrays["train_images"][3] = arrays["test_images"][0]
+    arrays["train_images"][5] = arrays["train_images"][7]
+    arrays["train_labels"][5] = arrays["train_labels"][7]
+    np.savez(tmp_path / "breastmnist.npz", **arrays)
+    data = study_data(study("breast"), tmp_path)
+    parts = [data.test.inputs, data.public.inputs, data.reference.inputs]  # type: ignore[union-attr]
+    parts += [records.inputs for _, records in data.hospitals.values()]
+    assert sum(map(len, parts)) == 450 + 20 + 40 - 1
+    images = [{image.tobytes() for image in part} for part in parts]
+    for number, one in enumerate(images):
+        assert all(one.isdisjoint(other) for other in images[number + 1 :])
+
+
+def test_a_public_set_of_the_studys_own_images_under_another_name_has_none_of_them(tmp_path: Path) -> None:
+    write_medmnist(tmp_path)
+    own = {
+        "name": "own",
+        "data": {"path": str(tmp_path / "breastmnist.npz"), "classes": ["a", "b"]},
+        "parts": {"public": 30, "reference": 40},
+        "partition": {"kind": "sizes"},
+        "public": {"dataset": "breast", "records": 20},
+    }
+    with pytest.raises(InvalidPartition, match="asks for 20 patients, and breast has 0"):
+        study_data(StudyFile.model_validate(own), tmp_path)

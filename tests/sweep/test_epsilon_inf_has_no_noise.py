@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ledgers import DATASET, open_ledger
 
-from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotReleasable
 from secure_fedhelp.learning.measuring import one_record_each
 from secure_fedhelp.learning.method import Site
+from secure_fedhelp.learning.methods import make_method
 from secure_fedhelp.learning.methods.prr import Prr
 from secure_fedhelp.privacy.mechanisms import Gaussian, planned_events
 from secure_fedhelp.privacy.noise import SeededNoise
+from secure_fedhelp.privacy.release import Budget, ReleaseGate
 from secure_fedhelp.research import plans
 from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.in_process import run_in_process
@@ -90,3 +95,28 @@ def test_a_rival_without_privacy_trains_without_noise_too() -> None:
         aurocs.append([h.metrics["auroc"] for h in execute(run).hospitals])
     assert min(aurocs[0]) > 0.9
     assert np.mean(aurocs[0]) > np.mean(aurocs[1])
+
+
+def test_what_was_made_without_noise_passes_no_gate(data: StudyData, tmp_path: Path) -> None:
+    """Of any method: the plan of a run without noise looks like one with, so the source of the noise has to tell."""
+    study = StudyFile.model_validate({"name": "a", "dataset": "breast-cancer", "rounds": 1})
+    plan = plans.without_privacy(plans.study_plan(study, data))
+    name, (_, records) = next(iter(data.hospitals.items()))
+    member = make_method(Site(plan, name, records, data.public, None, Noiseless(b"seed")))
+    with open_ledger(tmp_path / "ledger.jsonl", name) as ledger:
+        gate = ReleaseGate(ledger, plan, name, Budget(DATASET))
+        with pytest.raises(NotReleasable, match="noise of source 'none'"):
+            gate.release(0, member.contribute(0))
+        assert ledger.count == 0
+
+
+def test_a_run_without_privacy_is_never_encrypted() -> None:
+    study = StudyFile.model_validate({"name": "a", "dataset": "breast-cancer", "rounds": 1})
+    (run,) = expand(study, ["fedavg"], [math.inf], 1, False, None)
+    with pytest.raises(InvalidConfiguration, match="nothing may leave"):
+        execute(replace(run, encrypted=True))
+
+
+def test_gradients_are_clipped_as_ever(noisy: StudyPlan) -> None:
+    norms = {tier: section.clipping_norm for tier, section in noisy.privacy.items()}
+    assert {tier: s.clipping_norm for tier, s in plans.without_privacy(noisy).privacy.items()} == norms

@@ -290,3 +290,15 @@ def test_differences_are_paired_by_seed_over_the_seeds_that_both_have() -> None:
     assert found is not None
     assert (found.mean, found.deviation) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-12))
     assert difference(one, {}) is None
+
+
+def test_a_variant_called_as_a_method_is_of_that_method() -> None:
+    study = StudyFile.model_validate(STUDY.model_dump() | {"variants": {"fedavg": {"learning": {"warm_steps": 2}}}})
+    (run,) = expand(study, ["fedavg"], [3.0], 1, False, None)
+    assert run.study.method is not None
+    assert run.study.method.name == "fedavg"
+    assert run.study.learning["warm_steps"] == 2
+
+
+def test_budgets_that_look_alike_are_two_runs() -> None:
+    assert len(runs("fedavg", epsilons=(1.0, 1.0000004), seeds=1)) == 2
