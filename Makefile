@@ -36,6 +36,7 @@ bench: $(STAMP)
 
 # docs/results.md from scratch: hours. DATA is the folder of the data sets (README, "Data").
 results: $(STAMP)
+	@test -n "$(DATA)" || { echo "say where the data are: make results DATA=FOLDER"; exit 2; }
 	$(BIN)/python benchmarks/results.py run --data-dir $(DATA) $(RESULTS)
 
 format: $(STAMP)

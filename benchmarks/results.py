@@ -11,6 +11,7 @@ run, are kept in docs/results/PART.csv. A table stands in docs/results.md betwee
 from __future__ import annotations
 
 import csv
+import io
 import re
 import sys
 import tomllib
@@ -21,19 +22,32 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel, ConfigDict, Field
 
-from secure_fedhelp.errors import FedHelpError
+from secure_fedhelp.errors import FedHelpError, InvalidData
+from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.engines import Outcome, processes
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand, names, parse_epsilons
 from secure_fedhelp.research.sweep.statistics import Estimate, estimate
 from secure_fedhelp.research.sweep.store import Store, run_row
 from secure_fedhelp.research.sweep.sweep import sweep
+from secure_fedhelp.study.files import write_atomic
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parent / "docs" / "results.md"
 KEPT = HERE.parent / "docs" / "results"
 #: Columns of a kept row beside TIER_MODEL_METRIC; OUT/PART/results.csv has all of them.
-ABOUT = ("run", "contender", "epsilon", "seed", "encryption", "plan_sha256", "epsilon_spent", "bytes_up", "seconds")
+ABOUT = (
+    "run",
+    "contender",
+    "epsilon",
+    "seed",
+    "encryption",
+    "plan_sha256",
+    "versions",
+    "epsilon_spent",
+    "bytes_up",
+    "seconds",
+)
 METRICS = {
     "auroc": "AUROC",
     "balanced_accuracy": "balanced accuracy",
@@ -91,7 +105,8 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = 2,
     only: Annotated[str, typer.Option(help="Parts, with commas; all if absent.")] = "",
     seeds: Annotated[int | None, typer.Option(min=1, help="Fewer seeds than results.toml asks for.")] = None,
-    epsilon: Annotated[str | None, typer.Option(help="Other budgets than results.toml asks for.")] = None,
+    epsilon: Annotated[str | None, typer.Option(help="Some of the budgets that results.toml asks for.")] = None,
+    replace: Annotated[bool, typer.Option(help="Keep these figures even if more runs are kept now.")] = False,
 ) -> None:
     """Run what is left of each part, keep its figures, and fill the tables."""
     known = parts()
@@ -100,7 +115,13 @@ def run(
         raise typer.BadParameter(f"{strangers[0]!r} is none of {', '.join(known)}")
     failed = 0
     for name in chosen:
-        asked = known[name].runs(data_dir, seeds, epsilon)
+        try:
+            asked = known[name].runs(data_dir, seeds, epsilon)
+            study_data(asked[0].study, data_dir)
+        except InvalidData as error:
+            failed += 1
+            print(f"{name}: left out. {error.message} {error.hint}", flush=True)
+            continue
         done = Store(out / name)
         left = sum(not done.done(one) for one in asked)
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
@@ -113,10 +134,14 @@ def run(
 
         sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
         # All that was ever done of the part, also where only some of it was asked for now.
-        keep(name, [run_row(result) for result in done.results(known[name].runs(data_dir))])
+        rows = [run_row(result) for result in done.results(known[name].runs(data_dir))]
+        if replace or len(rows) >= len(kept(name)):
+            keep(name, rows)
+        else:
+            print(f"{name}: {len(kept(name))} runs are kept, and {out} has {len(rows)}: nothing replaced (--replace)")
     fill()
     if failed:
-        print(f"{failed} run(s) failed; run this again to repeat them")
+        print(f"{failed} run(s) or part(s) failed; run this again to repeat them")
         raise typer.Exit(1)
 
 
@@ -130,11 +155,12 @@ def keep(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """The figures of a part, one row a run, to four digits."""
     columns = [*ABOUT, *sorted({key for row in rows for key in row if key.startswith(("large_", "small_"))})]
     KEPT.mkdir(exist_ok=True)
-    with (KEPT / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        for row in sorted(rows, key=lambda row: (row["contender"], row["epsilon"], row["seed"])):
-            writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for row in sorted(rows, key=lambda row: (row["contender"], row["epsilon"], row["seed"])):
+        writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
+    write_atomic(KEPT / f"{name}.csv", text.getvalue().encode())
 
 
 def kept(name: str) -> list[Row]:
@@ -298,7 +324,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def fill() -> None:
-    DOCUMENT.write_text(filled(DOCUMENT.read_text()))
+    write_atomic(DOCUMENT, filled(DOCUMENT.read_text()).encode())
 
 
 if __name__ == "__main__":

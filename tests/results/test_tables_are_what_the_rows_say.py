@@ -58,6 +58,17 @@ def test_the_document_in_the_repository_is_what_its_rows_fill_in() -> None:
     assert module.filled(text) == text, "python benchmarks/results.py tables"
 
 
+@pytest.mark.parametrize("part", sorted(path.stem for path in (ROOT / "docs" / "results").glob("*.csv")))
+def test_kept_rows_are_of_the_studies_that_are_asked_for_now(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study file that is changed makes other runs: figures of the old ones must not stand under its name."""
+    module = _load()
+    rows = module.kept(part)
+    (made_with,) = {row["versions"] for row in rows}
+    monkeypatch.setattr("secure_fedhelp.research.sweep.runs.versions", lambda: made_with)
+    asked = {run.id for run in module.parts()[part].runs(Path("data"))}
+    assert {row["run"] for row in rows} <= asked, "run the part again: make results"
+
+
 def test_every_part_can_be_expanded_and_no_two_have_one_name() -> None:
     module = _load()
     with (ROOT / "benchmarks" / "results.toml").open() as file:
@@ -126,6 +137,38 @@ def test_a_run_fills_the_document_and_keeps_rows_that_fill_it_again(results: Mod
     some = CliRunner().invoke(results.app, [*command, "--out", str(out), "--epsilon", "3", "--seeds", "1"])
     assert "tiny: 2 runs, 0 left" in some.output
     assert results.DOCUMENT.read_text() == text
+
+
+def test_a_trial_of_a_few_seeds_does_not_replace_what_is_kept(results: ModuleType, tmp_path: Path) -> None:
+    learning = "{ learning = { warm_steps = 1, public_steps = 1, pupil_steps = 1, personal_steps = 1 } }"
+    (tmp_path / "results.toml").write_text(
+        f'[[part]]\nname = "tiny"\nstudy = "tiny.toml"\nmethods = "local-dp"\nseeds = 2\nchange = {learning}\n'
+    )
+    (tmp_path / "studies" / "tiny.toml").write_text('name = "t"\ndataset = "breast-cancer"\nrounds = 1\n')
+    results.DOCUMENT.write_text("")
+    results.keep("tiny", [{"contender": "a", "epsilon": "3", "seed": n} for n in range(5)])
+    command = ["run", "--data-dir", str(tmp_path), "--jobs", "1", "--out", str(tmp_path / "out"), "--seeds", "1"]
+    done = CliRunner().invoke(results.app, command)
+    assert "5 runs are kept" in done.output
+    assert len(results.kept("tiny")) == 5
+    CliRunner().invoke(results.app, [*command, "--replace"])
+    assert len(results.kept("tiny")) == 1
+
+
+def test_a_part_whose_data_are_missing_is_named_and_the_others_are_run(results: ModuleType, tmp_path: Path) -> None:
+    parts = "".join(
+        f'[[part]]\nname = "{name}"\nstudy = "{name}.toml"\nmethods = "public"\nseeds = 1\n'
+        for name in ("gone", "here")
+    )
+    (tmp_path / "results.toml").write_text(parts)
+    for name, dataset in (("gone", "heart"), ("here", "breast-cancer")):
+        (tmp_path / "studies" / f"{name}.toml").write_text(f'name = "{name}"\ndataset = "{dataset}"\nrounds = 1\n')
+    results.DOCUMENT.write_text("")
+    command = ["run", "--data-dir", str(tmp_path), "--jobs", "1", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(results.app, command)
+    assert done.exit_code == 1
+    assert "gone: left out" in done.output
+    assert len(results.kept("here")) == 1
 
 
 def test_a_part_nobody_knows_is_refused(results: ModuleType, tmp_path: Path) -> None:
