@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -28,7 +28,7 @@ from secure_fedhelp.research.wording import share, signed
 #: A scale spans at least this, so that what means nothing does not look like a cliff.
 _LEAST_SPAN = 0.05
 #: Tiers have one scale if each fills at least this part of it; else one far away would flatten all others.
-_FILLED = 2 / 3
+_FILLED = 0.5
 _NAMES = {"auroc": "AUROC", "ece": "calibration error", "dice": "Dice", "macro_f1": "macro-F1"}
 
 
@@ -65,27 +65,18 @@ def has_interval(found: Estimate | None) -> bool:
 def utility(what: Asked, rows: Sequence[Level], metric: str) -> list[Panel]:
     """For each tier and model kind: every method and its rival with the same epsilon, free rivals as levels."""
     drawn = {(tier, model): _trends(what, rows, tier, model) for tier in what.tiers for model in ALONE}
-    # what stands side by side has one scale: that of a tier's shared and personal models
-    scales = _scales(
-        {
-            tier: _share_ends(
-                [
-                    *(level.value for level in _free_levels(rows, tier)),
-                    *(end for model in ALONE for end in _drawn_ends(_points(what, drawn[tier, model]))),
-                ]
-            )
-            for tier in what.tiers
-        }
+    # a tier's shared and personal models stand side by side, so they always have one scale
+    reached = {tier: [level.value for level in _free_levels(rows, tier)] for tier in what.tiers}
+    for (tier, _), trends in drawn.items():
+        reached[tier] += [end for _, points in _points(what, trends) for found in points if found for end in found.ends]
+    scales = _scales({tier: _share_ends(values) for tier, values in reached.items()})
+    return _scaled(
+        [_trend(what, rows, metric, about, trends, scales[about[0]]) for about, trends in drawn.items()], scales
     )
-    return [_trend(what, rows, metric, about, trends, scales[about[0]]) for about, trends in drawn.items()]
 
 
 #: A contender's estimates by budget.
 _ByBudget = dict[str, Estimate | None]
-
-
-def _drawn_ends(trends: Iterable[Trend]) -> list[float]:
-    return [end for _, points in trends for found in points if found for end in found.ends]
 
 
 def _trends(what: Asked, rows: Sequence[Level], tier: str, model: str) -> list[tuple[Series, _ByBudget]]:
@@ -149,7 +140,7 @@ def _left_out(trends: Sequence[tuple[Series, _ByBudget]]) -> str:
         return ""
     first = next((series.label for series, _ in measured if series.first), None)
     drawn = f"The band is that of {first}" if first else "No bands are drawn"
-    return f"{drawn}: those of {len(trends)} lines would hide one another. All intervals are in the table."
+    return f"{drawn}: {len(trends)} would hide one another. All intervals are in the table."
 
 
 def gain(what: Asked, rows: Sequence[Gain], metric: str) -> list[Panel]:
@@ -210,8 +201,8 @@ def cost(what: Asked, rows: Sequence[Cost], free: Sequence[Level], metric: str, 
 
 def calibration(what: Asked, rows: Sequence[Level]) -> list[Panel]:
     """For each tier and budget a row for every model; those that spend nothing are in each."""
-    intervals = [_sure(found) for row in rows for found in row.tiers.values() if found]
-    highest = min(1.0, max((one.ends[1] for one in intervals), default=0.0))
+    highs = {tier: [_sure(found).ends[1] for row in rows if (found := row.tiers.get(tier))] for tier in what.tiers}
+    scales = _scales({tier: (0.0, max(_LEAST_SPAN, min(1.0, max(ends, default=0.0)))) for tier, ends in highs.items()})
     panels = []
     for tier in what.tiers:
         for number, epsilon in enumerate(what.epsilons):
@@ -227,11 +218,11 @@ def calibration(what: Asked, rows: Sequence[Level]) -> list[Panel]:
                 f"Expected calibration error, {heading}",
                 said,
                 drawn,
-                (0.0, max(highest, _LEAST_SPAN)),
+                scales[tier],
                 "expected calibration error",
             )
             panels.append(Panel(heading, chart))
-    return panels
+    return _scaled(panels, scales)
 
 
 def _label(row: Level) -> str:
@@ -268,6 +259,14 @@ def _scales(tiers: dict[str, Ends]) -> dict[str, Ends]:
     common = (min(low for low, _ in tiers.values()), max(high for _, high in tiers.values()))
     fits = all(high - low >= _FILLED * (common[1] - common[0]) for low, high in tiers.values())
     return dict.fromkeys(tiers, common) if fits else tiers
+
+
+def _scaled(panels: Sequence[Panel], scales: dict[str, Ends]) -> list[Panel]:
+    """The panels, which say so if not all have one scale."""
+    if len(set(scales.values())) < 2:
+        return list(panels)
+    own = "The other hospitals' charts have another scale."
+    return [replace(one, note=f"{one.note} {own}".strip()) if one.chart else one for one in panels]
 
 
 def _share_ends(values: Iterable[float]) -> Ends:
