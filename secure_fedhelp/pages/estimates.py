@@ -193,7 +193,7 @@ def cost_chart(
 ) -> Markup:
     """Value against bytes on a logarithmic axis: for each series its points in order, marks growing.
 
-    Marks let what lies below shine through: methods often send the same bytes.
+    Marks let what lies below shine through, as methods often send the same bytes; those of the first are above all.
     """
     right, top, bottom = _RIGHT, 12, 40
     height = max(236, top + bottom + TEXT_HEIGHT * (len(paths) + len(levels)))
