@@ -45,6 +45,14 @@ _MARKS: tuple[Mark, ...] = (circle, square, triangle, _diamond)
 #: As many as have a colour (``s0`` ... in the page's style); from there on colours come again with other marks.
 _COLOURS = 7
 _LABEL = 18
+#: A name in a forest, and the columns of names and of models.
+_NAME, _NAMES, _MODELS = 14, 100, 54
+#: Beside the plot: room for leaders, marks and names.
+_RIGHT, _LEADERS = 120, 18
+#: Of these many series each may have its band; of more the bands are one grey area, and lines need to be paler.
+MOST_BANDS = 8
+#: Many, so that ends are rounded by little and small differences keep their height.
+_Y_TICKS = 10
 #: Neighbouring series stand at most this far apart, so that equal values do not hide one another.
 _DODGE = 4.0
 
@@ -64,10 +72,19 @@ class Interval:
 
 @dataclass(frozen=True)
 class Series:
-    """One method: its name and its number, which gives it a colour and a mark that are the same in every chart."""
+    """One method: its name and its number, which gives it a colour and a mark that are the same in every chart.
+
+    The first is what a page is about: it is drawn above all others, and stronger.
+    """
 
     label: str
     number: int
+    #: Which of the method's models, in a column of its own where there is one.
+    model: str = ""
+
+    @property
+    def first(self) -> bool:
+        return self.number == 0
 
     @property
     def style(self) -> str:
@@ -93,14 +110,16 @@ def trend_chart(
     ends: Ends,
     axis: str,
 ) -> Markup:
-    """A line and a band for each series over named categories; nothing is drawn across a category that is missing.
+    """A line for each series over named categories, and a band where it has intervals; nothing is drawn across a
+    category that is missing.
 
-    ``ends`` are those of the y axis, for charts that are to be compared; bands are cut there.
+    ``ends`` are those of the y axis, for charts that are to be compared; bands are cut there. With more than
+    ``MOST_BANDS`` series all but the first are pale.
     """
-    right, top, bottom = 112, 12, 40
+    right, top, bottom = _RIGHT, 12, 40
     trends = [(series, points) for series, points in trends if any(points)]
     height = max(236, top + bottom + TEXT_HEIGHT * (len(trends) + len(levels)))
-    y_ticks = ticks(*ends, 6)
+    y_ticks = ticks(*ends, _Y_TICKS)
     form = same_decimals(y_ticks)
     left = 14 + 7 * max(len(form(tick)) for tick in y_ticks)
     x_of = scale(0, len(categories) - 1, left + 22, WIDTH - right - 22)
@@ -108,23 +127,23 @@ def trend_chart(
     parts = [h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
     parts += [text(x_of(x), height - bottom + 16, words, "middle") for x, words in enumerate(categories)]
     parts.append(text((left + WIDTH - right) / 2, height - 6, axis, "middle"))
-    for level in levels:
-        y = y_of(level.value)
-        parts.append(Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(
-            left, WIDTH - right, y, y))  # fmt: skip
+    parts += [_level(y_of(level.value), left, WIDTH - right) for level in levels]
     apart = min(_DODGE, 0.4 * (WIDTH - right - left - 44) / (len(categories) * max(1, len(trends))))
     pieces = [
         (series, [(x_of(x) + apart * (place - (len(trends) - 1) / 2), found) for x, found in piece])
         for place, (series, points) in enumerate(trends)
         for piece in _pieces(points)
     ]
-    parts += [_band(piece, series, y_of) for series, piece in pieces]  # below every line
-    for series, piece in pieces:
+    parts += [_band(piece, series, y_of) for series, piece in pieces if any(f.low is not None for _, f in piece)]
+    # above every band, and the first above every line
+    for series, piece in sorted(pieces, key=lambda one: one[0].first):
         places = [(x, y_of(found.value)) for x, found in piece]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        parts.append(Markup('<polyline points="{}" class="{}"/>').format(path, series.style))
-        parts += [series.mark(x, y) for x, y in places]
-    parts += _labels(trends, levels, y_of, WIDTH - right + 10, (top, height - bottom))
+        line = Markup('<polyline points="{}" class="{}"/>').format(path, series.style)
+        marks = Markup("").join(series.mark(x, y) for x, y in places)
+        weight = "first" if series.first else "pale" if len(trends) > MOST_BANDS else "plain"
+        parts.append(Markup('<g class="{}">{}{}</g>').format(weight, line, marks))
+    parts += _labels(trends, levels, y_of, WIDTH - right, (top, height - bottom))
     return picture(ident, title, description, height, parts)
 
 
@@ -137,10 +156,12 @@ def forest_chart(
     axis: str,
     zero: bool = False,
 ) -> Markup:
-    """A row for each series: its value as a mark on its interval. With ``zero`` a line marks no difference."""
-    left, right, top, row_height = 132, 14, 6, 22
+    """A row for each series: its name and model, and its value as a mark on its interval. With ``zero`` a line marks no
+    difference."""
+    models = any(series.model for series, _ in rows)
+    left, right, top, row_height = _NAMES + (_MODELS if models else 0), 14, 6, 22
     bottom = top + row_height * len(rows)
-    x_ticks = ticks(*ends, 5)
+    x_ticks = ticks(*ends, 6)
     x_of, form = _clipped(x_ticks[0], x_ticks[-1], left, WIDTH - right), same_decimals(x_ticks)
     parts = [v_grid(x_of(tick), top, bottom, form(tick).replace("-", "−")) for tick in x_ticks]
     parts.append(text((left + WIDTH - right) / 2, bottom + 33, axis, "middle"))
@@ -149,7 +170,8 @@ def forest_chart(
             x_of(0), x_of(0), top, bottom))  # fmt: skip
     for number, (series, found) in enumerate(rows):
         y = top + row_height * (number + 0.5)
-        parts.append(text(0, y + 4, cut(series.label, 21), "start", "name"))
+        parts.append(text(0, y + 4, cut(series.label, _NAME), "start", "name"))
+        parts.append(text(_NAMES, y + 4, series.model, "start"))
         if found is None:
             parts.append(text(left + 4, y + 4, "not measured", "start"))
             continue
@@ -171,11 +193,11 @@ def cost_chart(
 ) -> Markup:
     """Value against bytes on a logarithmic axis: for each series its points in order, marks growing.
 
-    Marks let what lies below shine through: methods often send the same bytes.
+    Marks let what lies below shine through, as methods often send the same bytes; those of the first are above all.
     """
-    right, top, bottom = 112, 12, 40
+    right, top, bottom = _RIGHT, 12, 40
     height = max(236, top + bottom + TEXT_HEIGHT * (len(paths) + len(levels)))
-    y_ticks = ticks(*ends, 6)
+    y_ticks = ticks(*ends, _Y_TICKS)
     form = same_decimals(y_ticks)
     left = 14 + 7 * max(len(form(tick)) for tick in y_ticks)
     powers = _powers([amount for _, points in paths for amount, _ in points])
@@ -184,31 +206,45 @@ def cost_chart(
     parts = [h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
     parts += [v_grid(across(p), top, height - bottom, size(2**p).replace(".0 ", " ")) for p in powers]
     parts.append(text((left + WIDTH - right) / 2, height - 6, axis, "middle"))
-    for level in levels:
-        y = y_of(level.value)
-        parts.append(Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(
-            left, WIDTH - right, y, y))  # fmt: skip
-    for series, points in paths:
+    parts += [_level(y_of(level.value), left, WIDTH - right) for level in levels]
+    for series, points in sorted(paths, key=lambda one: one[0].first):
         for number, (amount, found) in enumerate(points):
             grown = 0.75 + 0.6 * (number / max(1, len(points) - 1))
             parts.append(
-                Markup('<g transform="translate({:.1f} {:.1f}) scale({:.2f})" class="faint">{}</g>').format(
-                    across(math.log2(amount)), y_of(found.value), grown, series.mark(0, 0)
+                Markup('<g transform="translate({:.1f} {:.1f}) scale({:.2f})" class="{}">{}</g>').format(
+                    across(math.log2(amount)),
+                    y_of(found.value),
+                    grown,
+                    "first" if series.first else "faint",
+                    series.mark(0, 0),
                 )
             )
     trends = [(series, [found for _, found in points]) for series, points in paths]
-    parts += _labels(trends, levels, y_of, WIDTH - right + 10, (top, height - bottom))
+    parts += _labels(trends, levels, y_of, WIDTH - right, (top, height - bottom))
     return picture(ident, title, description, height, parts)
 
 
-def _labels(trends: Sequence[Trend], levels: Sequence[Level], y_of: Scale, x: float, ends: Ends) -> list[Markup]:
-    """At the right, as near to each line's end as there is room: its mark and its name."""
+def _level(y: float, left: float, right: float) -> Markup:
+    return Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(left, right, y, y)
+
+
+def _labels(trends: Sequence[Trend], levels: Sequence[Level], y_of: Scale, edge: float, ends: Ends) -> list[Markup]:
+    """Right of the plot's edge, as near to each line's end as there is room: its mark and its name.
+
+    Levels look alike, so a leader goes from each to its name; names are in the order of the lines, so none cross.
+    """
+    x = edge + _LEADERS
     wanted = [y_of(level.value) for level in levels]
     wanted += [y_of([found for found in points if found][-1].value) for _, points in trends]
     places = spread(wanted, TEXT_HEIGHT, *ends)
-    parts = [text(x - 4, y + 4, cut(level.label, _LABEL), "start") for level, y in zip(levels, places, strict=False)]
+    parts = []
+    for level, y in zip(levels, places, strict=False):
+        leader = f"{edge:.1f},{y_of(level.value):.1f} {x - 7:.1f},{y:.1f}"
+        parts.append(Markup('<polyline points="{}" class="leader"/>').format(leader))
+        parts.append(text(x - 4, y + 4, cut(level.label, _LABEL), "start"))
     for (series, _), y in zip(trends, places[len(levels) :], strict=True):
-        parts += [series.mark(x, y), text(x + 9, y + 4, cut(series.label, _LABEL - 3), "start")]
+        style = "name" if series.first else ""
+        parts += [series.mark(x, y), text(x + 9, y + 4, cut(series.label, _LABEL - 4), "start", style)]
     return parts
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secure_fedhelp.pages import charts
+from secure_fedhelp.pages import charts, estimates
 
 
 @given(st.floats(0, 1000), st.floats(0, 1000), st.integers(3, 8))
@@ -29,6 +29,12 @@ def test_ticks_enclose_both_ends_and_are_few(one: float, other: float, most: int
 def test_ticks_are_round(low: float, high: float, wanted: list[float] | None) -> None:
     found = charts.ticks(low, high, 5)
     assert found == wanted or wanted is None
+
+
+@given(st.floats(0, 1), st.floats(0.001, 1))
+def test_most_of_an_axis_of_estimates_is_filled_so_small_differences_show(low: float, span: float) -> None:
+    found = charts.ticks(low, low + span, estimates._Y_TICKS)
+    assert span >= 0.6 * (found[-1] - found[0])
 
 
 @given(st.lists(st.floats(10, 200), min_size=1, max_size=12))

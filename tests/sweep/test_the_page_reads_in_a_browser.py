@@ -49,6 +49,36 @@ def test_it_fits_asks_for_nothing_and_can_be_read(
         assert overlapping == []
 
 
+SHOWN = "() => [...document.querySelectorAll('details.values table')].map(e => e.checkVisibility())"
+
+
+def test_long_tables_are_closed_on_a_screen_and_whole_on_paper(browser: Browser, path: Path) -> None:
+    with Visit(browser, path, PAPER) as page:
+        tables = page.evaluate(SHOWN)
+        assert len(tables) >= 4
+        assert not any(tables)
+        assert page.evaluate("[...document.querySelectorAll('figure svg')].every(e => e.checkVisibility())")
+        page.emulate_media(media="print")
+        assert all(page.evaluate(SHOWN))
+        assert page.evaluate(
+            "[...document.querySelectorAll('details.values')].every(e => e.getBoundingClientRect().height > 300)"
+        )
+
+
+def test_names_in_a_chart_stay_left_of_its_lines(browser: Browser, path: Path) -> None:
+    with Visit(browser, path, PHONE) as page:
+        over = page.evaluate(
+            """() => [...document.querySelectorAll('svg[aria-labelledby^="chart-gain"], '
+                   + 'svg[aria-labelledby^="chart-calibration"]')].flatMap(svg => {
+                 const edge = Math.min(...[...svg.querySelectorAll('.grid')].map(e => e.getBBox().x));
+                 return [...svg.querySelectorAll('text[text-anchor=start]')].filter(e => e.textContent)
+                   .map(e => [e.textContent, e.getBBox()]).filter(([_, b]) => b.x + b.width > edge)
+                   .map(([words, _]) => words); })"""
+        )
+        assert over == []
+        assert page.evaluate("document.querySelectorAll('svg[aria-labelledby^=\"chart-gain\"] .grid').length") > 9
+
+
 def test_it_prints_on_paper_with_nothing_cut_off(browser: Browser, path: Path) -> None:
     with Visit(browser, path, PAPER) as page:
         page.emulate_media(media="print")

@@ -7,6 +7,7 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,98 @@ def test_inf_is_the_rightmost_budget_and_panels_share_a_scale() -> None:
         assert chart.count('class="level"') == 2, "local and pooled"
 
 
+def charts_of(text: str, kind: str) -> list[str]:
+    return [chart for chart in re.findall(r"<svg.*?</svg>", text, re.DOTALL) if f"chart-{kind}-" in chart]
+
+
+def shifted(asked: Sequence[Run], by: dict[str, float]) -> list[RunResult]:
+    """Every figure as it is, and at the small hospitals lower by what each contender is given."""
+    found = []
+    for run in asked:
+        made = result(run, ("auroc",))
+        hospitals = [
+            replace(h, metrics={"auroc": h.metrics["auroc"] - (by.get(run.contender, 0.0) if h.tier == "small" else 0)})
+            for h in made.hospitals
+        ]
+        found.append(replace(made, hospitals=tuple(hospitals)))
+    return found
+
+
+def test_a_rival_far_below_at_one_tier_does_not_flatten_the_other_and_the_page_says_so() -> None:
+    text = render(ASKED, shifted(ASKED, {"local-dp": 0.4}))
+    ticks = [
+        [float(tick) for tick in re.findall(r'text-anchor="end"[^>]*>([0-9.]+)<', chart)]
+        for chart in charts_of(text, "utility")
+    ]
+    large, small = ticks[:2], ticks[2:]
+    assert large[0] == large[1], "side by side"
+    assert small[0] == small[1], "side by side"
+    assert max(large[0]) - min(large[0]) < 0.5 * (max(small[0]) - min(small[0]))
+    assert text.count("charts have another scale") == 4
+    assert "charts have another scale" not in render(ASKED, shifted(ASKED, {}))
+
+
+def test_what_spends_no_epsilon_is_told_apart_by_its_value_and_a_leader_from_its_line() -> None:
+    text = render(ASKED, [result(run) for run in ASKED])
+    for chart, tier in zip(charts_of(text, "utility"), ("large", "large", "small", "small"), strict=True):
+        lines = re.findall(r'y1="([0-9.]+)" y2="\1" class="level"', chart)
+        leaders = re.findall(r'<polyline points="[0-9.]+,([0-9.]+) [0-9.]+,([0-9.]+)" class="leader"', chart)
+        assert [start for start, _ in leaders] == lines
+        for name, (_, end) in zip(("local", "pooled"), leaders, strict=True):
+            value = statistics.mean(auroc(run, tier, name) for run in ASKED if run.contender == name)
+            (y,) = re.findall(rf'y="([0-9.]+)"[^>]*>{name} {value:.3f}<', chart)
+            assert float(y) == pytest.approx(float(end) + 4, abs=0.11), "the leader ends at its name"
+        ends = [float(end) for _, end in sorted(leaders, key=lambda leader: float(leader[0]))]
+        assert ends == sorted(ends), "leaders that cross lead astray"
+
+
+MANY = ("fedhelp", "fedavg", "fedprox", "ditto", "prr", "proxyfl", "pfednet", "no-logits", "local-dp", "local")
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["eight", "nine"])
+def test_bands_that_would_hide_one_another_are_left_out_and_the_page_says_so(many: bool) -> None:
+    """Nine lines are the shared models' of all of MANY but local, which is a level."""
+    asked = runs(*(MANY if many else MANY[:-2]), epsilons=(1.0, 3.0), seeds=3)
+    text = render(asked, [result(run) for run in asked])
+    shared = charts_of(text, "utility")[0]
+    assert shared.count(" band") == (1 if many else 8)
+    assert ("The band is that of fedhelp: 9 would hide one another" in text) == many
+    assert shared.count('class="pale"') == (8 if many else 0)
+    if many:
+        assert 'class="s0 band"' in shared
+        every = [row for row in Page(text).tables["levels"][1:] if row[1]]
+        assert all("[" in row[2] for row in every), "the table has every interval"
+
+
+def test_what_a_sweep_is_about_is_drawn_above_all_others() -> None:
+    text = render(ASKED, [result(run) for run in ASKED])
+    for chart in charts_of(text, "utility"):
+        assert chart.count('<g class="first">') == 1
+        first = chart.index('<g class="first">')
+        assert first > chart.rindex('<g class="plain">')
+        assert first > chart.rindex(" band")
+        assert 'class="s0"' in chart[first:]
+
+
+def test_a_long_name_does_not_hide_which_model_a_row_is_of() -> None:
+    name = "a-variant-with-a-long-name"
+    study = STUDY.model_copy(update={"variants": {name: STUDY.variants["no-logits"]}})
+    asked = expand(study, [name, "local", "local-dp"], [1.0, 3.0], 2, False, None)
+    gains = charts_of(render(asked, [result(run) for run in asked]), "gain")
+    assert gains
+    for chart in gains:
+        rows = re.findall(r'<text x="0.0" y="([0-9.]+)"[^>]*>([^<]*)<', chart)
+        models = dict(re.findall(r'<text x="100.0" y="([0-9.]+)"[^>]*>([^<]*)<', chart))
+        assert [(cut, models[y]) for y, cut in rows] == [("a-variant-wit…", "shared"), ("a-variant-wit…", "personal")]
+
+
+def test_few_rows_are_shown_at_once_and_many_are_behind_one_click() -> None:
+    few = runs("fedhelp", "local", "local-dp", seeds=2)
+    closed = [[tag for tag in page(asked).of("details") if "open" not in tag] for asked in (few, ASKED)]
+    assert closed[0] == [{}], "only the list of runs"
+    assert {"class": "values"} in [dict(tag) for tag in closed[1]]
+
+
 # -- what the page admits ----------------------------------------------------------------------------------------------
 
 
@@ -116,10 +209,9 @@ def test_one_seed_has_no_bands_and_the_page_says_why() -> None:
     assert "One seed was run. A single value has no spread" in made.text
     assert "95 %" not in made.text
     assert not any("[" in cell for row in made.tables["levels"] for cell in row)
-    flat = re.findall(r'<polygon points="([^"]*)"', render(asked, [result(run) for run in asked]))
-    for points in flat:
-        outline = points.split()
-        assert outline[: len(outline) // 2] == outline[: len(outline) // 2 - 1 : -1], "an area of nothing"
+    text = render(asked, [result(run) for run in asked])
+    assert "<polyline" in text
+    assert "<polygon" not in text
 
 
 def test_plain_results_are_under_a_banner_and_encrypted_ones_are_not() -> None:
