@@ -6,11 +6,12 @@ Entries of earlier calls stay: their results are in the folder as well.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.research.study_file import StudyFile
@@ -26,15 +27,11 @@ class Asked(Strict):
 
     run: str
     contender: str
-    #: As results have it: a number, or ``inf``.
-    epsilon: str
+    epsilon: float = Field(gt=0, allow_inf_nan=True)
     encryption: str
     #: Of the study's own data file.
     data_sha256: str | None = None
     study: StudyFile
-
-
-_ALL: TypeAdapter[list[Asked]] = TypeAdapter(list[Asked])
 
 
 def remember(folder: Path, runs: Sequence[Run]) -> None:
@@ -76,7 +73,8 @@ def study_of(path: Path, ident: str) -> StudyFile:
         raise InvalidConfiguration(f"{path} is no sweep's asked.json", "--run is for those; leave it out.")
     try:
         values = json.loads(read_regular(path))
-        (found,) = _ALL.validate_python([e for e in values if e["run"] == ident], strict=False) or (None,)
+        entry = {e["run"]: e for e in values}.get(ident)
+        found = None if entry is None else Asked.model_validate_json(json.dumps(entry))
     except ValidationError as error:
         raise InvalidConfiguration(f"{path}: run {ident}: {explain(error)}", again) from error
     except OSError as error:
@@ -91,19 +89,19 @@ def study_of(path: Path, ident: str) -> StudyFile:
             f"run {ident} is the rival {found.contender!r}: no study that could be simulated",
             "Start the sweep again to repeat it; a simulation trains a study's rivals beside it.",
         )
-    if found.epsilon == "inf":
+    if math.isinf(found.epsilon):
         raise InvalidConfiguration(
-            f"run {ident} is without privacy, which there is only in plain", "Start the sweep again to repeat it."
+            f"run {ident} is without privacy, which runs only in plain", "Start the sweep again to repeat it."
         )
     _require_whole(path, found)
     require_unchanged(found.study, found.data_sha256)
-    return found.study.model_copy(update={"epsilon": float(found.epsilon)})
+    return found.study.model_copy(update={"epsilon": found.epsilon})
 
 
 def _require_whole(path: Path, found: Asked) -> None:
     """Its name is a hash over all of it and the version."""
     encrypted = found.encryption != "none"
-    run = Run(found.study, found.contender, float(found.epsilon), encrypted, data_sha256=found.data_sha256)
+    run = Run(found.study, found.contender, found.epsilon, encrypted, data_sha256=found.data_sha256)
     if run.id != found.run:
         raise InvalidConfiguration(
             f"{path}: run {found.run} is not what its name says: it was changed, or is of another version",
