@@ -51,10 +51,9 @@ def test_a_process_that_dies_costs_its_own_item_alone(tmp_path: Path) -> None:
 
 
 def test_what_has_come_in_is_given_before_an_interrupt_ends_all(tmp_path: Path) -> None:
-    found = []
+    names, found = ("first", "interrupted", "never", "nor"), []
     with pytest.raises(KeyboardInterrupt):
-        for (name, _), _ in pool.each(work, [(n, tmp_path) for n in ("first", "interrupted", "never", "nor")], 2):
-            found.append(name)
+        found.extend(name for (name, _), _ in pool.each(work, [(n, tmp_path) for n in names], 2))
     assert "first" in found
     assert sorted(found) == sorted(begun(tmp_path).keys() - {"interrupted"}), "what was begun was waited for"
 
@@ -126,6 +125,5 @@ def test_ray_gives_what_has_come_in_before_an_interrupt(monkeypatch: pytest.Monk
     asked, found = runs("public", seeds=3), []
     on(Cluster({r.id: Outcome(r, result(r)) for r in asked}, interrupted_after=1), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        for outcome in engines.ray(asked, None):
-            found.append(outcome.run)
+        found.extend(outcome.run for outcome in engines.ray(asked, None))
     assert found == asked

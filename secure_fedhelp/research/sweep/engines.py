@@ -1,7 +1,7 @@
 """Where runs are executed: processes of this machine, or a Ray cluster. Either gives results as they come.
 
-A run that fails, by whatever error or because its process dies, is reported and does not end the sweep; it is done again
-when the sweep is.
+A run that fails, by whatever error or because its process dies, is reported and does not end the sweep; it is done
+again when the sweep is.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ def expand(
     """Every combination once, seeds outermost, so that a sweep that ends early has whole seeds.
 
     Seeds go up from the study file's. Raises InvalidConfiguration for an unknown contender, for a variant with a
-    rival's name, and for a method without privacy that is to be encrypted; InvalidData if the study's own data file cannot be read.
+    rival's name, and for a method without privacy that is to be encrypted; InvalidData if the study's own
+    data file cannot be read.
     """
     if not (contenders and epsilons and seeds > 0):
         raise InvalidConfiguration(
