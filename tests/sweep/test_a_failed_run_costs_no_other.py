@@ -44,14 +44,14 @@ def begun(folder: Path) -> dict[str, int]:
 
 
 def test_a_process_that_dies_costs_its_own_item_alone(tmp_path: Path) -> None:
-    names = ["killed", "unlucky", "third", "fourth"]
+    names = ["killed", "killed once", "third", "fourth"]
     found = {item[0]: done for item, done in pool.each(work, [(name, tmp_path) for name in names], 2)}
     assert found == {name: None if name == "killed" else name.upper() for name in names}
-    assert begun(tmp_path) == {"killed": 2, "unlucky": 2, "third": 1, "fourth": 1}
+    assert begun(tmp_path) == {"killed": 2, "killed once": 2, "third": 1, "fourth": 1}
 
 
 def test_what_has_come_in_is_given_before_an_interrupt_ends_all(tmp_path: Path) -> None:
-    names, found = ("first", "interrupted", "never", "nor"), []
+    names, found = ("first", "interrupted", "never", "nor"), list[str]()
     with pytest.raises(KeyboardInterrupt):
         found.extend(name for (name, _), _ in pool.each(work, [(n, tmp_path) for n in names], 2))
     assert "first" in found
@@ -122,7 +122,7 @@ def test_whatever_ray_raises_for_a_run_fails_that_run_alone(monkeypatch: pytest.
 
 
 def test_ray_gives_what_has_come_in_before_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, found = runs("public", seeds=3), []
+    asked, found = runs("public", seeds=3), list[Run]()
     on(Cluster({r.id: Outcome(r, result(r)) for r in asked}, interrupted_after=1), monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         found.extend(outcome.run for outcome in engines.ray(asked, None))

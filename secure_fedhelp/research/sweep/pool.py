@@ -1,14 +1,14 @@
 """Work in processes of this machine, where one that dies costs its own item and no other.
 
-The kernel kills what takes too much memory, and with one process the whole pool of Python is broken; it does not say
-whose it was.
+The kernel kills what takes too much memory. A pool of Python's with several processes is then broken as a whole, and
+does not say whose it was; so each process here is a pool of its own.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -20,46 +20,54 @@ Done = TypeVar("Done")
 def each(work: Callable[[Item], Done], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Done | None]]:
     """``work`` of every item, ``jobs`` at a time, as they end; None where the process died.
 
-    Whatever was in flight as a pool broke is tried once more, alone: so the culprit is found and the others are done.
-    What ``work`` raises is raised. If interrupted, what is in flight is waited for and given, and then it is raised.
+    An item whose process died is tried once more at the end, alone: the kernel may have killed it for what another one
+    took. What ``work`` raises is raised. If interrupted, what is in flight is waited for and given, and then it is
+    raised. No result is None.
     """
-    waiting = deque(items)
-    while waiting:
-        for item in (yield from _until_broken(work, waiting, jobs)):
-            if (yield from _until_broken(work, deque([item]), 1)):
-                yield item, None
+    died = []
+    for item, done in _side_by_side(work, items, jobs):
+        if done is None:
+            died.append(item)
+        else:
+            yield item, done
+    for item in died:
+        yield from _side_by_side(work, [item], 1)
 
 
-def _until_broken(
-    work: Callable[[Item], Done], waiting: deque[Item], jobs: int
-) -> Generator[tuple[Item, Done | None], None, list[Item]]:
-    """Works off ``waiting``; returns the items that were in flight as the pool broke, none if it did not."""
-    flying: dict[Future[Done], Item] = {}
-    # spawn, not fork: a forked copy of torch's threads can hang
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            while waiting or flying:
-                # no more than there are processes: an item in the pool's own queue could not be told from one at work
-                while waiting and len(flying) < jobs:
-                    flying[pool.submit(work, waiting[0])] = waiting[0]
+def _side_by_side(work: Callable[[Item], Done], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Done | None]]:
+    waiting, flying = deque(items), dict[Future[Done], tuple[Item, ProcessPoolExecutor]]()
+    idle = [_process() for _ in range(min(jobs, len(items)))]
+    try:
+        while waiting or flying:
+            while waiting and idle:
+                process = idle.pop()
+                try:
+                    flying[process.submit(work, waiting[0])] = (waiting[0], process)
+                except BrokenProcessPool:  # it died without work
+                    idle.append(_process())
+                else:
                     waiting.popleft()
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                item, process = flying[future]
+                done = None
+                try:
                     done = future.result()
-                    yield flying.pop(future), done
-        except BrokenProcessPool:
-            pool.shutdown()
-            yield from _ended(flying)
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            yield from _ended(flying)
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return list(flying.values())
+                except BrokenProcessPool:
+                    process = _process()
+                del flying[future]
+                idle.append(process)
+                yield item, done
+    except KeyboardInterrupt:
+        wait(flying)
+        for future, (item, _) in flying.items():
+            if future.exception() is None:
+                yield item, future.result()
+        raise
+    finally:
+        for process in (*idle, *(process for _, process in flying.values())):
+            process.shutdown()
 
 
-def _ended(flying: dict[Future[Done], Item]) -> Iterator[tuple[Item, Done]]:
-    """Takes out of ``flying`` what has come to its end."""
-    for future in list(flying):
-        if not future.cancelled() and future.exception() is None:
-            yield flying.pop(future), future.result()
+def _process() -> ProcessPoolExecutor:
+    # spawn, not fork: a forked copy of torch's threads can hang
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
