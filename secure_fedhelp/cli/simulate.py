@@ -11,7 +11,10 @@ from secure_fedhelp.cli.loading import LoadingBar
 
 
 def simulate(
-    study: Annotated[Path, typer.Argument(help="The study file (examples/, docs/simulation.md).")],
+    study: Annotated[
+        Path, typer.Argument(help="The study file (examples/, docs/simulation.md), or a sweep's asked.json.")
+    ],
+    run: Annotated[str | None, typer.Option(help="Id of one run of a sweep's asked.json.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Folder of the data set, for those of the catalog that are not embedded."),
@@ -27,13 +30,15 @@ def simulate(
     """
     from rich.console import Console
 
-    from secure_fedhelp.research.simulation import simulate as run
+    from secure_fedhelp.research.simulation import simulate as start
     from secure_fedhelp.research.study_file import load_study
+    from secure_fedhelp.research.sweep.asked import study_of
     from secure_fedhelp.research.table import print_table
 
     screen = Console(highlight=False)
+    loaded = load_study(study) if run is None else study_of(study, run)
     with LoadingBar(screen) as bar:
-        summary = run(load_study(study), data_dir, out, overwrite, screen, bar)
+        summary = start(loaded, data_dir, out, overwrite, screen, bar)
     print_table(summary, screen)
     screen.print(f"\nReport: {out / 'report.html'}   Summary: {out / 'summary.json'}", markup=False)
     screen.print(f"Check it yourself: secure-fedhelp audit verify {out}", markup=False)

@@ -51,7 +51,8 @@ def sweep(
 ) -> None:
     """Run a study with several methods, budgets and seeds, and put everything into tables.
 
-    A sweep that was ended goes on where it was, and one that asks for more does only what is new.
+    A sweep that was ended goes on where it was, and one that asks for more does only what is new. Tables and report are
+    of what was asked for last.
 
     Example: secure-fedhelp sweep examples/heart.toml --data-dir data --methods fedhelp,fedavg --epsilon 1,3 --seeds 2
     """
@@ -68,6 +69,8 @@ def sweep(
     store = Store(out)
     left = [r for r in runs if not store.done(r)]
     screen.print(f"{len(runs)} runs, {len(runs) - len(left)} done before, in {out}", markup=False)
+    if others := store.others(runs):
+        screen.print(f"{others} other finished run(s) are in the folder, and in no table of this call", markup=False)
     log = _log(mlflow, loaded.name)  # before anything starts: whoever wants it logged wants to know at once
     with _Progress(screen, len(left)) as progress:
         results = run(runs, out, _engine(engine, jobs, ray_address), progress.told, log or (lambda result: None))
@@ -76,9 +79,10 @@ def sweep(
     screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
     if progress.failed:
         screen.print(f"{progress.failed} run(s) failed; start the sweep again to repeat them.", style="bold red")
-        raise typer.Exit(1)
     if log is not None and log.failure is not None:
         raise log.failure
+    if progress.failed:
+        raise typer.Exit(1)
 
 
 def _log(uri: str | None, study: str) -> MlflowLog | None:
@@ -137,33 +141,48 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     """For each tier and budget a table: level of each contender, and its difference to the first one."""
     from rich.table import Table
 
-    from secure_fedhelp.research.sweep.runs import FREE, RIVALS, shown_epsilon
+    from secure_fedhelp.research.sweep.runs import FREE, shown_epsilon
     from secure_fedhelp.research.sweep.statistics import difference, judged_by, level, values
 
     metric = judged_by(results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
     if kinds:
         screen.print(f"\nEncryption: {'; '.join(kinds)}.", markup=False)
-    rival = contenders[0] if contenders[0] in RIVALS else "personal"
+    first = contenders[0]
     # Rivals that need no budget stand beside every budget; by themselves under "inf".
     spending = [run.epsilon for run in runs if run.contender not in FREE] or [math.inf]
     for tier in sorted({h.tier for r in results for h in r.hospitals}):
         for budget in map(shown_epsilon, dict.fromkeys(spending)):
             table = Table(title=f"{tier} hospitals, epsilon {budget}: {metric}", title_justify="left")
-            for heading in ("method", "model", "mean ± sd", f"less {contenders[0]}, {rival}"):
+            for heading in ("method", "model", "mean ± sd", f"less {first}"):
                 table.add_column(heading)
-            first = values(results, contenders[0], budget, tier, rival, metric)
             for name in contenders:
                 for model in ("shared", "personal", name):
                     found = values(results, name, budget, tier, model, metric)
                     if found:
-                        table.add_row(name, model, _level(level(found)), _difference(difference(found, first)))
+                        base = values(results, first, budget, tier, _base(first, name, model), metric)
+                        less = "" if name == first else _difference(difference(found, base))
+                        table.add_row(name, model, _level(level(found)), less)
             if table.row_count:
                 screen.print(table)
 
 
+def _base(first: str, name: str, model: str) -> str:
+    """The model of the first contender that a row is compared with: of a rival the only one, else one of its kind.
+
+    What spends no epsilon stays at home like a personal model; what spends it is private like a shared one.
+    """
+    from secure_fedhelp.research.sweep.runs import FREE, RIVALS
+
+    if first in RIVALS:
+        return first
+    if name in RIVALS:
+        return "personal" if name in FREE else "shared"
+    return model
+
+
 def _difference(found: Estimate | None) -> str:
-    if found is None or (found.mean == 0 and found.deviation == 0):
+    if found is None:
         return ""
     if math.isnan(found.half_width):
         return f"{found.mean:+.3f} (one seed)"

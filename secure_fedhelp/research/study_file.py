@@ -284,6 +284,9 @@ class StudyFile(Strict):
 
 def load_study(path: Path) -> StudyFile:
     """Read and check a study file; InvalidConfiguration names every wrong key."""
+    if path.suffix == ".json":
+        hint = "Of a sweep's asked.json, name a run: secure-fedhelp simulate OUT/asked.json --run ID."
+        raise InvalidConfiguration(f"{path} is no study file, which is TOML", hint)
     try:
         study = StudyFile.model_validate(read_toml(path, InvalidConfiguration))
     except ValidationError as error:

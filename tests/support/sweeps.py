@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand
@@ -23,6 +24,31 @@ STUDY = StudyFile.model_validate(
         },
     }
 )
+
+
+OWN = """
+name = "own"
+[data]
+path = "own.csv"
+[parts]
+public = 20
+reference = 20
+test = 40
+[partition]
+kind = "sizes"
+shares = { a = 1, b = 1, c = 1 }
+"""
+
+
+def own(folder: Path, shift: int = 0, suffix: str = ".csv") -> StudyFile:
+    folder.mkdir(exist_ok=True)
+    rows = [
+        "patient_id,age,target",
+        *(f"p{n},{n % 89 + shift:02d},{'ill' if n % 89 > 40 else 'well'}" for n in range(300)),
+    ]
+    (folder / f"own{suffix}").write_text("\n".join(rows) + "\n")
+    (folder / "study.toml").write_text(OWN.replace(".csv", suffix))
+    return load_study(folder / "study.toml")
 
 
 def runs(*contenders: str, epsilons: Sequence[float] = (3.0,), seeds: int = 2, encrypted: bool = False) -> list[Run]:

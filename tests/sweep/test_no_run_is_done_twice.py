@@ -15,13 +15,16 @@ from pathlib import Path
 
 import pytest
 from pyarrow import parquet
-from sweeps import STUDY, Counting, result, runs
+from sweeps import STUDY, Counting, own, result, runs
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
 from secure_fedhelp.errors import DataChanged, InvalidConfiguration, InvalidData, InvalidPartition, StorageError
+from secure_fedhelp.privacy.accountant import epsilon
+from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
@@ -43,31 +46,6 @@ def test_a_runs_identity_is_all_that_its_result_depends_on(tmp_path: Path) -> No
     assert moved.id != runs("fedhelp", seeds=1, encrypted=True)[0].id
     longer = STUDY.model_copy(update={"rounds": 2})
     assert expand(longer, ["fedhelp"], [3.0], 1, False, None)[0].id != moved.id
-
-
-OWN = """
-name = "own"
-[data]
-path = "own.csv"
-[parts]
-public = 20
-reference = 20
-test = 40
-[partition]
-kind = "sizes"
-shares = { a = 1, b = 1, c = 1 }
-"""
-
-
-def own(folder: Path, shift: int = 0, suffix: str = ".csv") -> StudyFile:
-    folder.mkdir(exist_ok=True)
-    rows = [
-        "patient_id,age,target",
-        *(f"p{n},{n % 89 + shift:02d},{'ill' if n % 89 > 40 else 'well'}" for n in range(300)),
-    ]
-    (folder / f"own{suffix}").write_text("\n".join(rows) + "\n")
-    (folder / "study.toml").write_text(OWN.replace(".csv", suffix))
-    return load_study(folder / "study.toml")
 
 
 def test_a_data_file_of_ones_own_is_its_contents_and_not_its_place(tmp_path: Path) -> None:
@@ -219,6 +197,44 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
         sweep(asked, tmp_path, Counting())
 
 
+def test_tables_are_written_every_ten_seconds_and_whatever_ends_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    read: list[Path] = []
+    tables, one = Store.write_tables, Store._read
+    monkeypatch.setattr(Store, "write_tables", lambda self, rows: (written.append(len(rows)), tables(self, rows))[1])
+    monkeypatch.setattr(Store, "_read", lambda self, path: (read.append(path), one(self, path))[1])
+    ticks = iter(range(0, 300, 3))  # the clock is asked after every run
+    with pytest.raises(KeyboardInterrupt):
+        sweep(runs("fedhelp", seeds=20), tmp_path, Counting(dies_after=9), clock=lambda: float(next(ticks)))
+    assert written == [4, 8, 9], "tables of ten seconds and more, and the last ones"
+    assert read == [], "no result is read again"
+    assert (tmp_path / "report.html").exists()
+
+
+def test_what_an_earlier_call_asked_for_stays_and_tables_are_of_the_last(tmp_path: Path) -> None:
+    first, last = runs("fedhelp", seeds=2), runs("fedavg", seeds=1)
+    sweep(first, tmp_path, Counting())
+    sweep(last, tmp_path, Counting())
+    asked = json.loads((tmp_path / "asked.json").read_text())
+    assert [entry["run"] for entry in asked] == [run.id for run in first + last]
+    rows = csv.DictReader((tmp_path / "results.csv").read_text().splitlines())
+    assert [row["contender"] for row in rows] == ["fedavg"]
+    assert Store(tmp_path).others(last) == 2
+    assert Store(tmp_path).others(first + last) == 0
+    (tmp_path / "asked.json").write_text("[{]")
+    with pytest.raises(StorageError, match=r"asked\.json is damaged"):
+        sweep(first, tmp_path, Counting())
+
+
+@pytest.mark.parametrize("rival", ["local", "local-dp", "pooled"])
+def test_a_variant_with_a_rivals_name_is_refused_by_name(rival: str) -> None:
+    study = StudyFile.model_validate(STUDY.model_dump() | {"variants": {rival: {"weights": "uniform"}}})
+    with pytest.raises(InvalidConfiguration, match=rf"\[variants\.{rival}\] has the name of a rival"):
+        expand(study, ["fedhelp"], [3.0], 1, False, None)
+
+
 @pytest.mark.end
 def test_a_killed_process_leaves_whole_files_and_the_next_goes_on(tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
@@ -271,6 +287,22 @@ def test_without_privacy_there_is_no_epsilon_and_every_rival_has_its_figures() -
         found = execute(runs(rival, seeds=1)[0])
         assert [h.model for h in found.hospitals] == [rival] * 6
         assert found.encryption == "not needed"
+
+
+def test_a_rival_reports_what_its_steps_spent_where_no_hospital_is_small() -> None:
+    """The study's budget also pays for a method's answers, which nobody gives alone."""
+    answering = {"name": "prr", "gaussian_prototypes": True}
+    large = {"hospitals": ["large-1", "large-2", "large-3"], "method": answering}
+    study = StudyFile.model_validate(STUDY.model_dump(exclude={"variants"}) | large)
+    (run,) = expand(study, ["local-dp"], [3.0], 1, False, None)
+    done = execute(run)
+    plan = study_plan(study.model_copy(update={"epsilon": 3.0}), study_data(study, None))
+    part = plan.privacy["large"]
+    steps = DpSgd(sampling_rate=part.sampling_rate, noise_multiplier=part.noise_multiplier,
+                  clipping_norm=part.clipping_norm, steps=part.steps)  # fmt: skip
+    assert {h.tier for h in done.hospitals} == {"large"}
+    assert done.epsilon_spent == pytest.approx(epsilon([steps], part.delta))
+    assert done.epsilon_spent < 2.999, "not the budget"
 
 
 def test_an_error_of_a_run_becomes_words_and_processes_give_all_outcomes(tmp_path: Path) -> None:

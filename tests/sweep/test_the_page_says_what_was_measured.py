@@ -233,6 +233,24 @@ def test_what_is_missing_is_named_and_an_empty_sweep_draws_nothing() -> None:
     assert len(nothing.tables["missing-runs"]) == 9
 
 
+def test_a_study_without_small_hospitals_says_so_and_blames_no_seed() -> None:
+    asked = runs("fedhelp", "local-dp", "local", seeds=2)
+    models = {"fedhelp": ("shared", "personal")}
+    results = [
+        finished(
+            run,
+            hospitals=tuple(
+                HospitalResult("large-1", "large", model, {"auroc": 0.5})
+                for model in models.get(run.contender, (run.contender,))
+            ),
+        )
+        for run in asked
+    ]
+    made = page(asked, results)
+    assert "The study has no small hospitals" in made.text
+    assert "No seed has both" not in made.text
+
+
 def test_what_has_no_rival_and_no_method_says_so_instead_of_an_empty_chart() -> None:
     alone = page(runs("fedhelp", seeds=2))
     assert "No seed has both a method and local-dp nor local at this epsilon" in alone.text

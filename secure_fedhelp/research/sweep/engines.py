@@ -1,18 +1,18 @@
 """Where runs are executed: processes of this machine, or a Ray cluster. Either gives results as they come.
 
-A run that fails is reported with its error and does not end the sweep; it is done again when the sweep is.
+A run that fails, by whatever error or because its process dies, is reported and does not end the sweep; it is done
+again when the sweep is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import secrets
 import socket
+import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from secure_fedhelp.errors import ClusterUnavailable, FedHelpError, InvalidConfiguration, MissingExtra
+from secure_fedhelp.research.sweep import pool
 from secure_fedhelp.research.sweep.execute import RunResult, execute
 from secure_fedhelp.research.sweep.runs import Run
 
@@ -35,31 +36,32 @@ class Outcome:
 
 
 def attempt(run: Run) -> Outcome:
-    """Execute one run; named errors become words, anything else is a mistake of ours and is raised."""
+    """Execute one run; whatever it raises becomes words, of a mistake with its place. Only an interrupt is raised."""
     try:
         return Outcome(run, execute(run))
     except FedHelpError as error:
         return Outcome(run, None, f"{type(error).__name__}: {error.message}")
+    except (Exception, SystemExit) as error:  # networks and methods of one's own may raise anything
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        return Outcome(run, None, f"{said[:300]} ({place.filename}, line {place.lineno})")
 
 
 def processes(runs: Sequence[Run], jobs: int) -> Iterator[Outcome]:
-    """``jobs`` at a time, each in a process with one thread of torch: more threads than cores wait for one another."""
+    """``jobs`` at a time, each in a process with one thread of torch: more threads than cores wait for one another.
+
+    One job is this process itself, with all its threads: if the machine has too little memory, the sweep ends.
+    """
     if jobs < 1:
         raise InvalidConfiguration("at least one job is needed", "Use --jobs 2, for instance.")
-    if jobs == 1 or len(runs) == 1:
+    if jobs == 1:
         yield from map(attempt, runs)
         return
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # read by children as they start
     try:
-        # spawn, not fork: a forked copy of torch's threads can hang
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            waiting = [pool.submit(attempt, run) for run in runs]
-            try:
-                for future in as_completed(waiting):
-                    yield future.result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for run, outcome in pool.each(attempt, runs, jobs):
+            yield outcome or Outcome(run, None, "its process ended: out of memory?")
     finally:
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -84,7 +86,6 @@ def ray(runs: Sequence[Run], address: str | None) -> Iterator[Outcome]:
         # A cluster listens to the network and runs what it is sent: without a token, everybody's code.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray as cluster
-    from ray.exceptions import RayError, RayTaskError
 
     own: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
@@ -95,17 +96,31 @@ def ray(runs: Sequence[Run], address: str | None) -> Iterator[Outcome]:
     try:
         remote = cluster.remote(num_cpus=1, max_retries=0)(_attempt_in)
         waiting = {remote.remote(run, Path.cwd()): run for run in runs}
-        while waiting:
-            (ready, *_), _ = cluster.wait(list(waiting), num_returns=1)
-            run = waiting.pop(ready)
-            try:
-                yield _of_this_version(run, cluster.get(ready))
-            except RayTaskError:  # raised by our code there: a mistake, as it would be here
-                raise
-            except RayError as error:  # the worker or its node died
-                yield Outcome(run, None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        try:
+            while waiting:
+                (ready, *_), _ = cluster.wait(list(waiting), num_returns=1)
+                outcome = _collected(cluster, waiting[ready], ready)
+                del waiting[ready]
+                yield outcome
+        except KeyboardInterrupt:
+            for ready in cluster.wait(list(waiting), num_returns=len(waiting), timeout=0)[0] if waiting else ():
+                yield _collected(cluster, waiting[ready], ready)
+            raise
     finally:
         cluster.shutdown()
+
+
+def _collected(cluster: Any, run: Run, ready: Any) -> Outcome:
+    """What came of a run on the cluster; whatever is raised in its place has failed this run alone."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        return _of_this_version(run, cluster.get(ready))
+    except Exception as error:  # the worker or its node died, or could not read what it was sent
+        said = str(error).strip().splitlines() or [""]
+        # Ray puts the traceback of over there before the error, and advice after the death of a worker
+        line = said[-1] if isinstance(error, RayTaskError) else f"{type(error).__name__}: {said[0]}"
+        return Outcome(run, None, line[:300])
 
 
 def _attempt_in(run: Run, folder: Path) -> Outcome:

@@ -22,6 +22,8 @@ from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.learning import baselines
 from secure_fedhelp.learning.evaluation import Metrics
+from secure_fedhelp.privacy.accountant import epsilon as epsilon_of
+from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import create_run_folder
@@ -92,7 +94,7 @@ def execute(run: Run) -> RunResult:
     spent, sent = None, 0.0
     if run.contender in RIVALS:
         found = tuple(_rival(run, plan, data))
-        spent = None if run.contender in FREE or not private else plan.privacy["small"].epsilon
+        spent = None if run.contender in FREE or not private else _spent_alone(plan)
     elif run.encrypted:
         found, spent, sent = _simulated(run, plan, data)
     else:
@@ -164,6 +166,13 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
         else:
             metrics = baselines.local_non_private(plan, name, records, data.test, *warm)
         yield HospitalResult(name, tier, kind, metrics.as_dict())
+
+
+def _spent_alone(plan: StudyPlan) -> float:
+    """Largest epsilon of a hospital that takes the plan's private steps by itself: it answers no channel's question."""
+    rounds = plan.study.rounds
+    steps = {h.tier: [planned_event(plan.privacy[h.tier])] * rounds for h in plan.hospitals}
+    return max(epsilon_of(events, plan.privacy[tier].delta) for tier, events in steps.items())
 
 
 def _noise(run: Run, purpose: str, name: str) -> SeededNoise | Noiseless:

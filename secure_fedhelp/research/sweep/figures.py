@@ -161,6 +161,8 @@ def gain(what: Asked, rows: Sequence[Gain], metric: str) -> list[Panel]:
 def _forest(what: Asked, rows: Sequence[Gain], metric: str, about: tuple[str, str, str], ends: Ends) -> Panel:
     epsilon, kind, heading = about
     title = f"ε = {epsilon}, {heading}"
+    if what.tiers and "small" not in what.tiers:
+        return Panel(title, None, "The study has no small hospitals, whose gain this would be.")
     if not any(row.found for row in rows):
         others = " nor ".join(dict.fromkeys(row.over for row in rows)) or COMMON
         return Panel(title, None, f"No seed has both a method and {others} at this epsilon: nothing to compare.")

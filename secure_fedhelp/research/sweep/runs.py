@@ -94,8 +94,9 @@ def expand(
 ) -> list[Run]:
     """Every combination once, seeds outermost, so that a sweep that ends early has whole seeds.
 
-    Seeds go up from the study file's. Raises InvalidConfiguration for an unknown contender, and for a method without
-    privacy that is to be encrypted; InvalidData if the study's own data file cannot be read.
+    Seeds go up from the study file's. Raises InvalidConfiguration for an unknown contender, for a variant with a
+    rival's name, and for a method without privacy that is to be encrypted; InvalidData if the study's own
+    data file cannot be read.
     """
     if not (contenders and epsilons and seeds > 0):
         raise InvalidConfiguration(
@@ -105,6 +106,9 @@ def expand(
     if unknown:
         known = ", ".join((*BUILT_IN, *study.variants, *RIVALS))
         raise InvalidConfiguration(f"no method, variant or rival is called {unknown[0]!r}", f"Known: {known}.")
+    if clash := [name for name in study.variants if name in RIVALS]:
+        reason = f"[variants.{clash[0]}] has the name of a rival, which would be run in its place"
+        raise InvalidConfiguration(reason, "Give the variant another name.")
     if encrypted and math.inf in epsilons and any(name not in RIVALS for name in contenders):
         raise InvalidConfiguration(
             "without privacy nothing may leave a hospital, so epsilon inf cannot be simulated as deployed",

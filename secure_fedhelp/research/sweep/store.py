@@ -42,6 +42,11 @@ class Store:
     def done(self, run: Run) -> bool:
         return self._path(run.id).exists()
 
+    def others(self, runs: Sequence[Run]) -> int:
+        """How many finished runs there are beside ``runs``."""
+        asked = {run.id for run in runs}
+        return sum(path.stem not in asked for path in (self.folder / "runs").glob("*.json"))
+
     def keep(self, result: RunResult) -> None:
         write_atomic(self._path(result.run), json.dumps(asdict(result), sort_keys=True, indent=1).encode())
 

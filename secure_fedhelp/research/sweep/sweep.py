@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.sweep.asked import remember
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.page import write_page
 from secure_fedhelp.research.sweep.runs import Run
 from secure_fedhelp.research.sweep.store import Store
-from secure_fedhelp.study.files import write_atomic
 
 #: Executes runs somewhere and gives what comes, in the order in which it comes.
 Engine = Callable[[Sequence[Run]], Iterator[Outcome]]
 #: Hears of every finished run, of those finished before too; what it raises would end the sweep.
 Log = Callable[[RunResult], None]
+#: Tables are made of all results each time, so not after each of a thousand runs.
+_TABLES_EVERY_SECONDS = 10.0
 
 
 def sweep(
@@ -30,30 +32,43 @@ def sweep(
     engine: Engine,
     told: Callable[[Outcome], None] = lambda outcome: None,
     log: Log = lambda result: None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[RunResult]:
     """Do the runs that ``folder`` does not have yet, and write tables and page of all of ``runs`` that are done.
 
-    Tables are written after every run, so a sweep can be looked at while it goes. ``told`` hears of each that ends.
-    Raises InvalidConfiguration if another sweep is at work in the folder, and what data and folder raise.
+    Tables are written on the way too, so a sweep can be looked at while it goes, and they and the page at its end,
+    whatever ends it. ``told`` hears of each run that ends; ``clock`` gives seconds. Raises InvalidConfiguration if
+    another sweep is at work in the folder, and what data and folder raise.
     """
     with _locked(folder):
         store = Store(folder)
-        _remember(folder, runs)
+        remember(folder, runs)
         left = [run for run in runs if not store.done(run)]
         for run in _one_of_each(left):
             study_data(run.study, run.data_dir)  # a missing file, or a part nobody can deal, is told before all starts
-        for result in store.results(runs):
+        done = {result.run: result for result in store.results(runs)}
+        for result in done.values():
             log(result)
-        for outcome in engine(left) if left else ():
-            if outcome.result is not None:
-                store.keep(outcome.result)
-                log(outcome.result)
-                store.write_tables(store.results(runs))
-            told(outcome)
-        results = store.results(runs)
-        store.write_tables(results)
-        write_page(folder, runs, results)
+        try:
+            written = clock()
+            for outcome in engine(left) if left else ():
+                if outcome.result is not None:
+                    store.keep(outcome.result)
+                    done[outcome.result.run] = outcome.result
+                    log(outcome.result)
+                    if clock() - written >= _TABLES_EVERY_SECONDS:
+                        store.write_tables(_in_order(runs, done))
+                        written = clock()
+                told(outcome)
+        finally:
+            results = _in_order(runs, done)
+            store.write_tables(results)
+            write_page(folder, runs, results)
         return results
+
+
+def _in_order(runs: Sequence[Run], done: Mapping[str, RunResult]) -> list[RunResult]:
+    return [done[run.id] for run in runs if run.id in done]
 
 
 def _one_of_each(runs: Sequence[Run]) -> list[Run]:
@@ -82,18 +97,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _remember(folder: Path, runs: Sequence[Run]) -> None:
-    """What was asked for, beside what came out: each run's study, so that one can be simulated by itself."""
-    asked = [
-        {
-            "run": run.id,
-            "contender": run.contender,
-            "epsilon": str(run.epsilon),
-            "encryption": run.encryption,
-            "study": run.study.model_dump(mode="json", exclude_none=True),
-        }
-        for run in runs
-    ]
-    write_atomic(folder / "asked.json", json.dumps(asked, indent=1).encode())

@@ -1,0 +1,108 @@
+"""One run of a sweep, by its id: the study that the sweep ran, or a named error."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweeps import Counting, own, runs
+from typer.testing import CliRunner
+
+from secure_fedhelp.cli.main import app
+from secure_fedhelp.errors import DataChanged, InvalidConfiguration
+from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.research.sweep.asked import remember, study_of
+from secure_fedhelp.research.sweep.execute import execute
+from secure_fedhelp.research.sweep.runs import expand
+from secure_fedhelp.research.sweep.sweep import sweep
+
+
+def test_the_study_of_a_run_makes_the_plan_that_the_sweep_had(tmp_path: Path) -> None:
+    asked = runs("fedhelp", "no-logits", epsilons=(1.0, 2.5), seeds=2)
+    sweep(asked, tmp_path, Counting())
+    for run in asked:
+        study = study_of(tmp_path / "asked.json", run.id)
+        assert (study.epsilon, study.seed) == (run.epsilon, run.study.seed)
+    last = study_plan(study, study_data(study, None))
+    assert last.hash == execute(asked[-1]).plan_sha256
+
+
+def test_the_command_simulates_a_run_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,), started = runs("no-logits", seeds=1), []
+    remember(tmp_path, [run])
+
+    def simulate(study: StudyFile, *rest: Any) -> None:
+        started.append(study)
+        raise InvalidConfiguration("far enough")
+
+    monkeypatch.setattr("secure_fedhelp.research.simulation.simulate", simulate)
+    words = ["simulate", str(tmp_path / "asked.json")]
+    CliRunner().invoke(app, [*words, "--run", run.id])
+    assert started == [run.study.model_copy(update={"epsilon": 3.0})]
+    without = CliRunner().invoke(app, words)
+    assert "asked.json is no study file" in str(without.exception)
+    assert "--run ID" in without.exception.hint  # type: ignore[union-attr]
+    (tmp_path / "study.toml").write_text('name = "quick"\ndataset = "breast-cancer"\n')
+    toml = CliRunner().invoke(app, ["simulate", str(tmp_path / "study.toml"), "--run", run.id])
+    assert "study.toml is no sweep's asked.json" in str(toml.exception)
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+    ("contender", "epsilon", "reason"),
+    [("local", 3.0, "the rival 'local'"), ("local-dp", 3.0, "the rival"), ("fedhelp", math.inf, "only in plain$")],
+)
+def test_what_is_no_simulation_is_refused_by_name(tmp_path: Path, contender: str, epsilon: float, reason: str) -> None:
+    (run,) = runs(contender, epsilons=(epsilon,), seeds=1)
+    remember(tmp_path, [run])
+    with pytest.raises(InvalidConfiguration, match=reason) as raised:
+        study_of(tmp_path / "asked.json", run.id)
+    assert "start the sweep again" in raised.value.hint.lower()
+    with pytest.raises(InvalidConfiguration, match="has no run '0123'"):
+        study_of(tmp_path / "asked.json", "0123")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text, run: text[:-30], "is damaged"),
+        (lambda text, run: "[3]", "is damaged"),
+        (lambda text, run: "[" * 100_000, "is damaged"),
+        (lambda text, run: text.replace('"rounds": 1', '"rounds": 0'), "study.rounds"),
+        (lambda text, run: text.replace('"rounds": 1', '"rounds": 2'), "not what its name says"),
+        (lambda text, run: text.replace('"epsilon": "3"', '"epsilon": "nan"'), "epsilon"),
+        (lambda text, run: json.dumps([{"run": run}]), "study: Field required"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, damage: Callable[[str, str], str], reason: str) -> None:
+    (run,) = runs("fedhelp", seeds=1)
+    remember(tmp_path, [run])
+    path = tmp_path / "asked.json"
+    text = path.read_text()
+    path.write_text(damage(text, run.id))
+    assert path.read_text() != text
+    with pytest.raises(InvalidConfiguration, match=reason):
+        study_of(path, run.id)
+
+
+def test_a_study_of_own_data_finds_its_file_and_not_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    study = own(Path("data"))
+    (run,) = expand(study, ["fedavg"], [3.0], 1, False, None)
+    remember(tmp_path, [run])
+    monkeypatch.chdir("/")
+    found = study_of(tmp_path / "asked.json", run.id)
+    assert found.data is not None
+    assert found.data.path == tmp_path / "data" / "own.csv"
+    own(tmp_path / "data", shift=1)
+    with pytest.raises(DataChanged):
+        study_of(tmp_path / "asked.json", run.id)
