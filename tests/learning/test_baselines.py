@@ -45,7 +45,7 @@ def test_local_training_takes_the_studys_private_steps(study: Study, warm: bool)
 
 
 def test_without_noise_a_hospital_learns_the_task(study_with: Callable[..., Study]) -> None:
-    study = study_with(pupil_steps=60)
+    study = study_with(pupil_steps=60, personal_steps=180)
     for name in ("alpha", "beta"):
         found = baselines.local_non_private(study.plan, name, study.records[name], study.test)
         warm = baselines.local_non_private(study.plan, name, study.records[name], study.test, study.public)
@@ -54,7 +54,7 @@ def test_without_noise_a_hospital_learns_the_task(study_with: Callable[..., Stud
 
 
 def test_noise_costs_a_local_hospital_utility(study_with: Callable[..., Study]) -> None:
-    study = study_with(pupil_steps=60)
+    study = study_with(pupil_steps=60, personal_steps=180)
     quiet = baselines.local_non_private(study.plan, "gamma", study.records["gamma"], study.test)
     section = study.plan.privacy["small"].model_copy(update={"noise_multiplier": 50.0})
     plan = study.plan.model_copy(update={"privacy": {"large": section, "small": section}})

@@ -205,7 +205,7 @@ def test_the_step_with_two_teachers_follows_the_mean_of_both_divergences(monkeyp
     from secure_fedhelp.learning import steps
 
     class Plain(torch.optim.SGD):
-        def __init__(self, parameters: Any, lr: float) -> None:
+        def __init__(self, parameters: Any, lr: float, **_: object) -> None:
             super().__init__(parameters, lr=1.0)
 
     monkeypatch.setattr(steps.torch.optim, "Adam", Plain)
