@@ -16,6 +16,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +24,12 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field
 
 from secure_fedhelp.errors import FedHelpError, InvalidData
-from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.pages.numbers import NOTHING
 from secure_fedhelp.research.study_file import StudyFile, load_study
+from secure_fedhelp.research.sweep import statistics
 from secure_fedhelp.research.sweep.engines import Outcome, processes
-from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, expand, names, parse_epsilons
-from secure_fedhelp.research.sweep.statistics import Estimate, estimate
+from secure_fedhelp.research.sweep.figures import metric_name
+from secure_fedhelp.research.sweep.runs import FREE, Run, expand, names, parse_epsilons
 from secure_fedhelp.research.sweep.store import Store, run_row
 from secure_fedhelp.research.sweep.sweep import sweep
 from secure_fedhelp.study.files import write_atomic
@@ -48,13 +50,6 @@ ABOUT = (
     "bytes_up",
     "seconds",
 )
-METRICS = {
-    "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro-F1",
-    "dice": "Dice",
-    "ece": "calibration error",
-}
 #: Rivals as the tables' headings have them; docs/results.md says what they are.
 SHORT = {
     "local": "own records",
@@ -115,13 +110,7 @@ def run(
         raise typer.BadParameter(f"{strangers[0]!r} is none of {', '.join(known)}")
     failed = 0
     for name in chosen:
-        try:
-            asked = known[name].runs(data_dir, seeds, epsilon)
-            study_data(asked[0].study, data_dir)
-        except InvalidData as error:
-            failed += 1
-            print(f"{name}: left out. {error.message} {error.hint}", flush=True)
-            continue
+        asked = known[name].runs(data_dir, seeds, epsilon)
         done = Store(out / name)
         left = sum(not done.done(one) for one in asked)
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
@@ -132,7 +121,12 @@ def run(
                 failed += 1
                 print(f"{outcome.run.id} ({outcome.run.contender}) failed: {outcome.error}", flush=True)
 
-        sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
+        try:
+            sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
+        except InvalidData as error:
+            failed += 1
+            print(f"{name}: left out. {error.message} {error.hint}", flush=True)
+            continue
         # All that was ever done of the part, also where only some of it was asked for now.
         rows = [run_row(result) for result in done.results(known[name].runs(data_dir))]
         if replace or len(rows) >= len(kept(name)):
@@ -166,8 +160,12 @@ def keep(name: str, rows: Sequence[dict[str, Any]]) -> None:
 def kept(name: str) -> list[Row]:
     """A part's rows; none if it has not been run."""
     path = KEPT / f"{name}.csv"
-    if not path.exists():
-        return []
+    return _rows(path, path.stat().st_mtime_ns) if path.exists() else []
+
+
+@cache
+def _rows(path: Path, changed: int) -> list[Row]:
+    """Every cell of every table asks for them: read once, until the file has ``changed``."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -175,60 +173,35 @@ def kept(name: str) -> list[Row]:
 # --- figures ---
 
 
-class Contender(BaseModel):
-    """``fedhelp:shared`` or a rival's name: whose model is judged."""
-
-    model_config = ConfigDict(frozen=True)
-    name: str
-    model: str
-
-    @classmethod
-    def of(cls, text: str) -> Contender:
-        name, _, model = text.partition(":")
-        return cls(name=name, model=model or name)
+def contender_of(who: str) -> tuple[str, str]:
+    """Contender and model of ``fedhelp:shared``, or of a rival's name, which has only one."""
+    name, _, model = who.partition(":")
+    return name, model or name
 
 
 def by_seed(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> dict[int, float]:
     """The mean over a tier's hospitals, by seed."""
-    contender = Contender.of(who)
-    wanted = "inf" if contender.name in FREE else epsilon
-    column = f"{tier}_{contender.model}_{metric}"
+    name, model = contender_of(who)
+    wanted, column = "inf" if name in FREE else epsilon, f"{tier}_{model}_{metric}"
     return {
         int(row["seed"]): float(row[column])
         for row in kept(part)
-        if row["contender"] == contender.name and row["epsilon"] == wanted and row.get(column)
+        if (row["contender"], row["epsilon"]) == (name, wanted) and row.get(column)
     }
 
 
 def level(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> str:
     found = by_seed(part, who, tier, metric, epsilon)
-    if not found:
-        return "–"
-    values = estimate(_array(found, sorted(found)))
-    return f"{values.mean:.3f} ± {values.deviation:.3f}" if len(found) > 1 else f"{values.mean:.3f}"
+    return statistics.level_words(statistics.level(found)) if found else NOTHING
 
 
 def gain(part: str, who: str, rival: str, tier: str, metric: str, epsilon: str = "3") -> str:
-    """One less the other, paired by seed, with the 95 % t interval; bold if that is above zero."""
-    one, two = by_seed(part, who, tier, metric, epsilon), by_seed(part, rival, tier, metric, epsilon)
-    seeds = sorted(one.keys() & two.keys())
-    if not seeds:
-        return "–"
-    return shown(estimate(_array(one, seeds) - _array(two, seeds)))
-
-
-def shown(found: Estimate) -> str:
-    low, high = found.mean - found.half_width, found.mean + found.half_width
-    if low != low:  # one seed has no interval
-        return f"{found.mean:+.3f} (one seed)"
-    text = f"{found.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-    return f"**{text}**" if low > 0 else text
-
-
-def _array(found: dict[int, float], seeds: Sequence[int]) -> Any:
-    import numpy as np
-
-    return np.asarray([found[seed] for seed in seeds])
+    """One less the other, paired by seed, with the 95 % t interval; bold if all of that is above zero."""
+    found = statistics.difference(*(by_seed(part, one, tier, metric, epsilon) for one in (who, rival)))
+    if found is None:
+        return NOTHING
+    said = statistics.difference_words(found)
+    return f"**{said}**" if found.ends[0] > 0 else said
 
 
 # --- tables ---
@@ -238,9 +211,9 @@ def levels(part: str, who: str, tier: str, metric: str) -> list[list[str]]:
     """``levels PART fedhelp:shared,local-dp TIER METRIC``: a row each, a column for every epsilon."""
     epsilons = names(parts()[part].epsilon)
     headings = ["no privacy" if epsilon == "inf" else f"epsilon {epsilon}" for epsilon in epsilons]
-    rows = [[f"{METRICS[metric]}, {tier} hospitals", *headings]]
+    rows = [[f"{metric_name(metric)}, {tier} hospitals", *headings]]
     for one in names(who):
-        free = Contender.of(one).name in FREE
+        free = contender_of(one)[0] in FREE
         cells = [level(part, one, tier, metric, epsilon) for epsilon in epsilons]
         rows.append([words(one), *([""] * (len(epsilons) - 1) + cells[-1:] if free else cells)])
     return rows
@@ -293,8 +266,8 @@ def _masked(part: str) -> bool:
 
 def words(who: str) -> str:
     """How a table names a contender's model."""
-    contender = Contender.of(who)
-    return SHORT[contender.name] if contender.name in RIVALS else f"{contender.name} {contender.model}"
+    name, model = contender_of(who)
+    return SHORT.get(name, f"{name} {model}")
 
 
 TABLES: dict[str, Callable[..., list[list[str]]]] = {

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from secure_fedhelp.research.sweep.execute import RunResult
     from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
     from secure_fedhelp.research.sweep.runs import Run
-    from secure_fedhelp.research.sweep.statistics import Estimate
     from secure_fedhelp.research.sweep.sweep import Engine
 
 
@@ -142,7 +141,14 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     from rich.table import Table
 
     from secure_fedhelp.research.sweep.runs import FREE, shown_epsilon
-    from secure_fedhelp.research.sweep.statistics import difference, judged_by, level, values
+    from secure_fedhelp.research.sweep.statistics import (
+        difference,
+        difference_words,
+        judged_by,
+        level,
+        level_words,
+        values,
+    )
 
     metric = judged_by(results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
@@ -161,8 +167,9 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                     found = values(results, name, budget, tier, model, metric)
                     if found:
                         base = values(results, first, budget, tier, _base(first, name, model), metric)
-                        less = "" if name == first else _difference(difference(found, base))
-                        table.add_row(name, model, _level(level(found)), less)
+                        other = None if name == first else difference(found, base)
+                        less = "" if other is None else difference_words(other)
+                        table.add_row(name, model, level_words(level(found)), less)
             if table.row_count:
                 screen.print(table)
 
@@ -179,16 +186,3 @@ def _base(first: str, name: str, model: str) -> str:
     if name in RIVALS:
         return "personal" if name in FREE else "shared"
     return model
-
-
-def _difference(found: Estimate | None) -> str:
-    if found is None:
-        return ""
-    if math.isnan(found.half_width):
-        return f"{found.mean:+.3f} (one seed)"
-    return f"{found.mean:+.3f} [{found.mean - found.half_width:+.3f}, {found.mean + found.half_width:+.3f}]"
-
-
-def _level(found: Estimate) -> str:
-    """Mean ± standard deviation; of one seed the mean alone."""
-    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")

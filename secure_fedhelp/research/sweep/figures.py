@@ -54,7 +54,8 @@ def words(found: Estimate | None, form: Callable[[float], str] = share) -> str:
 
 
 def interval_words(found: Estimate, form: Callable[[float], str] = share) -> str:
-    return f"[{form(found.mean - found.half_width)}, {form(found.mean + found.half_width)}]"
+    low, high = found.ends
+    return f"[{form(low)}, {form(high)}]"
 
 
 def has_interval(found: Estimate | None) -> bool:
@@ -251,7 +252,7 @@ def _sure(found: Estimate | None) -> Interval:
     assert found is not None  # noqa: S101 - the caller has looked
     if not has_interval(found):
         return Interval(found.mean)
-    return Interval(found.mean, found.mean - found.half_width, found.mean + found.half_width)
+    return Interval(found.mean, *found.ends)
 
 
 def _scales(tiers: dict[str, Ends]) -> dict[str, Ends]:

@@ -6,6 +6,7 @@ A seed's value is the mean over a tier's hospitals, all judged on one test set, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,24 @@ class Estimate:
     mean: float
     deviation: float
     half_width: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval; NaN for one seed."""
+        return self.mean - self.half_width, self.mean + self.half_width
+
+
+def level_words(found: Estimate) -> str:
+    """Mean ± standard deviation; of one seed the mean alone."""
+    return f"{found.mean:.3f}" + ("" if math.isnan(found.deviation) else f" ± {found.deviation:.3f}")
+
+
+def difference_words(found: Estimate) -> str:
+    """Mean and interval, with signs."""
+    if math.isnan(found.half_width):
+        return f"{found.mean:+.3f} (one seed)"
+    low, high = found.ends
+    return f"{found.mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def judged_by(results: Sequence[RunResult]) -> str:
