@@ -33,6 +33,13 @@ def test_the_study_of_a_run_makes_the_plan_that_the_sweep_had(tmp_path: Path) ->
     assert last.hash == execute(asked[-1]).plan_sha256
 
 
+@pytest.mark.parametrize("epsilon", [1.0000004, 0.1, 1 / 3])
+def test_a_budget_with_many_digits_is_not_taken_for_a_changed_one(tmp_path: Path, epsilon: float) -> None:
+    (run,) = runs("fedhelp", epsilons=(epsilon,), seeds=1)
+    remember(tmp_path, [run])
+    assert study_of(tmp_path / "asked.json", run.id).epsilon == epsilon
+
+
 def test_the_command_simulates_a_run_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (run,), started = runs("no-logits", seeds=1), []
     remember(tmp_path, [run])

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.data_file import require_unchanged
-from secure_fedhelp.research.sweep.runs import RIVALS, Run, shown_epsilon
+from secure_fedhelp.research.sweep.runs import RIVALS, Run
 from secure_fedhelp.study.files import read_regular, write_atomic
 from secure_fedhelp.study.plan import explain
 from secure_fedhelp.study.sections import Strict
@@ -55,7 +55,7 @@ def _entry(run: Run) -> dict[str, Any]:
     entry = {
         "run": run.id,
         "contender": run.contender,
-        "epsilon": shown_epsilon(run.epsilon),
+        "epsilon": f"{run.epsilon:.17g}",  # all digits: the name of the run depends on them
         "encryption": run.encryption,
         "study": study,
     }
