@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.method import PUBLIC, Method, Said, Site
-from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat, parameter_count
-from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, parameter_count
+from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, trained_model, warm_model
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd
@@ -83,18 +83,14 @@ class Averaging(Method):
             self.train_large(round_number)
 
     def shared_model(self) -> TwoHeaded:
-        model = fresh_model(self.plan, self.plan.model.small)
-        load_flat(model, self.base)
-        return model
+        return trained_model(self.plan, self.plan.model.small, self.base)
 
     # -- what stays at home --------------------------------------------------------------------------------------------
 
     def large_model(self) -> TwoHeaded:
         """A large hospital's own network, as trained so far."""
-        model = fresh_model(self.plan, self.plan.model.large)
         assert self.large is not None, "only large hospitals have a large model"  # noqa: S101  # for the type checker
-        load_flat(model, self.large)
-        return model
+        return trained_model(self.plan, self.plan.model.large, self.large)
 
     def train_large(self, round_number: int) -> None:
         """A round's steps of the large model: own labels without noise, and what the shared model may teach it."""

@@ -72,14 +72,14 @@ def local_non_private(
     personal model in the study; a large one those of its pupil. From nothing a small one takes as many as a large one:
     fewer would leave a model from scratch half trained.
     """
-    learning, large = plan.learning, plan.hospital(hospital).tier == "large"
-    architecture = plan.model.large if large else plan.model.small
+    learning, tier = plan.learning, plan.hospital(hospital).tier
+    architecture = plan.model.of(tier)
     steps, rate = plan.study.rounds * learning.pupil_steps, learning.pupil_learning_rate
     if public is None:
         model = fresh_model(plan, architecture)
     else:
         model = warm_model(plan, architecture, public, _float64(teacher_logits))
-        if not large:
+        if tier == "small":
             steps, rate = learning.personal_steps, learning.personal_learning_rate
     home_steps(model, records, steps, rate, plan, _rng(plan, _HOME, hospital))
     return evaluate(model, test)

@@ -269,15 +269,7 @@ class Method(ABC):
             found = torch.load(io.BytesIO(data), weights_only=True)
             owner = found["plan"], found["hospital"]
             state = {str(name): values.numpy() for name, values in found["state"].items()}
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+        except _UNREADABLE as error:
             raise _damaged() from error
         if owner != (self.plan.hash, self.site.hospital):
             raise PlanChanged("the checkpoint belongs to another study or hospital")

@@ -17,7 +17,7 @@ from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.errors import UnsupportedModel
 from secure_fedhelp.learning.common_work import CommonWork, key_of
 from secure_fedhelp.learning.distillation import soft_loss
-from secure_fedhelp.learning.models import TwoHeaded, build
+from secure_fedhelp.learning.models import TwoHeaded, build, load_flat
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study.plan import StudyPlan
@@ -40,6 +40,13 @@ def fresh_model(plan: StudyPlan, architecture: str) -> TwoHeaded:
     if model.pixelwise != plan.data.masked:
         answers = "each pixel" if model.pixelwise else "each record"
         raise UnsupportedModel(f"{architecture} has an answer for {answers}, and the plan's task is {plan.data.task}")
+    return model
+
+
+def trained_model(plan: StudyPlan, architecture: str, parameters: NDArray[np.float64]) -> TwoHeaded:
+    """An architecture with ``parameters``, as :func:`flatten` gives them."""
+    model = fresh_model(plan, architecture)
+    load_flat(model, parameters)
     return model
 
 

@@ -250,10 +250,10 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 # -- which way is right ------------------------------------------------------------------------------------------------
 
-#: What was found right for a structure. The trial takes as long as some steps, and a study makes its models anew each
-#: round; whether a way is right does not depend on the weights.
 #: What torch and Opacus raise on models that they cannot follow.
 _FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError)
+#: What was found right for a structure. The trial takes as long as some steps, and a study makes its models anew each
+#: round; whether a way is right does not depend on the weights.
 _CHOSEN: dict[tuple[object, ...], type[Gradients]] = {}
 
 

@@ -104,6 +104,10 @@ class ModelSection(Strict):
     small: Architecture
     large: Architecture
 
+    def of(self, tier: Tier) -> str:
+        """The network that a hospital of this tier trains for itself."""
+        return self.large if tier == "large" else self.small
+
 
 class LearningSection(Strict):
     private_learning_rate: float = Field(gt=0)

@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from secure_fedhelp.learning.averaging import Averaging
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.method import Site
-from secure_fedhelp.learning.models import TwoHeaded, flatten, load_flat
-from secure_fedhelp.learning.steps import fresh_model, home_steps, warm_model
+from secure_fedhelp.learning.models import TwoHeaded, flatten
+from secure_fedhelp.learning.steps import home_steps, trained_model, warm_model
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.training import RecordLoss
@@ -53,7 +53,7 @@ class ProxyFl(Averaging):
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self.options = self.plan.options(methods.ProxyFl)
-        self.architecture = self.plan.model.large if site.tier == "large" else self.plan.model.small
+        self.architecture = self.plan.model.of(site.tier)
         self.private = flatten(warm_model(self.plan, self.architecture, site.public, site.answers))
         self._twin_private: NDArray[np.float64] | None = None
 
@@ -79,9 +79,7 @@ class ProxyFl(Averaging):
 
     def private_model(self) -> TwoHeaded:
         """The private model as trained so far."""
-        model = fresh_model(self.plan, self.architecture)
-        load_flat(model, self.private)
-        return model
+        return trained_model(self.plan, self.architecture, self.private)
 
     def personalise(self) -> nn.Module:
         """The private model is what is deployed; a twin's goes on without noise first."""

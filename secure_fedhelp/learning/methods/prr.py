@@ -43,10 +43,10 @@ from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.measuring import one_record_each
 from secure_fedhelp.learning.method import PUBLIC, Bounds, Said, Site
-from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, load_flat
+from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
-from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, warm_model
+from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, trained_model, warm_model
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian
@@ -78,13 +78,13 @@ class Prr(Averaging):
         super().__init__(site)
         self.options = self.plan.options(methods.Prr)
         self._require_declared()
-        small, large = self.plan.model.small, self.plan.model.large
+        small = self.plan.model.small
         self.fourier = Fourier(parts(fresh_model(self.plan, small)), self.options.aggregation)
         self.deputy = flatten(warm_model(self.plan, small, site.public, site.answers))
-        self.architecture = large if site.tier == "large" else small
+        self.architecture = self.plan.model.of(site.tier)
         self.personal = self.deputy
         if self.architecture != small:
-            self.personal = flatten(warm_model(self.plan, large, site.public, site.answers))
+            self.personal = flatten(warm_model(self.plan, self.architecture, site.public, site.answers))
         #: The cohort's patients of each class [classes], and sums of features [classes, features], all as released.
         self.counts: NDArray[np.float64] | None = None
         self.own_prototypes: NDArray[np.float64] | None = None
@@ -249,15 +249,11 @@ class Prr(Averaging):
 
         All of it is under differential privacy: the own part came out of this hospital's DP-SGD.
         """
-        model = fresh_model(self.plan, self.plan.model.small)
-        load_flat(model, self.deputy)
-        return model
+        return trained_model(self.plan, self.plan.model.small, self.deputy)
 
     def personal_model(self) -> TwoHeaded:
         """P as trained so far; at a large hospital the plan's large network."""
-        model = fresh_model(self.plan, self.architecture)
-        load_flat(model, self.personal)
-        return model
+        return trained_model(self.plan, self.architecture, self.personal)
 
     def personalise(self) -> nn.Module:
         """P has been at home all along. A twin has had noise: at home it goes on without."""
