@@ -32,7 +32,6 @@ def run_in_process(
 
     The sums carry the noise that sanitised decryptions do, since it is in every model of a deployed study.
     """
-
     methods = {
         name: make_method(Site(plan, name, records, study.public, teacher, noise_of(name)))
         for name, (_, records) in study.hospitals.items()

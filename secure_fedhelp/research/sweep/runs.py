@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,8 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
     changes: dict[str, Any] = {"seed": seed, "variants": {}, "epsilon": None}
     if contender in study.variants:
         variant = study.variants[contender]
+        changes |= {key: value for key, value in variant if value is not None}
         changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
-        sections = ("method", "public", "teacher", "model", "partition", "privacy", "weights")
-        changes |= {key: value for key in sections if (value := getattr(variant, key)) is not None}
         if variant.method is None and contender in _OPTIONS:  # a variant called fedavg is of FedAvg
             changes["method"] = _OPTIONS[contender]()
     elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
@@ -141,6 +141,7 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
     return study.model_copy(update=changes)
 
 
+@cache
 def versions() -> str:
     """What computes results: another release of any of these may give others."""
     return ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + f", secure-fedhelp {__version__}"

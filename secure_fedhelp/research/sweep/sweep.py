@@ -71,14 +71,15 @@ def _in_order(runs: Sequence[Run], done: Mapping[str, RunResult]) -> list[RunRes
     return [done[run.id] for run in runs if run.id in done]
 
 
+#: All of a study file, but for the seed, that its data are dealt by.
+_DEALT_BY = {"dataset", "data", "parts", "partition", "public", "teacher", "hospitals"}
+
+
 def _one_of_each(runs: Sequence[Run]) -> list[Run]:
     """The first run of every way in which the study's data are dealt, seeds apart."""
     found: dict[str, Run] = {}
     for run in runs:
-        found.setdefault(
-            run.study.model_dump_json(exclude={"seed", "method", "model", "learning", "masks", "privacy", "weights"}),
-            run,
-        )
+        found.setdefault(run.study.model_dump_json(include=_DEALT_BY), run)
     return list(found.values())
 
 
