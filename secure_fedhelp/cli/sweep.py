@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from secure_fedhelp.research.sweep.execute import RunResult
     from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
     from secure_fedhelp.research.sweep.runs import Run
+    from secure_fedhelp.research.sweep.statistics import Estimate
     from secure_fedhelp.research.sweep.sweep import Engine
 
 
@@ -143,7 +144,6 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     from secure_fedhelp.research.sweep.runs import FREE, shown_epsilon
     from secure_fedhelp.research.sweep.statistics import (
         difference,
-        difference_words,
         judged_by,
         level,
         level_words,
@@ -167,8 +167,7 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                     found = values(results, name, budget, tier, model, metric)
                     if found:
                         base = values(results, first, budget, tier, _base(first, name, model), metric)
-                        other = None if name == first else difference(found, base)
-                        less = "" if other is None else difference_words(other)
+                        less = "" if name == first else _difference(difference(found, base))
                         table.add_row(name, model, level_words(level(found)), less)
             if table.row_count:
                 screen.print(table)
@@ -186,3 +185,9 @@ def _base(first: str, name: str, model: str) -> str:
     if name in RIVALS:
         return "personal" if name in FREE else "shared"
     return model
+
+
+def _difference(found: Estimate | None) -> str:
+    from secure_fedhelp.research.sweep.statistics import difference_words
+
+    return "" if found is None else difference_words(found)

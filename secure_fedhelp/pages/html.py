@@ -9,7 +9,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 @cache
 def environment(package: str) -> Environment:
-    """Templates of ``package`` (its folder ``templates``), and those of this room: ``page.css``."""
+    """Templates of ``package`` (its folder ``templates``), and those of this room: ``head.html``, ``page.css``."""
     return Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("secure_fedhelp.pages")]),
         autoescape=True,
