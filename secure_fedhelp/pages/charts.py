@@ -107,10 +107,7 @@ def line_chart(
     parts = [h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
     parts += [text(x_of(x), height - bottom + 16, f"{x:g}", "middle") for x in _spaced(rounds, 8)]
     parts.append(text((left + WIDTH - right) / 2, height - 4, "round", "middle"))
-    for level in levels:
-        y = y_of(level.value)
-        parts.append(Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(
-            left, WIDTH - right, y, y))  # fmt: skip
+    parts += [level_line(y_of(level.value), left, WIDTH - right) for level in levels]
     for line in lines:
         path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
         parts.append(Markup('<polyline points="{}" class="{}"/>').format(path, line.style))
@@ -135,11 +132,7 @@ def dot_chart(ident: str, title: str, description: str, series: Sequence[Series]
     for number, one in enumerate(series):
         x, middle = left + 6 + 172 * (number % 2), 12 + 18 * (number // 2)
         parts += [one.mark(x, middle, one.style), text(x + 12, middle + 4, one.label, "start")]
-    for tick in x_ticks:
-        at = x_of(tick)
-        parts.append(Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}" class="grid"/>').format(
-            at, at, legend, height - 24))  # fmt: skip
-        parts.append(text(at, height - 8, form(tick), "middle"))
+    parts += [v_grid(x_of(tick), legend, height - 24, form(tick)) for tick in x_ticks]
     for number, row in enumerate(rows):
         y = legend + row_height * number + 22
         parts.append(text(left, y - 9, cut(row.label, 40), "start", "name"))
@@ -273,6 +266,11 @@ def v_grid(x: float, top: float, bottom: float, words: str) -> Markup:
     """A vertical line across the picture, with its value below."""
     line = Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{}" y2="{}" class="grid"/>').format(x, x, top, bottom)
     return line + text(x, bottom + 16, words, "middle")
+
+
+def level_line(y: float, left: float, right: float) -> Markup:
+    """A value that all points are held against."""
+    return Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(left, right, y, y)
 
 
 def _cell(x: float, y: float, size: float, style: str) -> Markup:

@@ -20,6 +20,7 @@ from secure_fedhelp.pages.charts import (
     circle,
     cut,
     h_grid,
+    level_line,
     picture,
     same_decimals,
     scale,
@@ -127,7 +128,7 @@ def trend_chart(
     parts = [h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
     parts += [text(x_of(x), height - bottom + 16, words, "middle") for x, words in enumerate(categories)]
     parts.append(text((left + WIDTH - right) / 2, height - 6, axis, "middle"))
-    parts += [_level(y_of(level.value), left, WIDTH - right) for level in levels]
+    parts += [level_line(y_of(level.value), left, WIDTH - right) for level in levels]
     apart = min(_DODGE, 0.4 * (WIDTH - right - left - 44) / (len(categories) * max(1, len(trends))))
     pieces = [
         (series, [(x_of(x) + apart * (place - (len(trends) - 1) / 2), found) for x, found in piece])
@@ -206,7 +207,7 @@ def cost_chart(
     parts = [h_grid(y_of(tick), left, WIDTH - right, form(tick)) for tick in y_ticks]
     parts += [v_grid(across(p), top, height - bottom, size(2**p).replace(".0 ", " ")) for p in powers]
     parts.append(text((left + WIDTH - right) / 2, height - 6, axis, "middle"))
-    parts += [_level(y_of(level.value), left, WIDTH - right) for level in levels]
+    parts += [level_line(y_of(level.value), left, WIDTH - right) for level in levels]
     for series, points in sorted(paths, key=lambda one: one[0].first):
         for number, (amount, found) in enumerate(points):
             grown = 0.75 + 0.6 * (number / max(1, len(points) - 1))
@@ -222,10 +223,6 @@ def cost_chart(
     trends = [(series, [found for _, found in points]) for series, points in paths]
     parts += _labels(trends, levels, y_of, WIDTH - right, (top, height - bottom))
     return picture(ident, title, description, height, parts)
-
-
-def _level(y: float, left: float, right: float) -> Markup:
-    return Markup('<line x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}" class="level"/>').format(left, right, y, y)
 
 
 def _labels(trends: Sequence[Trend], levels: Sequence[Level], y_of: Scale, edge: float, ends: Ends) -> list[Markup]:
