@@ -2,6 +2,9 @@
 
 The base is the plan's initial weights plus every mean update so far, so it follows from plan and sums alone and is the
 same at every hospital. Each round starts from it, takes the public steps, and then the private ones.
+
+What stays at home is a *pupil*: it teaches nothing that leaves, so no round waits for it. It is trained once, after the
+last round, when the shared model is the best teacher that it will have.
 """
 
 from __future__ import annotations
@@ -38,9 +41,6 @@ class Averaging(Method):
         self.task = Task.of(site.plan)
         # The plan's initial weights and nothing else: a hospital without a teacher must have the same base as all.
         self.base = flatten(fresh_model(self.plan, self.plan.model.small))
-        self.large: NDArray[np.float64] | None = None
-        if site.tier == "large" and self.has_large:
-            self.large = flatten(warm_model(self.plan, self.plan.model.large, site.public, site.answers))
         self._personal: nn.Module | None = None
 
     @classmethod
@@ -79,25 +79,29 @@ class Averaging(Method):
 
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
         self.base, self._personal = self.base + means["model-update"], None
-        if self.large is not None:
-            self.train_large(round_number)
 
     def shared_model(self) -> TwoHeaded:
         return trained_model(self.plan, self.plan.model.small, self.base)
 
     # -- what stays at home --------------------------------------------------------------------------------------------
 
-    def large_model(self) -> TwoHeaded:
-        """A large hospital's own network, as trained so far."""
-        assert self.large is not None, "only large hospitals have a large model"  # noqa: S101  # for the type checker
-        return trained_model(self.plan, self.plan.model.large, self.large)
+    def personalise(self) -> nn.Module:
+        """What the hospital deploys: a small one goes on from a copy of the shared model, a large one has its own."""
+        if self._personal is None:
+            large = self.site.tier == "large" and self.has_large
+            self._personal = self.large_model() if large else self.trained_at_home(self.shared_model())
+        return self._personal
 
-    def train_large(self, round_number: int) -> None:
-        """A round's steps of the large model: own labels without noise, and what the shared model may teach it."""
-        learning, model, rng = self.plan.learning, self.large_model(), self.site.rng(_HOME, round_number)
-        steps, rate, lesson = learning.pupil_steps, learning.pupil_learning_rate, self.large_lesson(model)
-        home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson)
-        self.large = flatten(model)
+    def large_model(self) -> TwoHeaded:
+        """A large hospital's own network: from the public warm start on own labels, and what the shared model teaches.
+
+        All rounds' steps in one go. Dealt out to the rounds, each with an optimizer of its own, they led to less.
+        """
+        plan, site, learning = self.plan, self.site, self.plan.learning
+        model = warm_model(plan, plan.model.large, site.public, site.answers)
+        steps, rate = plan.training_rounds * learning.pupil_steps, learning.pupil_learning_rate
+        home_steps(model, site.records, steps, rate, plan, site.rng(_HOME, 0), self.large_lesson(model))
+        return model
 
     def large_lesson(self, model: TwoHeaded) -> ExtraLoss:
         """What the shared model teaches a large hospital's own network; as :meth:`lesson`, unless a method differs."""
@@ -113,12 +117,6 @@ class Averaging(Method):
             return learning.home_soft_weight * soft_loss(answers, logits, learning.temperature)
 
         return lesson
-
-    def personalise(self) -> nn.Module:
-        """A small hospital goes on from a copy of the shared model, a large one uses its large model."""
-        if self._personal is None:
-            self._personal = self.trained_at_home(self.shared_model()) if self.large is None else self.large_model()
-        return self._personal
 
     def trained_at_home(self, model: TwoHeaded) -> TwoHeaded:
         """``model`` after the plan's personal steps on own records without noise, in place."""
@@ -141,7 +139,7 @@ class Averaging(Method):
     # -- between rounds ------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[np.float64]]:
-        return {"base": self.base} | ({} if self.large is None else {"large": self.large})
+        return {"base": self.base}
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
-        self.base, self.large, self._personal = state["base"], state.get("large", self.large), None
+        self.base, self._personal = state["base"], None

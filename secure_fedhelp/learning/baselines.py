@@ -43,7 +43,7 @@ def local_only(
     small, task, tier = plan.model.small, Task.of(plan), plan.hospital(hospital).tier
     rate = learning_rate or plan.learning.local_learning_rates.get(tier, plan.learning.private_learning_rate)
     model = fresh_model(plan, small) if public is None else warm_model(plan, small, public, teacher)
-    for number in range(plan.study.rounds):
+    for number in range(plan.training_rounds):
         if public is not None:
             public_steps(model, plan, number, public, teacher, None)
         train_private(
@@ -74,7 +74,7 @@ def local_non_private(
     """
     learning, tier = plan.learning, plan.hospital(hospital).tier
     architecture = plan.model.of(tier)
-    steps, rate = plan.study.rounds * learning.pupil_steps, learning.pupil_learning_rate
+    steps, rate = plan.training_rounds * learning.pupil_steps, learning.pupil_learning_rate
     if public is None:
         model = fresh_model(plan, architecture)
     else:
@@ -91,7 +91,7 @@ def public_only(
     """No private record at all: the warm start, then every round's public steps, with the teacher if there is one."""
     teacher = _float64(teacher_logits)
     model = warm_model(plan, plan.model.small, public, teacher)
-    for number in range(plan.study.rounds):
+    for number in range(plan.training_rounds):
         public_steps(model, plan, number, public, teacher, None)
     model.adopt_public_head()
     return evaluate(model, test)
@@ -109,7 +109,7 @@ def pooled(
     The large network from the public warm start, for :data:`POOLED_EPOCHS` passes over the records at least.
     """
     learning, model = plan.learning, warm_model(plan, plan.model.large, public, _float64(teacher_logits))
-    steps = max(plan.study.rounds * learning.pupil_steps, POOLED_EPOCHS * len(records) // learning.home_batch)
+    steps = max(plan.training_rounds * learning.pupil_steps, POOLED_EPOCHS * len(records) // learning.home_batch)
     home_steps(model, records, steps, learning.pupil_learning_rate, plan, _rng(plan, _POOLED, ""))
     return evaluate(model, test)
 

@@ -18,6 +18,7 @@ from secure_fedhelp.errors import UnsupportedModel
 from secure_fedhelp.learning.common_work import CommonWork, key_of
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.models import TwoHeaded, build, load_flat
+from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study.plan import StudyPlan
@@ -85,13 +86,17 @@ def home_steps(
     rng: np.random.Generator,
     extra: ExtraLoss | None = None,
     losses: RecordLoss | None = None,
+    moments: Moments | None = None,
 ) -> None:
     """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does.
 
-    ``losses`` takes the place of the task's own, ``extra`` is added.
+    ``losses`` takes the place of the task's own, ``extra`` is added. With ``moments`` the optimizer goes on where the
+    last call left it.
     """
     losses, learning = losses or Task.of(plan).losses, plan.learning
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=learning.weight_decay, fused=True)
+    if moments is not None:
+        moments.load_into(optimizer, model)
     model.train()
     for batch in _batches(len(records), learning.home_batch, steps, rng):
         inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
@@ -102,6 +107,8 @@ def home_steps(
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    if moments is not None:
+        moments.keep(optimizer, model)
     for p in model.parameters():
         p.grad = None
 

@@ -119,7 +119,7 @@ class LearningSection(Strict):
     temperature: float = Field(default=1.0, gt=0)
     #: mu of the methods' equations: weight of the foundation teacher on the public set.
     teacher_weight: float = Field(default=1.0, ge=0)
-    #: Steps of a large hospital's own network at home, after each round.
+    #: Steps of a large hospital's own network at home, times the rounds of the study.
     pupil_steps: int = Field(ge=0)
     pupil_learning_rate: float = Field(gt=0)
     personal_steps: int = Field(ge=0)

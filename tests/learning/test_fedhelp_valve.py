@@ -14,10 +14,13 @@ import torch
 
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import PlanChanged, PublicSetMismatch, StorageError
+from secure_fedhelp.learning import averaging
+from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.learning.models import flatten, load_flat
+from secure_fedhelp.learning.steps import _batches, home_steps, warm_model
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import SeededNoise
 from secure_fedhelp.privacy.release import PrivateOutput
@@ -50,7 +53,7 @@ def same(one: PrivateOutput, two: PrivateOutput) -> bool:
 def test_records_reach_an_upload_only_through_drawn_patients(study: Study, name: str, nobody_drawn: object) -> None:
     """No patient drawn, same noise: hospitals with different records must send the same, round after round.
 
-    Between the rounds a large hospital's pupil sees all its records, so this also proves that the pupil never teaches.
+    Whoever makes a large hospital's pupil between the rounds lets it see all records: it must not teach then either.
     """
     one = hospital(study, name, nobody_drawn)
     two = hospital(study, name, nobody_drawn, records=study.test)
@@ -60,9 +63,8 @@ def test_records_reach_an_upload_only_through_drawn_patients(study: Study, name:
         means = {channel: 0.5 * values for channel, values in first.channels.items()}
         one.absorb(number, means)
         two.absorb(number, means)
-    if name == "alpha":
         private = flatten(one.personalise()), flatten(two.personalise())
-        assert not np.array_equal(*private), "the pupils have seen different records"
+        assert not np.array_equal(*private), "what stays at home has seen different records"
 
 
 def test_the_event_is_the_plans_and_only_the_logits_are_post_processing(study: Study) -> None:
@@ -200,6 +202,43 @@ def test_personal_models_stay_personal(study: Study) -> None:
     assert len(flatten(large.personalise())) != len(shared), "a large hospital uses its large network"
     small.absorb(0, {"model-update": np.zeros(len(shared))})
     assert small.personalise() is not personal, "a new base, a new personal model"
+
+
+def test_a_large_hospitals_network_is_trained_once_and_by_the_last_shared_model(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No round waits for it, and an optimizer that starts anew every round costs it more than it learns."""
+    calls: list[int] = []
+
+    def counted(model: Any, records: Any, steps: int, *rest: Any) -> None:
+        calls.append(steps)
+        home_steps(model, records, steps, *rest)
+
+    monkeypatch.setattr(averaging, "home_steps", counted)
+    hospitals = {name: hospital(study, name) for name in NAMES}
+    for number in range(3):
+        run_round(study, hospitals, number)
+    assert not calls, "nothing is trained at home before the last round is heard"
+    member, learning = hospitals["alpha"], study.plan.learning
+    found = flatten(member.personalise())
+    assert calls == [3 * learning.pupil_steps]
+    model = warm_model(study.plan, study.plan.model.large, study.public, member.site.answers)
+    rng = member.site.rng(3, 0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning.pupil_learning_rate, weight_decay=learning.weight_decay
+    )
+    shared, records = member.shared_model(), study.records["alpha"]
+    for batch in _batches(len(records), learning.home_batch, 3 * learning.pupil_steps, rng):
+        inputs, labels = torch.from_numpy(records.inputs[batch]), torch.from_numpy(records.labels[batch])
+        with torch.no_grad():
+            answers = shared(inputs)
+        logits = model(inputs)
+        loss = member.task.losses(logits, labels).mean() + learning.home_soft_weight * soft_loss(answers, logits)
+        loss = loss + member.options.ranking_weight * ranking_loss(answers, logits, member.options.ranking_top)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    np.testing.assert_allclose(found, flatten(model), atol=2e-5)
 
 
 def test_exported_models_load_without_running_code(study: Study) -> None:

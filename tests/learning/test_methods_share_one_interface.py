@@ -89,12 +89,15 @@ def test_a_checkpoint_goes_on_exactly(method: dict[str, Any], study_with: Callab
     study = study_with(method=method)
     hospitals = members(study)
     run_round(study, hospitals, 0)
+    restored = {name: make_method(site(study, name, b"later")) for name in hospitals}
     for name, hospital in hospitals.items():
-        restored = make_method(site(study, name, b"later"))
-        restored.load(hospital.save())
+        restored[name].load(hospital.save())
         hospital.site = replace(hospital.site, noise=SeededNoise(name.encode() + b"later"))
-        one, two = hospital.contribute(1), restored.contribute(1)
-        assert all(np.array_equal(one.channels[c], two.channels[c]) for c in one.channels)
+    for number in (1, 2):
+        one, two = run_round(study, hospitals, number), run_round(study, restored, number)
+        assert all(np.array_equal(one[channel], two[channel]) for channel in one)
+    for name, hospital in hospitals.items():
+        assert np.array_equal(flatten(hospital.personalise()), flatten(restored[name].personalise())), "at home too"
 
 
 @every_method

@@ -95,7 +95,7 @@ def test_at_home_the_private_model_learns_from_labels_and_from_the_cohorts_proxy
     monkeypatch.setattr(proxyfl, "home_steps", lambda *given: asked.append(given))
     update = 0.1 * np.ones(len(member.base))
     member.learn(0, {"model-update": update})
-    (_, records, steps, rate, _, _, lesson, losses), *_ = asked
+    ((_, records, steps, rate, _, _, lesson, losses, _),) = asked
     assert records is study.records["beta"]
     assert (steps, rate) == (1, study.plan.learning.personal_learning_rate), "3 personal steps in 3 rounds"
     inputs, labels = torch.from_numpy(records.inputs[:6]), torch.from_numpy(records.labels[:6])

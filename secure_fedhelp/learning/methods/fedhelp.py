@@ -8,9 +8,10 @@ A hospital's round, and what each step costs:
    large one its *proxy*: same shape, same training.
 2. It says two things: ``model-update`` (new minus base, all parameters) and ``public-logits`` (the trained model's
    answers on the public set), the second by post-processing of the first's training.
-3. Of the cohort's means, the base moves by the mean update, the mean logits are the ensemble. A large hospital also
-   trains its **large model** here: own records without noise, and the ranking towards the shared model. That model is
-   a *pupil*: it never leaves and never teaches anything that does.
+3. Of the cohort's means, the base moves by the mean update, the mean logits are the ensemble.
+
+After the last round a large hospital trains its **large model**: own records without noise, and the ranking towards the
+shared model. That model is a *pupil*: it never leaves and never teaches anything that does.
 
 Where this departs from the paper *(ours)*: differential privacy; the proxy learns without the large model (unless
 ``twin``); the private head starts as a copy of the public one and both heads are uploaded; the exchanged logits; the
@@ -36,7 +37,7 @@ from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.method import PUBLIC, Said, Site
 from secure_fedhelp.learning.models import TwoHeaded, flatten
 from secure_fedhelp.learning.pooling import expand, pool, pooled_shape
-from secure_fedhelp.learning.steps import ExtraLoss
+from secure_fedhelp.learning.steps import ExtraLoss, trained_model, warm_model
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
@@ -54,17 +55,17 @@ class FedHelp(Averaging):
         super().__init__(site)
         self.options = self.plan.options(methods.FedHelp)
         self._ensemble: NDArray[np.float64] | None = None
-        self._twin_large: NDArray[np.float64] | None = None
+        #: A twin's large model, which is trained in the rounds, and what it will be once the round's sum is absorbed.
+        self.large: NDArray[np.float64] | None = None
+        if self.options.twin and site.tier == "large":
+            self.large = flatten(warm_model(self.plan, self.plan.model.large, site.public, site.answers))
+        self._trained_large: NDArray[np.float64] | None = None
 
     @classmethod
     def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
         options = plan.options(methods.FedHelp)
         answers = plan.data.public_records * math.prod(pooled_shape(plan.data, options.logit_pool))
         return super().lengths(plan) | ({"public-logits": answers} if options.logits else {})
-
-    @property
-    def _twin(self) -> bool:
-        return self.options.twin and self.large is not None
 
     def train(self, round_number: int) -> Said:
         model = self.start(round_number)
@@ -83,12 +84,12 @@ class FedHelp(Averaging):
         return expand(self._ensemble, self.options.logit_pool), self.options.ensemble_weight
 
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
-        if not self._twin:
+        if self.large is None:
             return super().private_steps(model, round_number)
         large = self.large_model()
         losses = twin_losses(self.task, self.options, self.plan.learning.temperature)
         event = self.noisy_steps(Twin(model, large), losses)
-        self._twin_large = flatten(large)
+        self._trained_large = flatten(large)
         return event
 
     def learn(self, round_number: int, means: dict[str, Vector]) -> None:
@@ -96,13 +97,14 @@ class FedHelp(Averaging):
         if "public-logits" in means:
             shape = pooled_shape(self.plan.data, self.options.logit_pool)
             self._ensemble = means["public-logits"].reshape(len(self.site.public), *shape)
+        if self._trained_large is not None:
+            self.large, self._trained_large = self._trained_large, None
 
-    def train_large(self, round_number: int) -> None:
-        """A pupil's steps. A twin was trained with its proxy: its half of the pair is taken over."""
-        if not self._twin:
-            super().train_large(round_number)
-        elif self._twin_large is not None:
-            self.large, self._twin_large = self._twin_large, None
+    def large_model(self) -> TwoHeaded:
+        """As for all methods; a twin's is trained with its proxy, and this is it as trained so far."""
+        if self.large is None:
+            return super().large_model()
+        return trained_model(self.plan, self.plan.model.large, self.large)
 
     def large_lesson(self, model: TwoHeaded) -> ExtraLoss:
         """Asymmetric distillation, weak to strong: only the order of the shared model's answers is a must."""
@@ -119,16 +121,18 @@ class FedHelp(Averaging):
 
     def personalise(self) -> nn.Module:
         """As for all methods, but a twin has had noise: at home it goes on without."""
-        if self._personal is None and self._twin:
+        if self._personal is None and self.large is not None:
             self._personal = self.trained_at_home(self.large_model())
         return super().personalise()
 
     def state(self) -> dict[str, NDArray[np.float64]]:
-        return super().state() | ({} if self._ensemble is None else {"ensemble": self._ensemble})
+        kept = {"ensemble": self._ensemble, "large": self.large}
+        return super().state() | {name: values for name, values in kept.items() if values is not None}
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
         super().restore(state)
-        self._ensemble = state.get("ensemble")
+        self._ensemble, self._trained_large = state.get("ensemble"), None
+        self.large = None if self.large is None else state["large"]
 
 
 def confidence_of(options: methods.FedHelp, task: Task) -> float:

@@ -145,8 +145,6 @@ class PfedNet(Averaging):
         present = slots[:, 0] > 0.5 * min(1.0, self.plan.channel("sketches").bound)
         self._learn_shared(round_number, means["shared-part"], bool(present[self.me]))
         self._learn_heads(np.stack([means[name] for name in self.names]), slots[:, 1:], present)
-        if self.large is not None:
-            self.train_large(round_number)
 
     def _learn_heads(self, sums: Rows, sketches: Rows, present: NDArray[np.bool_]) -> None:
         """The proximal step from the neighbourhoods' ``sums`` [n, personal], the hospitals that were away put in."""

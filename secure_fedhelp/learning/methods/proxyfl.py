@@ -35,6 +35,7 @@ from secure_fedhelp.learning.averaging import Averaging
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.models import TwoHeaded, flatten
+from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.steps import home_steps, trained_model, warm_model
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.mechanisms import DpSgd
@@ -55,6 +56,7 @@ class ProxyFl(Averaging):
         self.options = self.plan.options(methods.ProxyFl)
         self.architecture = self.plan.model.of(site.tier)
         self.private = flatten(warm_model(self.plan, self.architecture, site.public, site.answers))
+        self._moments = Moments()
         self._twin_private: NDArray[np.float64] | None = None
 
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
@@ -70,7 +72,8 @@ class ProxyFl(Averaging):
         super().learn(round_number, means)
         if not self.options.twin:
             model = self.private_model()
-            self._at_home(model, *self.home_share(round_number), self.site.rng(_ROUND, round_number))
+            steps, rate = self.home_share(round_number)
+            self._at_home(model, steps, rate, self.site.rng(_ROUND, round_number), self._moments)
             self.private = flatten(model)
         elif self._twin_private is not None:
             self.private, self._twin_private = self._twin_private, None
@@ -91,7 +94,9 @@ class ProxyFl(Averaging):
                 self._at_home(self._personal, steps, rate, self.site.rng(_END, 0))
         return self._personal
 
-    def _at_home(self, model: TwoHeaded, steps: int, rate: float, rng: np.random.Generator) -> None:
+    def _at_home(
+        self, model: TwoHeaded, steps: int, rate: float, rng: np.random.Generator, moments: Moments | None = None
+    ) -> None:
         """Steps of (1 - alpha) CE + alpha KL(proxy || private) without noise, in place; the cohort's proxy teaches."""
         share, proxy, temperature = self.options.private_share, self.shared_model(), self.plan.learning.temperature
 
@@ -103,16 +108,17 @@ class ProxyFl(Averaging):
         def losses(logits: Tensor, labels: Tensor) -> Tensor:
             return (1 - share) * self.task.losses(logits, labels)
 
-        home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson, losses)
+        home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson, losses, moments)
 
     # -- between rounds ------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, NDArray[np.float64]]:
-        return super().state() | {"private": self.private}
+        return super().state() | {"private": self.private} | self._moments.state()
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
         super().restore(state)
         self.private, self._twin_private = state["private"], None
+        self._moments.restore(state)
 
 
 def mutual_losses(losses: RecordLoss, options: methods.ProxyFl, temperature: float) -> RecordLoss:

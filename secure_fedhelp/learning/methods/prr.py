@@ -44,6 +44,7 @@ from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.measuring import one_record_each
 from secure_fedhelp.learning.method import PUBLIC, Bounds, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten
+from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
 from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, trained_model, warm_model
@@ -85,6 +86,7 @@ class Prr(Averaging):
         self.personal = self.deputy
         if self.architecture != small:
             self.personal = flatten(warm_model(self.plan, self.architecture, site.public, site.answers))
+        self._moments = Moments()
         #: The cohort's patients of each class [classes], and sums of features [classes, features], all as released.
         self.counts: NDArray[np.float64] | None = None
         self.own_prototypes: NDArray[np.float64] | None = None
@@ -270,7 +272,7 @@ class Prr(Averaging):
         for steps in epochs(count, self.options.epochs):
             stage = self._next_stage(stage, model, deputy) if det else None
             lesson = _taught_by(deputy, temperature) if stage is not None and stage.deputy_teaches else None
-            home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson, losses)
+            home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson, losses, self._moments)
         self.personal = flatten(model)
 
     def _next_stage(self, stage: Stage | None, personal: nn.Module, deputy: nn.Module) -> Stage:
@@ -291,12 +293,13 @@ class Prr(Averaging):
             "cohort-prototypes": self.cohort_prototypes,
         }
         kept = {name: values for name, values in heard.items() if values is not None}
-        return super().state() | {"deputy": self.deputy, "personal": self.personal} | kept
+        return super().state() | {"deputy": self.deputy, "personal": self.personal} | kept | self._moments.state()
 
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
         super().restore(state)
         self.deputy, self.personal, self.counts = state["deputy"], state["personal"], state.get("counts")
         self.own_prototypes, self.cohort_prototypes = state.get("own-prototypes"), state.get("cohort-prototypes")
+        self._moments.restore(state)
 
 
 def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordLoss:

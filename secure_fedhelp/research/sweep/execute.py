@@ -170,7 +170,7 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
 
 def _spent_alone(plan: StudyPlan) -> float:
     """Largest epsilon of a hospital that takes the plan's private steps by itself: it answers no channel's question."""
-    rounds = plan.study.rounds
+    rounds = plan.training_rounds
     steps = {h.tier: [planned_event(plan.privacy[h.tier])] * rounds for h in plan.hospitals}
     return max(epsilon_of(events, plan.privacy[tier].delta) for tier, events in steps.items())
 
