@@ -33,7 +33,10 @@ def sweep(
     methods: Annotated[
         str, typer.Option(help="Methods, variants of the study file and rivals, with commas (docs/simulation.md).")
     ] = "fedhelp,fedavg,local-dp,local",
-    epsilon: Annotated[str, typer.Option(help="Budgets, with commas; inf is without privacy.")] = "3",
+    epsilon: Annotated[
+        str | None,
+        typer.Option(help="Budgets, with commas; inf is without privacy.", show_default="the study file's, or else 3"),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions; each has its own split, weights and noise.")] = 5,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of the data, for data sets that are not embedded.")
@@ -64,7 +67,8 @@ def sweep(
     from secure_fedhelp.research.sweep.sweep import sweep as run
 
     screen = Console(highlight=False)
-    loaded, budgets, contenders = load_study(study), parse_epsilons(epsilon), names(methods)
+    loaded, contenders = load_study(study), names(methods)
+    budgets = [loaded.epsilon or 3.0] if epsilon is None else parse_epsilons(epsilon)
     runs = expand(loaded, contenders, budgets, seeds, encryption, data_dir)
     store = Store(out)
     left = [r for r in runs if not store.done(r)]

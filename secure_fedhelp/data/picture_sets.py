@@ -1,9 +1,9 @@
 """Many image files as records: a folder of image-and-mask pairs, or a table that lists images of any kind.
 
 A folder has ``images/`` and ``masks/`` with PNG files of the same stems, and perhaps ``patients.csv`` with the columns
-``file`` (a stem) and ``patient_id``. An *index* is a CSV or Parquet table with a column ``file`` (PNG, ``.dcm``, NIfTI,
-or a folder with a DICOM series; relative to the index), the plan's patient and target columns, or in place of the
-target a column ``mask`` with a file, and for volumes a column ``slice``.
+``file`` (a stem) and the plan's patient column. An *index* is a CSV or Parquet table with a column ``file`` (PNG,
+``.dcm``, NIfTI, or a folder with a DICOM series; relative to the index), the plan's patient and target columns, or in
+place of the target a column ``mask`` with a file, and for volumes a column ``slice``.
 """
 
 from __future__ import annotations

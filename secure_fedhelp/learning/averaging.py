@@ -4,7 +4,8 @@ The base is the plan's initial weights plus every mean update so far, so it foll
 same at every hospital. Each round starts from it, takes the public steps, and then the private ones.
 
 What stays at home is a *pupil*: it teaches nothing that leaves, so no round waits for it. It is trained once, after the
-last round, when the shared model is the best teacher that it will have.
+last round, when the shared model is the best teacher that it will have. Methods whose home models are part of their
+rounds (ProxyFL, PRR, twins) say so.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Averaging(Method):
 
     def lesson(self, model: TwoHeaded) -> ExtraLoss:
         """What the shared model teaches a ``model`` that stays at home: its answers, as much as the plan says."""
-        learning, shared = self.plan.learning, self.shared_model()
+        learning, shared = self.plan.learning, self.shared_model().eval()
 
         def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
             with torch.no_grad():

@@ -1,7 +1,7 @@
 """What a hospital could have done without the study: the rivals that a result must be measured against.
 
-Same architectures, same number of private steps, same epsilon, same public set; only the other hospitals are missing.
-Each function trains and judges on ``test``; no model leaves it.
+Same architectures, same private steps and noise, and where they are warm-started the same public set; only the other
+hospitals are missing. Each function trains and judges on ``test``; no model leaves it.
 """
 
 from __future__ import annotations

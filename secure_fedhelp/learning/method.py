@@ -51,8 +51,8 @@ class Site:
     """All that a method gets at one hospital.
 
     ``records`` are private; ``teacher`` is a foundation model's logits on the public set, float [public records,
-    *answer_shape], or a tuple of two models' logits; ``held_out`` are private records that nobody trains on, for a plan
-    that measures.
+    *answer_shape], or a tuple of one or two models' logits; ``held_out`` are private records that nobody trains on, for
+    a plan that measures.
     """
 
     plan: StudyPlan

@@ -14,11 +14,11 @@ zero says
     (I + c L_w) Z* = U,    L_w the graph's Laplacian with weights w_ij = 1 / ||z*_i - z*_j||
 
 so Z* = A U with A = (I + c L_w)^-1, which depends on U through distances alone. :func:`mixing` finds those weights by
-iteratively reweighted least squares on *sketches* of last round's u, whose distances are nearly the same. Whatever
-the weights, I + c L_w is a symmetric M-matrix that keeps the vector of ones: its inverse is symmetric, has no negative
-entry, and its rows and columns add up to 1. So each z_i is a weighted mean of the cohort's u_j, and the average of all
-hospitals' vectors stays what it is. What A from sketches of another round costs is measured: :func:`gap` to the exact
-answer of :func:`exact_prox`.
+iteratively reweighted least squares on *sketches* of where the u are expected by last round's, whose distances are
+nearly the same. Whatever the weights, I + c L_w is a symmetric M-matrix that keeps the vector of ones: its inverse is
+symmetric, has no negative entry, and its rows and columns add up to 1. So each z_i is a weighted mean of the cohort's
+u_j, and the average of all hospitals' vectors stays what it is. What A from sketches of another round costs is
+measured: :func:`gap` to the exact answer of :func:`exact_prox`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ Teachers = Logits | tuple[Logits, ...] | None
 #: (inputs, logits) of a home batch to a further loss, such as the ranking towards the ensemble.
 ExtraLoss = Callable[[Tensor, Tensor], Tensor]
 
-#: Separates the streams of public randomness, so that no two uses of the plan's seed draw the same numbers.
+#: Separates the streams of public batches from each other. They order what is public, so who else uses the plan's seed
+#: does not matter.
 _WARM, _PUBLIC = 1, 2
 #: Public steps follow from the model that they start from and from public things, so what one did serves all.
 COMMON = CommonWork()
@@ -54,7 +55,7 @@ def trained_model(plan: StudyPlan, architecture: str, parameters: NDArray[np.flo
 def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: Teachers) -> TwoHeaded:
     """The initial weights after ``warm_steps`` public steps.
 
-    A function of the plan, the public set and the teacher's answers alone, so every hospital makes the same one.
+    A function of the plan, the public set and the teacher's answers alone: hospitals with one teacher make the same.
     """
     model = fresh_model(plan, architecture)
     _public_steps(model, plan, plan.learning.warm_steps, public, teacher, None, [_WARM])
@@ -88,7 +89,7 @@ def home_steps(
     losses: RecordLoss | None = None,
     moments: Moments | None = None,
 ) -> None:
-    """Adam steps on own records without noise, in place: the model must never leave, nor teach one that does.
+    """AdamW steps on own records without noise, in place: the model must never leave, nor teach one that does.
 
     ``losses`` takes the place of the task's own, ``extra`` is added. With ``moments`` the optimizer goes on where the
     last call left it.

@@ -19,7 +19,7 @@ from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
 from secure_fedhelp.data.tables import category, encode_rows, patient_of, read_rows
-from secure_fedhelp.errors import InvalidConfiguration, InvalidData, MissingColumn, UnknownCategory
+from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
 from secure_fedhelp.research.dealing import Dealt, deal
 from secure_fedhelp.research.public_part import strangers, with_public
@@ -95,6 +95,9 @@ def _table(
     except UnknownCategory as error:
         hint = "What the study file does not say is taken from the public part: name classes or [[data.columns]] there."
         raise UnknownCategory(f"{data.path.name}: {error.message}", hint) from error
+    except InvalidValue as error:
+        hint = "Correct it, or say in the study file's [[data.columns]] what the column is."
+        raise InvalidValue(f"{data.path.name}: {error.message}", hint) from error
     progress(data.path.name, 2, 2)
     everything = Records(inputs, np.asarray(labels, dtype=np.int64), patients)
     sites = [row[site] for _, row in rows] if site else None

@@ -73,6 +73,19 @@ def test_the_command_leaves_a_run_that_an_audit_accepts(tmp_path: Path) -> None:
     assert any("seeded research noise" in f.detail for f in findings), "noise that can be made again is named"
 
 
+def test_a_method_and_a_network_of_ones_own_are_simulated_as_the_rest(tmp_path: Path) -> None:
+    """Each hospital's policy has to name such code by its path; who simulates wrote it."""
+    file = tmp_path / "study.toml"
+    file.write_text(
+        'name = "own"\ndataset = "breast-cancer"\nrounds = 1\nmodel = { small = "own_code:network", large = "mlp-16" }\n'
+        'method = { name = "imported", path = "own_code:Mine" }\n'
+    )
+    done = CliRunner().invoke(app, ["simulate", str(file), "--out", str(tmp_path / "run")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert {h.status for h in read_summary(tmp_path / "run" / "summary.json").hospitals} == {"contributed"}
+    assert [f for f in verify_run(tmp_path / "run", 0.0) if not f.ok] == []
+
+
 def test_a_study_file_names_every_wrong_key(tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
     file.write_text('name = "quick"\ndataset = "breast-cancer"\nepsilom = 3\n[method]\nname = "magic"\n')

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from secure_fedhelp.data.records import PublicSet
-from secure_fedhelp.errors import PlanChanged, PublicSetMismatch, StorageError
+from secure_fedhelp.errors import InvalidPlan, PlanChanged, PublicSetMismatch, StorageError
 from secure_fedhelp.learning import averaging
 from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import predict
@@ -94,6 +94,13 @@ def test_contributing_again_gives_the_same_from_the_same_state(study: Study) -> 
     assert member.save() == before, "a round that is not absorbed leaves no trace"
     again = hospital(study, "alpha", SeededNoise(b"1")).contribute(0)
     assert same(first, again)
+
+
+@pytest.mark.parametrize("top", [2, 3])
+def test_a_ranking_that_outranks_nothing_is_refused(study_with: Callable[..., Study], top: int) -> None:
+    """Else 0 / 0 would be in the large model's loss, after the last round."""
+    with pytest.raises(InvalidPlan, match="ranking_top"):
+        FedHelp.lengths(study_with(method={"name": "fedhelp", "ranking_top": top}).plan)
 
 
 def test_values_beyond_a_channels_bound_are_cut(study: Study) -> None:

@@ -185,7 +185,9 @@ def test_lengths_grow_with_the_band_and_nothing_unused_is_paid_for(study_with: C
     assert spectrum == (5 * 3 + 34, 5 * 5 + 34, 5 * 5 + 34)
     assert found["class-counts"] == (2, 0, 0)
     assert found["prototypes"] == (0, 12, 12)
-    assert Prr.lengths(study_with(method={"name": "prr"}).plan).keys() == {"spectrum", "class-counts"}
+    for never in (3, 15):
+        plan = study_with(method={"name": "prr", "aligned_from": never}).plan
+        assert Prr.lengths(plan).keys() == {"spectrum", "class-counts"}, "a study of three rounds ends before"
     assert Prr.lengths(study_with(method=PLAIN).plan).keys() == {"spectrum"}
 
 

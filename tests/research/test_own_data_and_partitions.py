@@ -17,6 +17,7 @@ from secure_fedhelp.errors import (
     InvalidConfiguration,
     InvalidData,
     InvalidPartition,
+    InvalidValue,
     MissingColumn,
     UnknownCategory,
 )
@@ -373,6 +374,13 @@ def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> 
     assert "data.columns" in raised.value.hint
     columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\n'
     assert study_data(study(tmp_path, own(more=columns)), None).data_section_fields["input_shape"] == (1,)
+
+
+def test_text_among_numbers_is_told_with_its_file(tmp_path: Path) -> None:
+    table(tmp_path, {17: {"age": "old"}})
+    with pytest.raises(InvalidValue, match=r"^own\.csv: row 18.*'age'") as raised:
+        study_data(study(tmp_path, own()), None)
+    assert "data.columns" in raised.value.hint
 
 
 def test_patients_at_two_sites_and_sites_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -57,10 +57,12 @@ def test_a_difference_of_nothing_is_shown() -> None:
     assert _difference(None) == ""
 
 
-def swept(folder: Path, engine: Any, methods: str, monkeypatch: pytest.MonkeyPatch, *more: str) -> Result:
+def swept(
+    folder: Path, engine: Any, methods: str, monkeypatch: pytest.MonkeyPatch, *more: str, keys: str = ""
+) -> Result:
     monkeypatch.setattr("secure_fedhelp.research.sweep.engines.processes", lambda given, jobs: engine(given))
     study = folder / "study.toml"
-    study.write_text('name = "quick"\ndataset = "breast-cancer"\nrounds = 1\n', encoding="utf-8")
+    study.write_text(f'name = "quick"\ndataset = "breast-cancer"\nrounds = 1\n{keys}', encoding="utf-8")
     words = ["sweep", str(study), "--methods", methods, "--seeds", "2", "--no-encryption", "--out", str(folder / "out")]
     return CliRunner().invoke(app, [*words, *more])
 
@@ -73,6 +75,19 @@ def measuring(given: Sequence[Run]) -> Iterator[Outcome]:
 def test_other_runs_of_the_folder_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "other finished" not in swept(tmp_path, measuring, "fedhelp", monkeypatch).output
     assert "2 other finished run(s)" in swept(tmp_path, measuring, "fedavg", monkeypatch).output
+
+
+def test_the_files_epsilon_is_swept_unless_budgets_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def engine(given: Sequence[Run]) -> Iterator[Outcome]:
+        asked.extend(run.epsilon for run in given)
+        return measuring(given)
+
+    for number, (keys, more) in enumerate([("epsilon = 2\n", ()), ("", ()), ("epsilon = 2\n", ("--epsilon", "1,4"))]):
+        (tmp_path / str(number)).mkdir()
+        assert swept(tmp_path / str(number), engine, "fedavg", monkeypatch, *more, keys=keys).exit_code == 0
+    assert asked == [2, 2, 3, 3, 1, 4, 1, 4]
 
 
 def test_a_failed_run_and_a_failed_log_are_both_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""FedAvg (McMahan et al., AISTATS 2017) on updates from DP-SGD; warm-started, if the plan has public steps.
+"""FedAvg (McMahan et al., AISTATS 2017) on updates from DP-SGD; warm-started, if the plan has warm steps.
 
 All of it is in learning/averaging.py: the mean update is what the other methods build on.
 """

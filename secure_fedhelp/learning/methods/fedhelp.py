@@ -10,8 +10,9 @@ A hospital's round, and what each step costs:
    answers on the public set), the second by post-processing of the first's training.
 3. Of the cohort's means, the base moves by the mean update, the mean logits are the ensemble.
 
-After the last round a large hospital trains its **large model**: own records without noise, and the ranking towards the
-shared model. That model is a *pupil*: it never leaves and never teaches anything that does.
+After the last round a large hospital trains its **large model**: own records without noise, the ranking towards the
+shared model, and by ``home_soft_weight`` its whole answers, as every model that stays at home does. The large model is
+a *pupil*: it never leaves and never teaches anything that does.
 
 Where this departs from the paper *(ours)*: differential privacy; the proxy learns without the large model (unless
 ``twin``); the private head starts as a copy of the public one and both heads are uploaded; the exchanged logits; the
@@ -31,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.learning.averaging import Averaging
 from secure_fedhelp.learning.distillation import ranking_loss, soft_loss
 from secure_fedhelp.learning.evaluation import predict
@@ -63,7 +65,9 @@ class FedHelp(Averaging):
 
     @classmethod
     def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
-        options = plan.options(methods.FedHelp)
+        options, classes = plan.options(methods.FedHelp), len(plan.data.classes)
+        if options.ranking_top >= classes:
+            raise InvalidPlan(f"ranking_top = {options.ranking_top} leaves none of {classes} classes to be outranked")
         answers = plan.data.public_records * math.prod(pooled_shape(plan.data, options.logit_pool))
         return super().lengths(plan) | ({"public-logits": answers} if options.logits else {})
 
@@ -108,7 +112,7 @@ class FedHelp(Averaging):
 
     def large_lesson(self, model: TwoHeaded) -> ExtraLoss:
         """Asymmetric distillation, weak to strong: only the order of the shared model's answers is a must."""
-        options, shared, soft = self.options, self.shared_model(), self.lesson(model)
+        options, shared, soft = self.options, self.shared_model().eval(), self.lesson(model)
         confidence = confidence_of(options, self.task)
 
         def lesson(inputs: Tensor, logits: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class ProxyFl(Averaging):
         self, model: TwoHeaded, steps: int, rate: float, rng: np.random.Generator, moments: Moments | None = None
     ) -> None:
         """Steps of (1 - alpha) CE + alpha KL(proxy || private) without noise, in place; the cohort's proxy teaches."""
-        share, proxy, temperature = self.options.private_share, self.shared_model(), self.plan.learning.temperature
+        share, temperature = self.options.private_share, self.plan.learning.temperature
+        proxy = self.shared_model().eval()
 
         def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
             with torch.no_grad():

@@ -96,7 +96,7 @@ class Prr(Averaging):
     @classmethod
     def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
         """``spectrum`` grows with the band. Counts are asked for once, since they do not change and each answer is
-        paid for; prototypes in no round before the first that is used."""
+        paid for; prototypes in no round before the first that is used, and in none if the study ends before."""
         options, model, rounds = plan.options(methods.Prr), fresh_model(plan, plan.model.small), plan.training_rounds
         fourier, classes = Fourier(parts(model), options.aggregation), len(plan.data.classes)
         found: dict[str, int | tuple[int, ...]] = {
@@ -105,7 +105,7 @@ class Prr(Averaging):
         if options.cpa:
             found["class-counts"] = (classes, *[0] * (rounds - 1))
             prototypes, first = classes * model.features, max(options.aligned_from - 1, 0)
-            if first < rounds:
+            if options.aligned_from < rounds:
                 found["prototypes"] = tuple(prototypes if number >= first else 0 for number in range(rounds))
         return found
 
@@ -268,7 +268,12 @@ class Prr(Averaging):
         """The pupil's steps of a round, in epochs."""
         det, rng = self.options.det, self.site.rng(_HOME, round_number)
         (count, rate), temperature = self.home_share(round_number), self.plan.learning.temperature
-        model, deputy, losses, stage = self.personal_model(), self.shared_model(), self.losses(round_number), None
+        model, deputy, losses, stage = (
+            self.personal_model(),
+            self.shared_model().eval(),
+            self.losses(round_number),
+            None,
+        )
         for steps in epochs(count, self.options.epochs):
             stage = self._next_stage(stage, model, deputy) if det else None
             lesson = _taught_by(deputy, temperature) if stage is not None and stage.deputy_teaches else None
@@ -298,6 +303,7 @@ class Prr(Averaging):
     def restore(self, state: dict[str, NDArray[np.float64]]) -> None:
         super().restore(state)
         self.deputy, self.personal, self.counts = state["deputy"], state["personal"], state.get("counts")
+        self._trained = None
         self.own_prototypes, self.cohort_prototypes = state.get("own-prototypes"), state.get("cohort-prototypes")
         self._moments.restore(state)
 

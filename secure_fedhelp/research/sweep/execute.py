@@ -128,7 +128,7 @@ def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[Hospit
         for model, metrics in (("shared", h.study_model), ("personal", h.personal_model)):
             if metrics is not None:
                 found.append(HospitalResult(h.name, h.tier, model, metrics.model_dump(exclude_none=True)))
-    sent = float(np.mean([h.bytes_up for h in summary.hospitals]))
+    sent = float(np.mean([h.bytes_up for h in summary.hospitals if h.bytes_up is not None]))  # not of who did not end
     return tuple(found), max(h.epsilon for h in summary.hospitals), sent
 
 

@@ -136,6 +136,8 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
         changes |= {"learning": study.learning | variant.learning, "hospitals": variant.hospitals or study.hospitals}
         if variant.method is None and contender in _OPTIONS:  # a variant called fedavg is of FedAvg
             changes["method"] = _OPTIONS[contender]()
+    elif contender in RIVALS:
+        changes["method"] = None  # or its noise would leave room for answers that only that method gives
     elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
         changes["method"] = _OPTIONS[contender]()
     return study.model_copy(update=changes)
