@@ -77,7 +77,8 @@ def test_a_method_and_a_network_of_ones_own_are_simulated_as_the_rest(tmp_path: 
     """Each hospital's policy has to name such code by its path; who simulates wrote it."""
     file = tmp_path / "study.toml"
     file.write_text(
-        'name = "own"\ndataset = "breast-cancer"\nrounds = 1\nmodel = { small = "own_code:network", large = "mlp-16" }\n'
+        'name = "own"\ndataset = "breast-cancer"\nrounds = 1\n'
+        'model = { small = "own_code:network", large = "mlp-16" }\n'
         'method = { name = "imported", path = "own_code:Mine" }\n'
     )
     done = CliRunner().invoke(app, ["simulate", str(file), "--out", str(tmp_path / "run")], catch_exceptions=False)
