@@ -193,6 +193,7 @@ class _Journal:
 
     def _baselines(self) -> dict[str, object]:
         from secure_fedhelp.learning import baselines
+        from secure_fedhelp.learning.evaluation import evaluate
 
         plan, name, private, test = (
             self._member.plan,
@@ -201,10 +202,11 @@ class _Journal:
             self._records.test,
         )
         assert test is not None  # noqa: S101 - narrowed by the caller
-        return {
-            "local_only": baselines.local_only(plan, name, private, noise_of(self._member, "alone"), test).as_dict(),
-            "local_non_private": baselines.local_non_private(plan, name, private, test).as_dict(),
+        models = {
+            "local_only": baselines.local_only(plan, name, private, noise_of(self._member, "alone")),
+            "local_non_private": baselines.local_non_private(plan, name, private),
         }
+        return {rival: evaluate(model, test).as_dict() for rival, model in models.items()}
 
     def _record_round(self, details: dict[str, object]) -> None:
         row: dict[str, object] = dict(details)

@@ -1,7 +1,7 @@
 """What a hospital could have done without the study: the rivals that a result must be measured against.
 
 Same architectures, same private steps and noise, and where they are warm-started the same public set; only the other
-hospitals are missing. Each function trains and judges on ``test``; no model leaves it.
+hospitals are missing. Each function gives the trained model, which stays where it is; whoever asked judges it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from secure_fedhelp.data.records import PublicSet, Records
-from secure_fedhelp.learning.evaluation import Metrics, evaluate
 from secure_fedhelp.learning.models import Surrogate
 from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, warm_model
 from secure_fedhelp.learning.task import Task
@@ -29,16 +29,17 @@ def local_only(
     hospital: str,
     records: Records,
     noise: NoiseSource,
-    test: Records,
     public: PublicSet | None = None,
     teacher_logits: NDArray[np.floating] | None = None,
     learning_rate: float | None = None,
-) -> Metrics:
+) -> nn.Module:
     """DP-SGD on own records alone with the study's whole budget: as many rounds of as many private steps.
 
     With ``public`` it is warm-started and takes the same public steps between: the harder rival. ``learning_rate``
     None takes the plan's for this rival: alone, noise is larger, and the study's steps may be too long.
     """
+    if public is None:
+        plan = _without_prior(plan)
     teacher = _float64(teacher_logits)
     small, task, tier = plan.model.small, Task.of(plan), plan.hospital(hospital).tier
     rate = learning_rate or plan.learning.local_learning_rates.get(tier, plan.learning.private_learning_rate)
@@ -55,17 +56,16 @@ def local_only(
             rate,
             noise,
         )
-    return evaluate(model, test)
+    return model
 
 
 def local_non_private(
     plan: StudyPlan,
     hospital: str,
     records: Records,
-    test: Records,
     public: PublicSet | None = None,
     teacher_logits: NDArray[np.floating] | None = None,
-) -> Metrics:
+) -> nn.Module:
     """The hospital's own alternative: its own records, no noise, nothing shared; a large one uses the large network.
 
     With ``public`` it starts from the public warm start, and a small hospital then takes the same steps at home as its
@@ -76,34 +76,32 @@ def local_non_private(
     architecture = plan.model.of(tier)
     steps, rate = plan.training_rounds * learning.pupil_steps, learning.pupil_learning_rate
     if public is None:
+        plan = _without_prior(plan)
         model = fresh_model(plan, architecture)
     else:
         model = warm_model(plan, architecture, public, _float64(teacher_logits))
         if tier == "small":
             steps, rate = learning.personal_steps, learning.personal_learning_rate
     home_steps(model, records, steps, rate, plan, _rng(plan, _HOME, hospital))
-    return evaluate(model, test)
+    return model
 
 
-def public_only(
-    plan: StudyPlan, public: PublicSet, teacher_logits: NDArray[np.floating] | None, test: Records
-) -> Metrics:
+def public_only(plan: StudyPlan, public: PublicSet, teacher_logits: NDArray[np.floating] | None) -> nn.Module:
     """No private record at all: the warm start, then every round's public steps, with the teacher if there is one."""
     teacher = _float64(teacher_logits)
     model = warm_model(plan, plan.model.small, public, teacher)
     for number in range(plan.training_rounds):
         public_steps(model, plan, number, public, teacher, None)
     model.adopt_public_head()
-    return evaluate(model, test)
+    return model
 
 
 def pooled(
     plan: StudyPlan,
     records: Records,
-    test: Records,
     public: PublicSet,
     teacher_logits: NDArray[np.floating] | None,
-) -> Metrics:
+) -> nn.Module:
     """All hospitals' records in one place without noise: the ceiling that no study is allowed to reach.
 
     The large network from the public warm start, for :data:`POOLED_EPOCHS` passes over the records at least.
@@ -111,7 +109,12 @@ def pooled(
     learning, model = plan.learning, warm_model(plan, plan.model.large, public, _float64(teacher_logits))
     steps = max(plan.training_rounds * learning.pupil_steps, POOLED_EPOCHS * len(records) // learning.home_batch)
     home_steps(model, records, steps, learning.pupil_learning_rate, plan, _rng(plan, _POOLED, ""))
-    return evaluate(model, test)
+    return model
+
+
+def _without_prior(plan: StudyPlan) -> StudyPlan:
+    """Class frequencies are the public set's: who starts from nothing does not have them."""
+    return plan.model_copy(update={"learning": plan.learning.model_copy(update={"class_prior": ()})})
 
 
 def _float64(logits: NDArray[np.floating] | None) -> NDArray[np.float64] | None:

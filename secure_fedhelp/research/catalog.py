@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from secure_fedhelp.data.images import normalise
+from secure_fedhelp.data.npz import read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.data.tables import MISSING, encode_rows
 from secure_fedhelp.errors import InvalidData, UnknownDataset
-from secure_fedhelp.research.dealing import Dealt, deal
+from secure_fedhelp.research.dealing import Dealt, deal, site_name
 from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.research.schema import numeric_column, rounded
 from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
@@ -71,6 +72,8 @@ class StudyData:
     test: Records
     #: Keyword arguments of :class:`secure_fedhelp.study.plan.DataSection`.
     data_section_fields: dict[str, Any]
+    #: What of the test part is a hospital's own patients, by its name; empty where hospitals were dealt from one pool.
+    home: dict[str, Records] = field(default_factory=dict)
 
 
 #: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
@@ -147,7 +150,11 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
     targets = np.asarray(labels, dtype=np.int64)
     strata = targets + 2 * np.unique(sites, return_inverse=True)[1]
     parts = PARTS["heart"]
-    patients = _patients(len(targets))
+    first: dict[tuple[str, ...], int] = {}  # the files name no patients, and hold two rows of one site twice
+    patients = tuple(
+        f"p{first.setdefault((site, *row, str(label)), number):05d}"
+        for number, (site, row, label) in enumerate(zip(sites, rows, labels, strict=True))
+    )
     test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
     columns = tuple(
         _heart_column(name, cats, [rows[i][n] for i in public]) for n, (name, cats) in enumerate(HEART_COLUMNS)
@@ -156,7 +163,7 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
     everything = Records(inputs, targets, patients)
     hospitals = deal(partition, patients, targets, sites, pool, rng)
     fields = data_fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns)
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites)
 
 
 def _heart_rows(path: Path) -> list[list[str]]:
@@ -194,12 +201,10 @@ def image_set(dataset: str, folder: Path | None) -> Records:
 def _read_medmnist(dataset: str, folder: Path | None) -> tuple[Records, int]:
     """All records, and how many come before the official test part."""
     path = _find(folder, MEDMNIST[dataset], dataset)
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            images = [normalise(stored[f"{part}_images"]) for part in ("train", "val", "test")]
-            labels = [stored[f"{part}_labels"].reshape(-1).astype(np.int64) for part in ("train", "val", "test")]
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidData(f"{path}: not the official MedMNIST file ({error})") from error
+    names = ("train", "val", "test")
+    stored = read_arrays(path, [f"{part}_{what}" for part in names for what in ("images", "labels")])
+    images = [normalise(stored[f"{part}_images"]) for part in names]
+    labels = [stored[f"{part}_labels"].reshape(-1).astype(np.int64) for part in names]
     open_part = len(images[0]) + len(images[1])
     everything = Records(np.concatenate(images), np.concatenate(labels), _patients_of(np.concatenate(images)))
     tested = set(everything.patients[open_part:])  # a copy of a test image must not be trained on
@@ -229,10 +234,11 @@ def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator)
     everything, centres = read_retina(_find(folder, FILE, "retina"))
     parts, patients = PARTS["retina"], everything.patients
     test, public, reference, pool = split(patients, centres, (parts.test, parts.public, parts.reference), rng)
-    sites = deal(partition, patients, centres, [CENTRES[number][0] for number in centres], pool, rng)
+    sites = [CENTRES[number][0] for number in centres]
+    hospitals = deal(partition, patients, centres, sites, pool, rng)
     fields = data_fields("retina", "image", ("background", "vessel"), everything.inputs.shape[1:], ())
     fields |= {"task": "segmentation"}
-    return Dealt(everything, centres, partition, sites, public, reference, test, fields)
+    return Dealt(everything, centres, partition, hospitals, public, reference, test, fields, sites)
 
 
 # --- dealing --------------------------------------------------------------------------------------------------------
@@ -240,7 +246,10 @@ def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator)
 
 def make_study(dealt: Dealt, public: PublicSet, reference: Records | None) -> StudyData:
     """The study of what was dealt, with this public set and this training of the teacher (None: no teacher)."""
-    records = dealt.records
+    records, home = dealt.records, dict[str, Records]()
+    if isinstance(dealt.partition, SitePartition) and dealt.sites is not None:
+        own = {name: [i for i in dealt.test if site_name(dealt.sites[i]) == name] for name in dealt.hospitals}
+        home = {name: records.take(indices) for name, indices in own.items() if indices}
     return StudyData(
         hospitals={name: (tier, records.take(indices)) for name, (tier, indices) in dealt.hospitals.items()},
         public=public,
@@ -252,6 +261,7 @@ def make_study(dealt: Dealt, public: PublicSet, reference: Records | None) -> St
             "public_records": len(public),
             "public_labelled": public.labels is not None,
         },
+        home=home,
     )
 
 

@@ -34,6 +34,8 @@ class Dealt:
     test: Indices
     #: Keyword arguments of :class:`secure_fedhelp.study.plan.DataSection`, but for the public set's.
     fields: dict[str, Any]
+    #: The hospital that each record is of, where hospitals are as they are and not dealt; one a record.
+    sites: Sequence[str] | None = None
 
     @property
     def pool(self) -> Indices:

@@ -104,7 +104,7 @@ def _table(
     hospitals = deal(partition, patients, everything.labels, sites, pool, rng)
     fields = data_fields(name, "table", _two(classes, data.path), inputs.shape[1:], columns)
     fields |= {"target": data.target, "patient_id": data.patient}
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites)
 
 
 def _images(
@@ -118,20 +118,23 @@ def _images(
         tested = read_image_set(data.path, classes, "test", progress).records
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
-        records, sites = records.take(kept), _sites(data.path, partition, len(records), kept)
+        sites = _sites(data.path, partition, len(records), kept)
+        later = _test_sites(data.path, partition, len(records), len(tested))
+        all_sites: Sequence[str] | None = None if sites is None or later is None else [*sites, *later]
+        records = records.take(kept)
         everything = _joined(records, tested)
         test: Indices = np.arange(len(records), len(everything))
         public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
-        sites = _sites(data.path, partition, len(records), range(len(records)))
+        sites = all_sites = _sites(data.path, partition, len(records), range(len(records)))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
     strata = _strata(everything)
     hospitals = deal(partition, everything.patients, strata, sites, pool, rng)
     fields = data_fields(name, "image", data.classes, everything.inputs.shape[1:], ())
     fields |= {"task": "segmentation"} if everything.masked else {}
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites)
 
 
 def _strata(records: Records) -> Labels:
@@ -154,6 +157,14 @@ def _sites(path: Path, partition: Partition, count: int, kept: Sequence[int]) ->
     if len(named) < count:
         raise InvalidData(f"{path.name}: {partition.column!r} names {len(named)} sites for {count} records")
     return [str(named[number]) for number in kept]
+
+
+def _test_sites(path: Path, partition: Partition, before: int, count: int) -> list[str] | None:
+    """The sites of the ``count`` records of the test part, where the array goes on after the ``before`` open ones."""
+    if not isinstance(partition, SitePartition):
+        return None
+    named = read_arrays(path, [partition.column])[partition.column][before:]
+    return [str(name) for name in named] if len(named) == count else None
 
 
 def _joined(one: Records, other: Records) -> Records:

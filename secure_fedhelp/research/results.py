@@ -157,7 +157,9 @@ def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSum
     """The model trained on the public set alone, with the teacher if there is one: what the study has to beat without
     any hospital."""
     from secure_fedhelp.learning import baselines
+    from secure_fedhelp.learning.evaluation import evaluate
     from secure_fedhelp.research.teacher import Teacher
 
     logits = None if data.reference is None else Teacher.load(run.teacher).logits(data.public.inputs)
-    return MetricsSummary.model_validate(baselines.public_only(plan, data.public, logits, data.test).as_dict())
+    found = evaluate(baselines.public_only(plan, data.public, logits), data.test)
+    return MetricsSummary.model_validate(found.as_dict())

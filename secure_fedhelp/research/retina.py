@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.images import normalise
+from secure_fedhelp.data.npz import read_arrays
 from secure_fedhelp.data.records import Labels, Records
-from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.sections import Tier
 
 FILE = "retina_vessels_256.npz"
@@ -30,11 +30,9 @@ SMALLEST_SHARE = 0.25
 
 def read_retina(path: Path) -> tuple[Records, Labels]:
     """All records, and the number of the centre of each; InvalidData if the file is another."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            images, vessels, centre, names = (stored[k] for k in ("images", "vessel_fraction", "centre", "names"))
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidData(f"{path}: not the file of retina vessels ({error})") from error
+    keys = ("images", "vessel_fraction", "centre", "names")
+    stored = read_arrays(path, keys)
+    images, vessels, centre, names = (stored[key] for key in keys)
     inputs = normalise(np.moveaxis(np.round(_shrink(images)).astype(np.uint8), -1, 1))
     masks = (_shrink(vessels) / 255 >= SMALLEST_SHARE).astype(np.int64)
     patients = tuple(_patient(CENTRES[number][0], str(name)) for number, name in zip(centre, names, strict=True))

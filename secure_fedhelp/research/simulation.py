@@ -109,9 +109,9 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
             progress.update()
     failed = [h.name for h in hospitals if h.error is not None]
     if len(hospitals) - len(failed) < plan.aggregation.minimum_cohort:
-        raise UnderQuorum(f"{len(failed)} of {len(hospitals)} hospitals failed: {', '.join(failed)}") from next(
-            h.error for h in hospitals if h.error is not None
-        )
+        first = next(h.error for h in hospitals if h.error is not None)
+        reason = f"{len(failed)} of {len(hospitals)} hospitals failed, {', '.join(failed)}: {first.message}"
+        raise UnderQuorum(reason) from first
 
 
 def _start(
@@ -128,6 +128,9 @@ def _start(
             take_part(folder, run.plan, "127.0.0.1:1", hospital.said.append, run.key_file(name), world)
         except FedHelpError as error:
             hospital.error = error
+        except Exception as error:
+            hospital.error = FedHelpError(f"{type(error).__name__}: {error}", "This is a fault of code that it ran.")
+            hospital.error.__cause__ = error
 
     hospital = _Hospital(name, threading.Thread(target=take, name=name))
     hospital.thread.start()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from secure_fedhelp.audit.verify import verify_run
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.errors import InvalidConfiguration, UnderQuorum
 from secure_fedhelp.hospital.preparation import prepare_membership
 from secure_fedhelp.research.catalog import prepare
 from secure_fedhelp.research.demo import _start_foundation
@@ -85,6 +85,14 @@ def test_a_method_and_a_network_of_ones_own_are_simulated_as_the_rest(tmp_path: 
     assert done.exit_code == 0, done.output
     assert {h.status for h in read_summary(tmp_path / "run" / "summary.json").hospitals} == {"contributed"}
     assert [f for f in verify_run(tmp_path / "run", 0.0) if not f.ok] == []
+
+
+def test_a_fault_of_ones_own_method_is_told_and_no_run_of_nobody_is_kept(tmp_path: Path) -> None:
+    method = 'method = { name = "imported", path = "own_code:Faulty" }\n'
+    (tmp_path / "study.toml").write_text('name = "own"\ndataset = "breast-cancer"\nrounds = 1\n' + method)
+    words = ["simulate", str(tmp_path / "study.toml"), "--out", str(tmp_path / "run")]
+    with pytest.raises(UnderQuorum, match="ZeroDivisionError: a slip"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_a_study_file_names_every_wrong_key(tmp_path: Path) -> None:

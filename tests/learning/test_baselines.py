@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import nn
 
 from secure_fedhelp.learning import baselines
-from secure_fedhelp.learning.evaluation import Metrics
+from secure_fedhelp.learning.evaluation import Metrics, evaluate
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
 
 Study = Any
@@ -35,11 +36,15 @@ class Counting:
         return self._source.uniform(count)
 
 
+def judged(study: Study, model: nn.Module) -> Metrics:
+    return evaluate(model, study.test)
+
+
 @pytest.mark.parametrize("warm", [False, True])
 def test_local_training_takes_the_studys_private_steps(study: Study, warm: bool) -> None:
     noise = Counting()
     extra = {"public": study.public, "teacher_logits": study.teacher} if warm else {}
-    found = baselines.local_only(study.plan, "beta", study.records["beta"], noise, study.test, **extra)
+    found = judged(study, baselines.local_only(study.plan, "beta", study.records["beta"], noise, **extra))
     assert noise.steps == study.plan.study.rounds * study.plan.privacy["small"].steps
     assert isinstance(found, Metrics)
 
@@ -47,25 +52,25 @@ def test_local_training_takes_the_studys_private_steps(study: Study, warm: bool)
 def test_without_noise_a_hospital_learns_the_task(study_with: Callable[..., Study]) -> None:
     study = study_with(pupil_steps=60, personal_steps=180)
     for name in ("alpha", "beta"):
-        found = baselines.local_non_private(study.plan, name, study.records[name], study.test)
-        warm = baselines.local_non_private(study.plan, name, study.records[name], study.test, study.public)
+        found = judged(study, baselines.local_non_private(study.plan, name, study.records[name]))
+        warm = judged(study, baselines.local_non_private(study.plan, name, study.records[name], study.public))
         assert found.auroc > 0.85
         assert warm.auroc > 0.85
 
 
 def test_noise_costs_a_local_hospital_utility(study_with: Callable[..., Study]) -> None:
     study = study_with(pupil_steps=60, personal_steps=180)
-    quiet = baselines.local_non_private(study.plan, "gamma", study.records["gamma"], study.test)
+    quiet = judged(study, baselines.local_non_private(study.plan, "gamma", study.records["gamma"]))
     section = study.plan.privacy["small"].model_copy(update={"noise_multiplier": 50.0})
     plan = study.plan.model_copy(update={"privacy": {"large": section, "small": section}})
-    loud = baselines.local_only(plan, "gamma", study.records["gamma"], SeededNoise(b"z"), study.test)
+    loud = judged(study, baselines.local_only(plan, "gamma", study.records["gamma"], SeededNoise(b"z")))
     assert loud.auroc < quiet.auroc
 
 
 def test_public_training_learns_from_the_public_set_and_its_teacher(study_with: Callable[..., Study]) -> None:
     study = study_with(warm_steps=60, public_learning_rate=0.02)
-    found = baselines.public_only(study.plan, study.public, study.teacher, study.test)
+    found = judged(study, baselines.public_only(study.plan, study.public, study.teacher))
     assert found.auroc > 0.7
-    again = baselines.public_only(study.plan, study.public, study.teacher, study.test)
+    again = judged(study, baselines.public_only(study.plan, study.public, study.teacher))
     assert found == again
-    assert baselines.public_only(study.plan, study.public, None, study.test) != found
+    assert judged(study, baselines.public_only(study.plan, study.public, None)) != found

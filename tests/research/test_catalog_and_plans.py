@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_catalog import write_heart, write_medmnist
 
 from secure_fedhelp.data.checks import check_records
 from secure_fedhelp.data.records import Records
@@ -14,7 +17,7 @@ from secure_fedhelp.errors import InvalidData, UnknownDataset
 from secure_fedhelp.learning.models import build
 from secure_fedhelp.privacy.accountant import epsilon, within_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, planned_event, study_events
-from secure_fedhelp.research.catalog import DATASETS, StudyData, prepare
+from secure_fedhelp.research.catalog import DATASETS, HEART_SITES, StudyData, deal_out, prepare
 from secure_fedhelp.research.plans import DEFAULTS, build_plan, nominal
 from secure_fedhelp.study.methods import FedAvg, Prr
 from secure_fedhelp.study.sections import DataSection
@@ -144,12 +147,27 @@ def test_unknown_and_absent_data_are_named(tmp_path: Path) -> None:
         prepare("pneumonia", tmp_path, 1)
 
 
-def test_malformed_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "breastmnist.npz").write_bytes(b"junk")
-    with pytest.raises(InvalidData, match="MedMNIST"):
-        prepare("breast", tmp_path, 1)
-    (tmp_path / "retina_vessels_256.npz").write_bytes(b"junk")
-    with pytest.raises(InvalidData, match="not the file of retina vessels"):
+def test_a_row_that_a_site_has_twice_is_one_patient(tmp_path: Path) -> None:
+    """The files name no patients, and a copy must not be in training and test."""
+    write_heart(tmp_path)
+    file = tmp_path / HEART_SITES["hungarian"]
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join([*lines, lines[7]]) + "\n", encoding="utf-8")
+    patients = deal_out("heart", tmp_path, 1).records.patients
+    assert len(patients) == len(set(patients)) + 1
+    assert patients[120 + 120] == patients[120 + 7]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"junk", lambda whole: b"", lambda whole: whole[: len(whole) // 2]])
+def test_malformed_files_are_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    write_medmnist(tmp_path)
+    whole = (tmp_path / "breastmnist.npz").read_bytes()
+    for dataset, file in (("breast", "breastmnist.npz"), ("retina", "retina_vessels_256.npz")):
+        (tmp_path / file).write_bytes(damage(whole))
+        with pytest.raises(InvalidData, match=re.escape(file)):
+            prepare(dataset, tmp_path, 1)
+    np.savez(tmp_path / "retina_vessels_256.npz", images=np.zeros(3))
+    with pytest.raises(InvalidData, match="no array 'vessel_fraction'"):
         prepare("retina", tmp_path, 1)
     (tmp_path / "processed.cleveland.data").write_text("63.0,1.0\n", encoding="utf-8")
     with pytest.raises(InvalidData, match="line 1: 2 values, not 14"):

@@ -426,6 +426,26 @@ def test_the_dirichlet_example_makes_a_study(shared_data: Path) -> None:
     assert len(data.test) == 624
 
 
+def test_where_hospitals_are_as_they_are_each_is_judged_on_its_own_patients_too(tmp_path: Path) -> None:
+    """Telling sites apart can be much of a score on everybody's patients, and is of no use to any of them."""
+    table(tmp_path)
+    file = study(tmp_path, "rounds = 1\n" + own() + '[model]\nsmall = "mlp-4"\nlarge = "mlp-8"\n')
+    data = study_data(file, None)
+    assert data.home.keys() == {"north-end", "south", "west"}
+    clinics = {f"p{number}": ("north-end", "south", "west")[number % 3] for number in range(300)}
+    for name, records in data.home.items():
+        assert {clinics[patient] for patient in records.patients} == {name}
+    assert sorted(p for r in data.home.values() for p in r.patients) == sorted(data.test.patients)
+    for contender in ("fedavg", "local", "pooled"):
+        (run,) = expand(file, [contender], [3.0], 1, False, None)
+        found = execute(run).hospitals
+        if contender == "pooled":
+            assert len({h.metrics["auroc"] for h in found}) == 1 < len({h.metrics["home_auroc"] for h in found})
+        assert all(h.metrics.keys() == found[0].metrics.keys() >= {"auroc", "home_auroc"} for h in found)
+    dealt = study(tmp_path, own(partition='[partition]\nkind = "sizes"\nminimum_patients = 3\n'))
+    assert study_data(dealt, None).home == {}, "all have patients of one pool"
+
+
 @pytest.mark.end
 def test_a_study_on_a_table_of_ones_own_runs(tmp_path: Path) -> None:
     table(tmp_path)

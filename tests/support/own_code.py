@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from secure_fedhelp.learning.averaging import Averaging
+from secure_fedhelp.learning.method import Said
 
 
 def network(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -14,3 +15,10 @@ def network(shape: tuple[int, ...], classes: int) -> nn.Module:
 
 class Mine(Averaging):
     """``own_code:Mine``."""
+
+
+class Faulty(Averaging):
+    """``own_code:Faulty``."""
+
+    def train(self, round_number: int) -> Said:
+        raise ZeroDivisionError("a slip")

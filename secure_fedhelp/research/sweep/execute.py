@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.errors import InvalidConfiguration, UnderQuorum
 from secure_fedhelp.learning import baselines
-from secure_fedhelp.learning.evaluation import Metrics
+from secure_fedhelp.learning.evaluation import evaluate
 from secure_fedhelp.privacy.accountant import epsilon as epsilon_of
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
@@ -123,13 +124,15 @@ def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[Hospit
         place = create_run_folder(Path(folder) / "run", overwrite=False)
         run_simulation(place, plan, data, Console(quiet=True), rivals=False)
         summary = collect(place, plan, run.study.label, 0.0, 0, data)
-    found = []
+    found, sent = [], []
     for h in summary.hospitals:
+        if h.study_model is None or h.personal_model is None or h.bytes_up is None:
+            # A mean over the others could not be compared with one over all.
+            raise UnderQuorum(f"{h.name} did not come through", "simulate --run does this run alone, and shows why.")
         for model, metrics in (("shared", h.study_model), ("personal", h.personal_model)):
-            if metrics is not None:
-                found.append(HospitalResult(h.name, h.tier, model, metrics.model_dump(exclude_none=True)))
-    sent = float(np.mean([h.bytes_up for h in summary.hospitals if h.bytes_up is not None]))  # not of who did not end
-    return tuple(found), max(h.epsilon for h in summary.hospitals), sent
+            found.append(HospitalResult(h.name, h.tier, model, metrics.model_dump(exclude_none=True)))
+        sent.append(h.bytes_up)
+    return tuple(found), max(h.epsilon for h in summary.hospitals), float(np.mean(sent))
 
 
 def _plain(
@@ -140,9 +143,8 @@ def _plain(
         plan, data, _teacher(plan, data), lambda name: _noise(run, "study", name)
     ):
         tier = plan.hospital(name).tier
-        own = method.evaluate(data.test)
-        for model, key in (("shared", "study_model"), ("personal", "personal_model")):
-            found.append(HospitalResult(name, tier, model, own[key].as_dict()))
+        for kind, model in (("shared", method.shared_model()), ("personal", method.personalise())):
+            found.append(HospitalResult(name, tier, kind, _judged(model, data, name)))
         most = max(most, spent)
     floats = sum(plan.length_of(number) for number in range(plan.study.rounds))
     return tuple(found), most if private else None, 4.0 * floats
@@ -151,21 +153,34 @@ def _plain(
 def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResult]:
     """What each hospital gets by a rival; the pooled one and the public one are the same for all."""
     teacher, kind = _teacher(plan, data), run.contender
-    common: Metrics | None = None
+    common: nn.Module | None = None
     if kind == "public":
-        common = baselines.public_only(plan, data.public, teacher, data.test)
+        common = baselines.public_only(plan, data.public, teacher)
     elif kind == "pooled":
-        common = baselines.pooled(plan, _together(data), data.test, data.public, teacher)
+        common = baselines.pooled(plan, _together(data), data.public, teacher)
     for name, (tier, records) in data.hospitals.items():
         noise = _noise(run, kind, name)
         warm = (data.public, teacher) if kind.endswith("-warm") else (None, None)
         if common is not None:
-            metrics = common
+            model = common
         elif kind.startswith("local-dp"):
-            metrics = baselines.local_only(plan, name, records, noise, data.test, *warm)
+            model = baselines.local_only(plan, name, records, noise, *warm)
         else:
-            metrics = baselines.local_non_private(plan, name, records, data.test, *warm)
-        yield HospitalResult(name, tier, kind, metrics.as_dict())
+            model = baselines.local_non_private(plan, name, records, *warm)
+        yield HospitalResult(name, tier, kind, _judged(model, data, name))
+
+
+def _judged(model: nn.Module, data: StudyData, hospital: str) -> dict[str, float]:
+    """On the whole test part, and as ``home_...`` the utility on the hospital's own patients in it.
+
+    Where hospitals are as they are, telling one's patients from another's can be half the score on all of them, and
+    says nothing to a hospital about its own. One class alone has no figure.
+    """
+    found = evaluate(model, data.test).as_dict()
+    own, utility = data.home.get(hospital), "dice" if "dice" in found else "auroc"
+    if own is not None and len(np.unique(own.labels)) > 1:
+        found[f"home_{utility}"] = evaluate(model, own).as_dict()[utility]
+    return found
 
 
 def _spent_alone(plan: StudyPlan) -> float:

@@ -29,7 +29,14 @@ from secure_fedhelp.research.wording import share, signed
 _LEAST_SPAN = 0.05
 #: Tiers have one scale if each fills at least this part of it; else one far away would flatten all others.
 _FILLED = 0.5
-_NAMES = {"auroc": "AUROC", "ece": "calibration error", "dice": "Dice", "macro_f1": "macro-F1"}
+_NAMES = {
+    "auroc": "AUROC",
+    "ece": "calibration error",
+    "dice": "Dice",
+    "macro_f1": "macro-F1",
+    "home_auroc": "AUROC on the hospital's own patients",
+    "home_dice": "Dice on the hospital's own patients",
+}
 
 
 @dataclass(frozen=True)

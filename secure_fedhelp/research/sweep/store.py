@@ -95,9 +95,10 @@ def run_row(result: RunResult) -> Row:
 
 
 def tier_means(result: RunResult, tier: str, model: str) -> dict[str, float]:
-    """Each metric's mean over a tier's hospitals; empty if the run has no such model there."""
+    """Each metric's mean over those of a tier's hospitals that have it; empty if the run has no such model there."""
     found = [h.metrics for h in result.hospitals if (h.tier, h.model) == (tier, model)]
-    return {metric: float(np.mean([m[metric] for m in found])) for metric in (found[0] if found else {})}
+    names = dict.fromkeys(metric for metrics in found for metric in metrics)
+    return {name: float(np.mean([metrics[name] for metrics in found if name in metrics])) for name in names}
 
 
 def hospital_rows(result: RunResult) -> list[Row]:
