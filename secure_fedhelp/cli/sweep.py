@@ -32,7 +32,7 @@ def sweep(
     study: Annotated[Path, typer.Argument(help="The study file (examples/, docs/simulation.md).")],
     methods: Annotated[
         str, typer.Option(help="Methods, variants of the study file and rivals, with commas (docs/simulation.md).")
-    ] = "fedhelp,fedavg,local-dp,local",
+    ] = "fedhelp,fedavg,local-dp,local,local-warm",
     epsilon: Annotated[
         str | None,
         typer.Option(help="Budgets, with commas; inf is without privacy.", show_default="the study file's, or else 3"),
@@ -145,6 +145,7 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
     """For each tier and budget a table: level of each contender, and its difference to the first one."""
     from rich.table import Table
 
+    from secure_fedhelp.research.sweep.findings import asked
     from secure_fedhelp.research.sweep.runs import FREE, shown_epsilon
     from secure_fedhelp.research.sweep.statistics import (
         difference,
@@ -154,7 +155,7 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
         values,
     )
 
-    metric = judged_by(results)
+    metric, what = judged_by(results), asked(runs, results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})
     if kinds:
         screen.print(f"\nEncryption: {'; '.join(kinds)}.", markup=False)
@@ -171,7 +172,8 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
                     found = values(results, name, budget, tier, model, metric)
                     if found:
                         base = values(results, first, budget, tier, _base(first, name, model), metric)
-                        less = "" if name == first else _difference(difference(found, base))
+                        alike = what.comparable(name, first)
+                        less = "" if name == first else _difference(difference(found, base)) if alike else "other data"
                         table.add_row(name, model, level_words(level(found)), less)
             if table.row_count:
                 screen.print(table)

@@ -61,7 +61,7 @@ def sentences(summary: Summary) -> list[str]:
             summary,
             "personal_model",
             "local_non_private",
-            "Against what each hospital could do alone without any noise, its personal model is",
+            "Against what each hospital could train alone from nothing, without any noise, its personal model is",
         ),
         _compare(
             summary,

@@ -21,9 +21,9 @@ def with_auroc(summary: Summary, model: str, values: list[float | None]) -> Summ
 def test_winners_ties_and_losers_are_counted_and_named(summary: Summary) -> None:
     first, second, third = wording.sentences(summary)
     assert first == (
-        "Against what each hospital could do alone without any noise, its personal model is better at 3 of 6 "
-        "(small-4 +0.083, small-3 +0.066, small-1 +0.022), no different at 2 of 6 (large-1 +0.005, small-2 +0.005), "
-        "worse at 1 of 6 (large-2 −0.019); median +0.013 AUROC."
+        "Against what each hospital could train alone from nothing, without any noise, its personal model is better "
+        "at 3 of 6 (small-4 +0.083, small-3 +0.066, small-1 +0.022), no different at 2 of 6 (large-1 +0.005, "
+        "small-2 +0.005), worse at 1 of 6 (large-2 −0.019); median +0.013 AUROC."
     )
     assert second.startswith("Against training alone with the same epsilon, the shared model is better at 6 of 6")
     assert "and 3 more" in second

@@ -51,6 +51,12 @@ def test_with_a_rival_first_everything_is_compared_with_it() -> None:
     assert len(found) == 3
 
 
+def test_what_had_other_patients_is_not_compared() -> None:
+    found = printed("fedhelp", "small-alone", "no-logits")
+    assert found["small-alone", "personal"] == "other data"
+    assert found["no-logits", "personal"].startswith(("+", "-"))
+
+
 def test_a_difference_of_nothing_is_shown() -> None:
     """Zero is a result, and blank is none."""
     assert _difference(Estimate(0.0, 0.0, 0.0)) == "+0.000 [+0.000, +0.000]"

@@ -77,6 +77,26 @@ def test_gains_are_paired_by_seed_against_the_right_rival(whole: Page) -> None:
     assert not [key for key in rows if key[0].startswith("fedavg") and key[2] == "fedavg"], "not less itself"
 
 
+def test_the_rival_from_the_public_warm_start_is_held_against_it_where_it_was_run() -> None:
+    """A hospital has the public set without any study, so what it gains over nothing is not all the study's."""
+    asked = runs("fedhelp", "local", "local-warm", seeds=2)
+    made = page(asked, [result(run) for run in asked])
+    rows = {tuple(row[:3]) for row in made.tables["differences"][1:]}
+    assert {("fedhelp personal", "3", over) for over in ("local", "local-warm")} <= rows
+    assert "less local training from the public warm start" in made.text
+    usual = runs("fedhelp", "local", seeds=2)
+    assert "warm start" not in page(usual, [result(run) for run in usual]).text
+
+
+def test_what_had_other_patients_is_not_compared() -> None:
+    """A gain over a rival at other hospitals would be a gain of other patients."""
+    asked = runs("fedhelp", "small-alone", "no-logits", "fedavg", "local", seeds=2)
+    rows = page(asked, [result(run) for run in asked]).tables["differences"][1:]
+    compared = {(row[0].split()[0], row[2]) for row in rows}
+    assert {("fedhelp", "local"), ("no-logits", "local"), ("no-logits", "fedavg"), ("fedhelp", "fedavg")} <= compared
+    assert not {("small-alone", "local"), ("small-alone", "fedavg")} & compared
+
+
 def test_bytes_calibration_and_other_figures_have_their_tables(whole: Page) -> None:
     assert whole.tables["bytes"][1][:3] == ["fedhelp", "1", "8.8 KiB"]
     assert len(whole.tables["bytes"]) == 1 + 2 * 3, "rivals send nothing"

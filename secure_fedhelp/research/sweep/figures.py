@@ -20,7 +20,7 @@ from secure_fedhelp.pages.estimates import (
     trend_chart,
 )
 from secure_fedhelp.pages.numbers import NOTHING, size
-from secure_fedhelp.research.sweep.findings import ALONE, COMMON, Asked, Cost, Gain, Level
+from secure_fedhelp.research.sweep.findings import ALONE, COMMON, WARM, Asked, Cost, Gain, Level
 from secure_fedhelp.research.sweep.runs import FREE
 from secure_fedhelp.research.sweep.statistics import Estimate
 from secure_fedhelp.research.wording import share, signed
@@ -152,12 +152,15 @@ def _left_out(trends: Sequence[tuple[Series, _ByBudget]]) -> str:
 
 
 def gain(what: Asked, rows: Sequence[Gain], metric: str) -> list[Panel]:
-    """For each budget: less local training, and less the common method."""
-    kinds = (("alone", "less local training"), (COMMON, f"less {COMMON}"))
+    """For each budget: less local training, less that from the warm start if it was run, and less the common method."""
+    kinds = [("alone", "less local training from nothing", tuple(ALONE.values()))]
+    if any(row.over in WARM.values() for row in rows):
+        kinds.append(("warm", "less local training from the public warm start", tuple(WARM.values())))
+    kinds.append((COMMON, f"less {COMMON}", (COMMON,)))
     panels = []
     for epsilon in what.epsilons:
-        for kind, heading in kinds:
-            kindred = [r for r in rows if (r.over == COMMON) == (kind == COMMON)]
+        for kind, heading, overs in kinds:
+            kindred = [r for r in rows if r.over in overs]
             # one scale for all budgets, which zero is always in
             reached = [end for r in kindred if r.found for end in _sure(r.found).ends]
             ends = (min(-_LEAST_SPAN / 2, *reached, 0.0), max(_LEAST_SPAN / 2, *reached, 0.0))

@@ -7,14 +7,16 @@ that they cannot say different things.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
 from secure_fedhelp.research.sweep.statistics import Estimate, difference, level, values
 
 #: What each model of a method has to beat: a shared one is private, a personal one stays at home and needs no noise.
+#: From nothing, and from the public warm start, which a hospital has without any study.
 ALONE = {"shared": "local-dp", "personal": "local"}
+WARM = {"shared": "local-dp-warm", "personal": "local-warm"}
 #: The method that every other one is compared with.
 COMMON = "fedavg"
 
@@ -60,10 +62,16 @@ class Asked:
     contenders: tuple[str, ...]
     epsilons: tuple[str, ...]
     tiers: tuple[str, ...]
+    #: What the data of each contender are dealt by: those with another one had other patients, or other networks.
+    dealt_by: dict[str, str] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[str, ...]:
         return tuple(name for name in self.contenders if name not in RIVALS)
+
+    def comparable(self, one: str, two: str) -> bool:
+        """Whether both had the same patients and networks; what was not asked for has nothing that could differ."""
+        return len({self.dealt_by[name] for name in (one, two) if name in self.dealt_by}) < 2
 
 
 def asked(runs: Sequence[Run], results: Sequence[RunResult]) -> Asked:
@@ -73,6 +81,7 @@ def asked(runs: Sequence[Run], results: Sequence[RunResult]) -> Asked:
         tuple(dict.fromkeys(run.contender for run in runs)),
         tuple(map(shown_epsilon, sorted(spending))),
         tuple(sorted({h.tier for result in results for h in result.hospitals})),
+        {run.contender: run.dealt_by for run in reversed(runs)},
     )
 
 
@@ -95,14 +104,16 @@ def levels(what: Asked, results: Sequence[RunResult], metric: str) -> list[Level
 
 
 def gains(what: Asked, results: Sequence[RunResult], metric: str, tier: str) -> list[Gain]:
-    """Each method less what its hospital has alone, and less the common method."""
+    """Each method less what its hospital has alone, less that from the public warm start where it was run, and less the
+    common method. Nothing is less what had other data."""
+    warm = [WARM] if set(WARM.values()) & set(what.contenders) else []
     return [
         _gain(results, (name, model), epsilon, (over, over if over in RIVALS else model), tier, metric)
         for epsilon in what.epsilons
-        for kind in ("alone", "common")
+        for overs in (ALONE, *warm, dict.fromkeys(ALONE, COMMON))
         for name in what.methods
-        for model, alone in ALONE.items()
-        for over in ((alone,) if kind == "alone" else (COMMON,) if name != COMMON else ())
+        for model, over in overs.items()
+        if name != over and what.comparable(name, over)
     ]
 
 

@@ -78,11 +78,20 @@ class Run:
         )[:16]
 
     @property
+    def dealt_by(self) -> str:
+        """What of the study file says which patients and networks its hospitals have."""
+        return self.study.model_dump_json(include=DEALT_BY | {"model"})
+
+    @property
     def encryption(self) -> str:
         """The label of every result."""
         if self.contender in RIVALS:
             return "not needed"
         return f"ckks, masks {self.study.masks}" if self.encrypted else "none"
+
+
+#: All of a study file, but for the seed, that its patients are dealt by.
+DEALT_BY = {"dataset", "data", "parts", "partition", "public", "teacher", "hospitals"}
 
 
 def expand(

@@ -15,7 +15,7 @@ from secure_fedhelp.research.sweep.asked import remember
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.page import write_page
-from secure_fedhelp.research.sweep.runs import Run
+from secure_fedhelp.research.sweep.runs import DEALT_BY, Run
 from secure_fedhelp.research.sweep.store import Store
 
 #: Executes runs somewhere and gives what comes, in the order in which it comes.
@@ -71,15 +71,11 @@ def _in_order(runs: Sequence[Run], done: Mapping[str, RunResult]) -> list[RunRes
     return [done[run.id] for run in runs if run.id in done]
 
 
-#: All of a study file, but for the seed, that its data are dealt by.
-_DEALT_BY = {"dataset", "data", "parts", "partition", "public", "teacher", "hospitals"}
-
-
 def _one_of_each(runs: Sequence[Run]) -> list[Run]:
     """The first run of every way in which the study's data are dealt, seeds apart."""
     found: dict[str, Run] = {}
     for run in runs:
-        found.setdefault(run.study.model_dump_json(include=_DEALT_BY), run)
+        found.setdefault(run.study.model_dump_json(include=DEALT_BY), run)
     return list(found.values())
 
 
