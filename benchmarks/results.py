@@ -192,16 +192,23 @@ def by_seed(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> 
 
 def level(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> str:
     found = by_seed(part, who, tier, metric, epsilon)
-    return statistics.level_words(statistics.level(found)) if found else NOTHING
+    return statistics.level_words(statistics.level(found)) + _fewer(part, len(found)) if found else NOTHING
 
 
 def gain(part: str, who: str, rival: str, tier: str, metric: str, epsilon: str = "3") -> str:
     """One less the other, paired by seed, with the 95 % t interval; bold if all of that is above zero."""
-    found = statistics.difference(*(by_seed(part, one, tier, metric, epsilon) for one in (who, rival)))
+    mine, theirs = (by_seed(part, one, tier, metric, epsilon) for one in (who, rival))
+    found = statistics.difference(mine, theirs)
     if found is None:
         return NOTHING
     said = statistics.difference_words(found)
-    return f"**{said}**" if found.ends[0] > 0 else said
+    return (f"**{said}**" if found.ends[0] > 0 else said) + _fewer(part, len(mine.keys() & theirs.keys()))
+
+
+def _fewer(part: str, seeds: int) -> str:
+    """A mean over fewer seeds than others of the part have must not look like one over all: the rest may have failed."""
+    there = len({row["seed"] for row in kept(part)})
+    return "" if seeds == there else f" ({seeds} of {there} seeds)"
 
 
 # --- tables ---

@@ -93,7 +93,10 @@ def test_a_gain_that_is_not_shown_is_not_bold(results: ModuleType) -> None:
 
 def test_only_seeds_that_both_have_are_compared(results: ModuleType) -> None:
     keep(results, "x", fedhelp=[0.9, 0.8, 0.1], local_dp=[0.8, 0.7])
-    assert results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc").startswith("**+0.100 [")
+    found = results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc")
+    assert found.startswith("**+0.100 [")
+    assert found.endswith("** (2 of 3 seeds)"), "a seed that failed must not go unseen"
+    assert results.level("x", "local-dp", "small", "auroc") == "0.750 ± 0.071 (2 of 3 seeds)"
 
 
 def test_what_was_not_measured_is_a_dash(results: ModuleType) -> None:
