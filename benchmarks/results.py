@@ -206,7 +206,7 @@ def gain(part: str, who: str, rival: str, tier: str, metric: str, epsilon: str =
 
 
 def _fewer(part: str, seeds: int) -> str:
-    """A mean over fewer seeds than others of the part have must not look like one over all: the rest may have failed."""
+    """A mean over fewer seeds than others of the part have must not look like one over all: the rest may fail."""
     there = len({row["seed"] for row in kept(part)})
     return "" if seeds == there else f" ({seeds} of {there} seeds)"
 
