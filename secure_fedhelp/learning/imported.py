@@ -6,7 +6,10 @@ A plan names it and a hospital runs it, so the site policy has to name it first 
 
 from __future__ import annotations
 
+from hashlib import sha256
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
 from secure_fedhelp.errors import InvalidPlan
 
@@ -19,3 +22,12 @@ def import_named(path: str, what: str) -> object:
     except (ImportError, AttributeError, ValueError) as error:
         hint = f"Install the package that holds it, or mend the path of the {what} in the plan."
         raise InvalidPlan(f"there is no {what} {path}: {error}", hint) from error
+
+
+def source_sha256(path: str) -> str | None:
+    """Of the file of ``package.module``, as it is now; None if there is none. What that file imports is not in it."""
+    try:
+        found = find_spec(path.partition(":")[0])
+        return None if found is None or found.origin is None else sha256(Path(found.origin).read_bytes()).hexdigest()
+    except (ImportError, OSError, ValueError):
+        return None

@@ -62,6 +62,20 @@ def test_a_data_file_of_ones_own_is_its_contents_and_not_its_place(tmp_path: Pat
         named(load_study(tmp_path / "one" / "study.toml"))
 
 
+def test_code_of_ones_own_is_what_it_says_now_and_not_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mends a method and starts the sweep again must not get the results of before."""
+    monkeypatch.syspath_prepend(tmp_path)
+    method = {"name": "imported", "path": "mended_code:Mine"}
+    network = {"small": "mended_code:network", "large": "mlp-8"}
+    found = []
+    for text in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "mended_code.py").write_text(text)
+        for named in ({"method": method}, {"model": network}, {}):
+            study = StudyFile.model_validate({"name": "a", "dataset": "breast-cancer"} | named)
+            found.append(Run(study, "imported", 3.0, False).id)
+    assert len(set(found)) == 5, "only what imports nothing keeps its name"
+
+
 def test_a_data_file_is_read_for_its_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, opened = own(tmp_path / "one"), []
     digest = hashlib.file_digest

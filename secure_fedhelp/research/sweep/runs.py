@@ -16,10 +16,11 @@ from typing import Any
 
 from secure_fedhelp import __version__
 from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.learning.imported import source_sha256
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.data_file import data_sha256
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.methods import BUILT_IN, Ditto, FedAvg, FedHelp, FedProx, PfedNet, ProxyFl, Prr
+from secure_fedhelp.study.methods import BUILT_IN, Ditto, FedAvg, FedHelp, FedProx, Imported, PfedNet, ProxyFl, Prr
 
 #: What a hospital could have without the study, by name, and what it is (learning/baselines.py).
 RIVALS: dict[str, str] = {
@@ -32,7 +33,7 @@ RIVALS: dict[str, str] = {
 }
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "pooled"})
-_PACKAGES = ("torch", "opacus", "tenseal", "numpy")
+_PACKAGES = ("torch", "opacus", "tenseal", "numpy", "scikit-learn")
 _OPTIONS = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
@@ -62,20 +63,28 @@ class Run:
     @property
     def id(self) -> str:
         """Sixteen digits of a hash over all that the result depends on. Of data it is the contents and not the place:
-        of one's own by their hash, of the catalog by name."""
+        of one's own by their hash, of the catalog by name; of code of one's own it is the module's file."""
         # Sections that are absent are left out: one that a later version adds renames no run that does not use it.
         study = self.study.model_dump(mode="json", exclude_none=True)
         if "data" in study:
             study["data"]["path"] = self.data_sha256
-        return digest(
-            {
-                "contender": self.contender,
-                "encrypted": self.encrypted,
-                "epsilon": repr(self.epsilon),
-                "study": study,
-                "versions": versions(),
-            }
-        )[:16]
+        about = {
+            "contender": self.contender,
+            "encrypted": self.encrypted,
+            "epsilon": repr(self.epsilon),
+            "study": study,
+            "versions": versions(),
+        }
+        code = {path: source_sha256(path) for path in sorted(self._imported)}
+        return digest(about | ({"code": code} if code else {}))[:16]
+
+    @property
+    def _imported(self) -> set[str]:
+        study = self.study
+        named = {study.method.path} if isinstance(study.method, Imported) else set()
+        return (
+            named | {name for name in (study.model.small, study.model.large) if ":" in name} if study.model else named
+        )
 
     @property
     def dealt_by(self) -> str:
