@@ -210,7 +210,12 @@ def noise_of(member: Membership, purpose: str) -> NoiseSource:
     seed = member.config.research_noise_seed
     if seed is None:
         return SystemNoise()
-    return SeededNoise(canonical_bytes([seed, member.config.name, purpose]))
+    return SeededNoise(noise_seed(seed, member.config.name, purpose))
+
+
+def noise_seed(seed: str, hospital: str, purpose: str) -> bytes:
+    """What a hospital's research noise is drawn from, the same wherever a study is simulated."""
+    return canonical_bytes([seed, hospital, purpose])
 
 
 def ask_teacher(member: Membership, public: PublicSet, world: World) -> tuple[NDArray[np.float32], ...] | None:

@@ -95,7 +95,7 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
     create_consortium(run, plan, time.time())
     teacher = write_teacher(run, plan, data.reference)
     url = None if teacher is None else _FOUNDATION_URL
-    write_hospitals(run, plan, data, url, noise_seed=f"{plan.study.name} {plan.study.seed}", rivals=rivals)
+    write_hospitals(run, plan, data, url, noise_seed=research_seed(plan), rivals=rivals)
     log: list[str] = []
     with in_memory(run.coordinator, plan, time.time, log.append, run.key_file("coordinator")) as service:
         hospitals = [_start(run, plan, h.name, service, teacher) for h in plan.hospitals]
@@ -112,6 +112,11 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
         first = next(h.error for h in hospitals if h.error is not None)
         reason = f"{len(failed)} of {len(hospitals)} hospitals failed, {', '.join(failed)}: {first.message}"
         raise UnderQuorum(reason) from first
+
+
+def research_seed(plan: StudyPlan) -> str:
+    """Of the hospitals' privacy noise: studies of one data set and seed have the same, so that they can be compared."""
+    return f"{plan.study.name} {plan.study.seed}"
 
 
 def _start(

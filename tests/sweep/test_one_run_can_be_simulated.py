@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeps import Counting, own, runs
+from sweeps import STUDY, Counting, own, runs
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
@@ -31,6 +31,17 @@ def test_the_study_of_a_run_makes_the_plan_that_the_sweep_had(tmp_path: Path) ->
         assert (study.epsilon, study.seed) == (run.epsilon, run.study.seed)
     last = study_plan(study, study_data(study, None))
     assert last.hash == execute(asked[-1]).plan_sha256
+
+
+@pytest.mark.end
+def test_a_run_simulated_as_deployed_has_the_figures_of_its_row() -> None:
+    """The same noise at every hospital; what is left is the encryption's error and the noise of sanitised sums."""
+    study = STUDY.model_copy(update={"rounds": 2, "hospitals": ("large-1", "small-1", "small-2"), "variants": {}})
+    plain, locked = (
+        execute(expand(study, ["fedavg"], [3.0], 1, encrypted, None)[0]).hospitals for encrypted in (False, True)
+    )
+    figures = {(h.hospital, h.model): h.metrics["auroc"] for h in locked}
+    assert figures == {(h.hospital, h.model): pytest.approx(h.metrics["auroc"], abs=2e-3) for h in plain}
 
 
 @pytest.mark.parametrize("epsilon", [1.0000004, 0.1, 1 / 3])

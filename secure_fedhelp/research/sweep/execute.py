@@ -21,6 +21,7 @@ from torch import nn
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidConfiguration, UnderQuorum
+from secure_fedhelp.hospital.preparation import noise_seed
 from secure_fedhelp.learning import baselines
 from secure_fedhelp.learning.evaluation import evaluate
 from secure_fedhelp.privacy.accountant import epsilon as epsilon_of
@@ -32,7 +33,7 @@ from secure_fedhelp.research.in_process import run_in_process
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan, without_privacy
 from secure_fedhelp.research.results import collect
-from secure_fedhelp.research.simulation import run_simulation
+from secure_fedhelp.research.simulation import research_seed, run_simulation
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon, versions
 from secure_fedhelp.research.teacher import teacher_of
@@ -140,7 +141,7 @@ def _plain(
 ) -> tuple[tuple[HospitalResult, ...], float | None, float]:
     found, most = [], 0.0
     for name, method, spent in run_in_process(
-        plan, data, _teacher(plan, data), lambda name: _noise(run, "study", name)
+        plan, data, _teacher(plan, data), lambda name: _noise(run, plan, "from round 0", name)
     ):
         tier = plan.hospital(name).tier
         for kind, model in (("shared", method.shared_model()), ("personal", method.personalise())):
@@ -159,7 +160,7 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
     elif kind == "pooled":
         common = baselines.pooled(plan, _together(data), data.public, teacher)
     for name, (tier, records) in data.hospitals.items():
-        noise = _noise(run, kind, name)
+        noise = _noise(run, plan, "alone" if kind == "local-dp" else kind, name)
         warm = (data.public, teacher) if kind.endswith("-warm") else (None, None)
         if common is not None:
             model = common
@@ -190,9 +191,12 @@ def _spent_alone(plan: StudyPlan) -> float:
     return max(epsilon_of(events, plan.privacy[tier].delta) for tier, events in steps.items())
 
 
-def _noise(run: Run, purpose: str, name: str) -> SeededNoise | Noiseless:
-    """A hospital's noise, which is none without privacy: for rivals as for methods, since they share the plan."""
-    seed = canonical_bytes([run.study.name, run.study.seed, purpose, name])
+def _noise(run: Run, plan: StudyPlan, purpose: str, name: str) -> SeededNoise | Noiseless:
+    """A hospital's noise, which is none without privacy: for rivals as for methods, since they share the plan.
+
+    It is the noise that the hospital draws where the same run is simulated as deployed.
+    """
+    seed = noise_seed(research_seed(plan), name, purpose)
     return Noiseless(seed) if math.isinf(run.epsilon) else SeededNoise(seed)
 
 
