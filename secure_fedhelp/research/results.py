@@ -9,6 +9,7 @@ with the sums the hospitals decrypted.
 from __future__ import annotations
 
 import json
+import tomllib
 import typing
 from pathlib import Path
 
@@ -52,10 +53,16 @@ def collect(
         plan_sha256=plan.hash,
         aggregation=_aggregation(run, plan, cohorts),
         hospitals=tuple(_hospital(run, plan, h.name, cohorts) for h in plan.hospitals),
+        seeded_noise=any(_draws_seeded_noise(run, h.name) for h in plan.hospitals),
         teacher=data.reference is not None,
         public_only=_public_only(run, plan, data),
         pooled=_pooled(run, plan),
     )
+
+
+def _draws_seeded_noise(run: RunFolder, name: str) -> bool:
+    """By the hospital's own configuration, which is what it drew its noise by."""
+    return "research_noise_seed" in tomllib.loads((run.hospital(name).root / "hospital.toml").read_text("utf-8"))
 
 
 def read_cohorts(path: Path) -> list[tuple[str, ...]]:

@@ -127,6 +127,8 @@ class Summary(Strict):
     plan_sha256: Sha256 | None = None
     aggregation: AggregationSummary
     hospitals: tuple[HospitalSummary, ...] = Field(min_length=1)
+    #: Noise that comes again from a seed, as simulations have it: whoever knows the seed can take it away.
+    seeded_noise: bool = False
     #: Whether there was a foundation model to ask.
     teacher: bool = True
     #: Trained on the public set and the teacher alone: what a study has to beat without any hospital.

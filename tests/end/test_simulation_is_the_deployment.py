@@ -68,6 +68,8 @@ def test_the_command_leaves_a_run_that_an_audit_accepts(tmp_path: Path) -> None:
     assert (summary.method, summary.rounds, summary.aggregation.masks) == ("fedprox", 2, "repairing")
     assert summary.aggregation.max_error < 1e-9
     assert {h.status for h in summary.hospitals} == {"contributed"}
+    assert summary.seeded_noise
+    assert "In these files no patient is protected" in (tmp_path / "run" / "report.html").read_text()
     findings = verify_run(tmp_path / "run", 0.0)
     assert [f for f in findings if not f.ok] == []
     assert any("seeded research noise" in f.detail for f in findings), "noise that can be made again is named"

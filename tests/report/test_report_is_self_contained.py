@@ -34,6 +34,13 @@ def test_the_tables_figures_are_the_summarys(ended: Summary) -> None:
         assert row[:4] == [h.name, str(r.round + 1), str(r.cohort), wording.epsilon(r.epsilon)]
 
 
+def test_a_simulation_says_that_nobody_is_protected_in_its_files(summary: Summary) -> None:
+    """Its noise comes from a seed that the files name."""
+    said = "In these files no patient is protected"
+    assert said in render(summary.model_copy(update={"seeded_noise": True}))
+    assert said not in render(summary)
+
+
 def test_exact_bytes_are_in_the_page(summary: Summary) -> None:
     values = [attributes["value"] for attributes in Page(render(summary)).of("data")]
     assert values[:2] == [str(summary.hospitals[0].bytes_up), str(summary.hospitals[0].bytes_down)]
