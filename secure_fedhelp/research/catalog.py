@@ -143,18 +143,15 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
     labels: list[int] = []
     sites: list[str] = []
     for name, file in HEART_SITES.items():
-        for row in _heart_rows(_find(folder, file, "heart")):
+        # The files name no patients, and two of them hold a row twice: a copy, not another patient.
+        for row in {tuple(row): row for row in _heart_rows(_find(folder, file, "heart"))}.values():
             sites.append(name)
             rows.append(row[:-1])
             labels.append(int(float(row[-1]) > 0))
     targets = np.asarray(labels, dtype=np.int64)
     strata = targets + 2 * np.unique(sites, return_inverse=True)[1]
     parts = PARTS["heart"]
-    first: dict[tuple[str, ...], int] = {}  # the files name no patients, and hold two rows of one site twice
-    patients = tuple(
-        f"p{first.setdefault((site, *row, str(label)), number):05d}"
-        for number, (site, row, label) in enumerate(zip(sites, rows, labels, strict=True))
-    )
+    patients = _patients(len(targets))
     test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
     columns = tuple(
         _heart_column(name, cats, [rows[i][n] for i in public]) for n, (name, cats) in enumerate(HEART_COLUMNS)
