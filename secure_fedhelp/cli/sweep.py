@@ -147,13 +147,7 @@ def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], c
 
     from secure_fedhelp.research.sweep.findings import asked
     from secure_fedhelp.research.sweep.runs import FREE, shown_epsilon
-    from secure_fedhelp.research.sweep.statistics import (
-        difference,
-        judged_by,
-        level,
-        level_words,
-        values,
-    )
+    from secure_fedhelp.research.sweep.statistics import difference, judged_by, level, level_words, values
 
     metric, what = judged_by(results), asked(runs, results)
     kinds = sorted({r.encryption for r in results if r.encryption != "not needed"})

@@ -11,14 +11,21 @@ rounds (ProxyFL, PRR, twins) say so.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.method import PUBLIC, Method, Said, Site
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten, parameter_count
-from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, trained_model, warm_model
+from secure_fedhelp.learning.steps import (
+    ExtraLoss,
+    fresh_model,
+    home_steps,
+    public_steps,
+    taught_by,
+    trained_model,
+    warm_model,
+)
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd
@@ -110,14 +117,12 @@ class Averaging(Method):
 
     def lesson(self, model: TwoHeaded) -> ExtraLoss:
         """What the shared model teaches a ``model`` that stays at home: its answers, as much as the plan says."""
-        learning, shared = self.plan.learning, self.shared_model().eval()
+        return taught_by(self.shared_model(), self.home_loss)
 
-        def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
-            with torch.no_grad():
-                answers = shared(inputs)
-            return learning.home_soft_weight * soft_loss(answers, logits, learning.temperature)
-
-        return lesson
+    def home_loss(self, answers: Tensor, logits: Tensor) -> Tensor:
+        """KL(shared || own) of the shared model's ``answers``, as weighty at home as the plan says."""
+        learning = self.plan.learning
+        return learning.home_soft_weight * soft_loss(answers, logits, learning.temperature)
 
     def trained_at_home(self, model: TwoHeaded) -> TwoHeaded:
         """``model`` after the plan's personal steps on own records without noise, in place."""

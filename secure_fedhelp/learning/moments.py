@@ -25,13 +25,13 @@ class Moments:
         """Let a new ``optimizer`` of ``model`` go on where :meth:`keep` left off."""
         if self._means is None:
             return
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        start = 0
-        for number, p in enumerate(model.parameters()):
-            part = torch.from_numpy(self._means[:, start : start + p.numel()].astype(np.float32))
-            state[number] = {"step": torch.tensor(self._steps)}
-            state[number] |= {name: values.view_as(p).clone() for name, values in zip(_MEANS, part, strict=True)}
-            start += p.numel()
+        parameters = list(model.parameters())
+        parts = torch.split(torch.from_numpy(self._means.astype(np.float32)), [p.numel() for p in parameters], dim=1)
+        state = {
+            number: {"step": torch.tensor(self._steps)}
+            | {name: values.view_as(p).clone() for name, values in zip(_MEANS, part, strict=True)}
+            for number, (p, part) in enumerate(zip(parameters, parts, strict=True))
+        }
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def keep(self, optimizer: torch.optim.AdamW, model: nn.Module) -> None:

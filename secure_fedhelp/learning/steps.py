@@ -78,6 +78,18 @@ def public_steps(
     _public_steps(model, plan, plan.learning.public_steps, public, teacher, ensemble, [_PUBLIC, round_number])
 
 
+def taught_by(teacher: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> ExtraLoss:
+    """A loss of (the ``teacher``'s answers, logits) for :func:`home_steps`; the teacher is never trained by it."""
+    teacher.eval()  # a teacher with random layers would answer at random
+
+    def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
+        with torch.no_grad():
+            answers = teacher(inputs)
+        return loss(answers, logits)
+
+    return lesson
+
+
 def home_steps(
     model: nn.Module,
     records: Records,

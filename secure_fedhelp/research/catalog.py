@@ -139,12 +139,12 @@ def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generato
 
 
 def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
-    rows: list[list[str]] = []
+    rows: list[tuple[str, ...]] = []
     labels: list[int] = []
     sites: list[str] = []
     for name, file in HEART_SITES.items():
         # The files name no patients, and two of them hold a row twice: a copy, not another patient.
-        for row in {tuple(row): row for row in _heart_rows(_find(folder, file, "heart"))}.values():
+        for row in dict.fromkeys(map(tuple, _heart_rows(_find(folder, file, "heart")))):
             sites.append(name)
             rows.append(row[:-1])
             labels.append(int(float(row[-1]) > 0))

@@ -27,9 +27,8 @@ from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.teacher import Teacher, teacher_of
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.methods import BUILT_IN, Imported
+from secure_fedhelp.study.methods import Imported
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.study.policy import SitePolicy
 
 _VALID_DAYS = 30
 
@@ -175,14 +174,10 @@ def write_hospitals(
             "foundation_endpoints": [foundation_url] if foundation_url else [],
             "metrics": "research",
             # Whoever simulates a study of their own code runs that code anyway, so it is named as a policy must.
-            "methods_allowed": [*BUILT_IN, *([plan.method.path] if isinstance(plan.method, Imported) else [])],
-            "models_allowed": [*SitePolicy.model_fields["models_allowed"].default, *_imported_networks(plan)],
+            "methods_allowed": [plan.method.path if isinstance(plan.method, Imported) else plan.method.name],
+            "models_allowed": sorted({plan.model.small, plan.model.large}),
         }
         write_atomic(folder.root / "policy.toml", tomli_w.dumps(policy).encode())
-
-
-def _imported_networks(plan: StudyPlan) -> list[str]:
-    return sorted({name for name in (plan.model.small, plan.model.large) if ":" in name})
 
 
 def _write_records(folder: Path, private: Records, test: Records, plan: StudyPlan) -> tuple[str, str]:

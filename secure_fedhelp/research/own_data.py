@@ -6,7 +6,6 @@ alone, as it would in a deployment: nothing is fitted to records that a hospital
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,16 +117,17 @@ def _images(
         tested = read_image_set(data.path, classes, "test", progress).records
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
-        sites = _sites(data.path, partition, len(records), kept)
-        later = _test_sites(data.path, partition, len(records), len(tested))
-        all_sites: Sequence[str] | None = None if sites is None or later is None else [*sites, *later]
+        sites = all_sites = None
+        if (named := _sites(data.path, partition, len(records))) is not None:
+            sites, later = [named[number] for number in kept], named[len(records) :]
+            all_sites = [*sites, *later] if len(later) == len(tested) else None
         records = records.take(kept)
         everything = _joined(records, tested)
         test: Indices = np.arange(len(records), len(everything))
         public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
-        sites = all_sites = _sites(data.path, partition, len(records), range(len(records)))
+        sites = all_sites = _sites(data.path, partition, len(records))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
     strata = _strata(everything)
@@ -146,25 +146,15 @@ def _strata(records: Records) -> Labels:
     return np.where(pixels.any(axis=0), 1 + pixels.argmax(axis=0), 0).astype(np.int64)
 
 
-def _sites(path: Path, partition: Partition, count: int, kept: Sequence[int]) -> Sequence[str] | None:
-    """The site of each of the ``kept`` records, from an array that names those of all ``count`` of them.
-
-    In MedMNIST's layout these are the records of training and validation; sites of the test part may follow.
-    """
+def _sites(path: Path, partition: Partition, count: int) -> list[str] | None:
+    """The sites that an array of the file names: of ``count`` records at least, in MedMNIST's layout those of training
+    and validation, which those of the test part may follow."""
     if not isinstance(partition, SitePartition):
         return None
     named = read_arrays(path, [partition.column])[partition.column]
     if len(named) < count:
         raise InvalidData(f"{path.name}: {partition.column!r} names {len(named)} sites for {count} records")
-    return [str(named[number]) for number in kept]
-
-
-def _test_sites(path: Path, partition: Partition, before: int, count: int) -> list[str] | None:
-    """The sites of the ``count`` records of the test part, where the array goes on after the ``before`` open ones."""
-    if not isinstance(partition, SitePartition):
-        return None
-    named = read_arrays(path, [partition.column])[partition.column][before:]
-    return [str(name) for name in named] if len(named) == count else None
+    return [str(name) for name in named]
 
 
 def _joined(one: Records, other: Records) -> Records:

@@ -28,7 +28,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ from secure_fedhelp.learning.evaluation import predict
 from secure_fedhelp.learning.method import PUBLIC, Said, Site
 from secure_fedhelp.learning.models import TwoHeaded, flatten
 from secure_fedhelp.learning.pooling import expand, pool, pooled_shape
-from secure_fedhelp.learning.steps import ExtraLoss, trained_model, warm_model
+from secure_fedhelp.learning.steps import ExtraLoss, taught_by, trained_model, warm_model
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
@@ -112,16 +111,13 @@ class FedHelp(Averaging):
 
     def large_lesson(self, model: TwoHeaded) -> ExtraLoss:
         """Asymmetric distillation, weak to strong: only the order of the shared model's answers is a must."""
-        options, shared, soft = self.options, self.shared_model().eval(), self.lesson(model)
-        confidence = confidence_of(options, self.task)
+        options, confidence = self.options, confidence_of(self.options, self.task)
 
-        def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
-            with torch.no_grad():
-                answers = shared(inputs)
+        def loss(answers: Tensor, logits: Tensor) -> Tensor:
             ranking = ranking_loss(answers, logits, options.ranking_top, confidence=confidence)
-            return options.ranking_weight * ranking + soft(inputs, logits)
+            return options.ranking_weight * ranking + self.home_loss(answers, logits)
 
-        return lesson
+        return taught_by(self.shared_model(), loss)
 
     def personalise(self) -> nn.Module:
         """As for all methods, but a twin has had noise: at home it goes on without."""

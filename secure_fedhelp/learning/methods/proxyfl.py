@@ -27,7 +27,6 @@ is not how long hospitals trained at home: at a large hospital ``pupil_steps`` a
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.models import TwoHeaded, flatten
 from secure_fedhelp.learning.moments import Moments
-from secure_fedhelp.learning.steps import home_steps, trained_model, warm_model
+from secure_fedhelp.learning.steps import home_steps, taught_by, trained_model, warm_model
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.training import RecordLoss
@@ -99,12 +98,8 @@ class ProxyFl(Averaging):
     ) -> None:
         """Steps of (1 - alpha) CE + alpha KL(proxy || private) without noise, in place; the cohort's proxy teaches."""
         share, temperature = self.options.private_share, self.plan.learning.temperature
-        proxy = self.shared_model().eval()
 
-        def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
-            with torch.no_grad():
-                answers = proxy(inputs)
-            return share * soft_loss(answers, logits, temperature)
+        lesson = taught_by(self.shared_model(), lambda answers, own: share * soft_loss(answers, own, temperature))
 
         def losses(logits: Tensor, labels: Tensor) -> Tensor:
             return (1 - share) * self.task.losses(logits, labels)

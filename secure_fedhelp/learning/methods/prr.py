@@ -30,9 +30,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -47,7 +47,7 @@ from secure_fedhelp.learning.models import Surrogate, TwoHeaded, flatten
 from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
-from secure_fedhelp.learning.steps import ExtraLoss, fresh_model, home_steps, public_steps, trained_model, warm_model
+from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, taught_by, trained_model, warm_model
 from secure_fedhelp.learning.twin import Twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian
@@ -268,15 +268,11 @@ class Prr(Averaging):
         """The pupil's steps of a round, in epochs."""
         det, rng = self.options.det, self.site.rng(_HOME, round_number)
         (count, rate), temperature = self.home_share(round_number), self.plan.learning.temperature
-        model, deputy, losses, stage = (
-            self.personal_model(),
-            self.shared_model().eval(),
-            self.losses(round_number),
-            None,
-        )
+        model, deputy, losses = self.personal_model(), self.shared_model(), self.losses(round_number)
+        down, stage = taught_by(deputy, partial(soft_loss, temperature=temperature)), None  # KL(d to p)
         for steps in epochs(count, self.options.epochs):
             stage = self._next_stage(stage, model, deputy) if det else None
-            lesson = _taught_by(deputy, temperature) if stage is not None and stage.deputy_teaches else None
+            lesson = down if stage is not None and stage.deputy_teaches else None
             home_steps(model, self.site.records, steps, rate, self.plan, rng, lesson, losses, self._moments)
         self.personal = flatten(model)
 
@@ -332,17 +328,6 @@ def _kind(layer: nn.Module, parameter: nn.Parameter, model: TwoHeaded) -> Kind:
     if isinstance(layer, _NORMS):
         return "local"
     return "plain" if parameter.ndim < 2 or layer in (model.private_head, model.public_head) else "spectrum"
-
-
-def _taught_by(deputy: nn.Module, temperature: float) -> ExtraLoss:
-    """KL(d to p)."""
-
-    def lesson(inputs: Tensor, logits: Tensor) -> Tensor:
-        with torch.no_grad():
-            answers = deputy(inputs)
-        return soft_loss(answers, logits, temperature)
-
-    return lesson
 
 
 def _width(plan: StudyPlan, round_number: int) -> float:

@@ -11,6 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.errors import InvalidConfiguration, UnderQuorum
+from secure_fedhelp.errors import InvalidConfiguration, OneClassOnly, UnderQuorum
 from secure_fedhelp.hospital.preparation import noise_seed
 from secure_fedhelp.learning import baselines
 from secure_fedhelp.learning.evaluation import evaluate
@@ -178,9 +179,10 @@ def _judged(model: nn.Module, data: StudyData, hospital: str) -> dict[str, float
     says nothing to a hospital about its own. One class alone has no figure.
     """
     found = evaluate(model, data.test).as_dict()
-    own, utility = data.home.get(hospital), "dice" if "dice" in found else "auroc"
-    if own is not None and len(np.unique(own.labels)) > 1:
-        found[f"home_{utility}"] = evaluate(model, own).as_dict()[utility]
+    utility = "dice" if "dice" in found else "auroc"
+    if own := data.home.get(hospital):
+        with suppress(OneClassOnly):
+            found[f"home_{utility}"] = evaluate(model, own).as_dict()[utility]
     return found
 
 

@@ -80,11 +80,11 @@ class Run:
 
     @property
     def _imported(self) -> set[str]:
+        """Paths of the method and the networks that are code of one's own."""
         study = self.study
-        named = {study.method.path} if isinstance(study.method, Imported) else set()
-        return (
-            named | {name for name in (study.model.small, study.model.large) if ":" in name} if study.model else named
-        )
+        networks = {study.model.small, study.model.large} if study.model else set()
+        methods = {study.method.path} if isinstance(study.method, Imported) else set()
+        return methods | {name for name in networks if ":" in name}
 
     @property
     def dealt_by(self) -> str:
