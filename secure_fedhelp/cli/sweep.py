@@ -61,6 +61,7 @@ def sweep(
     """
     from rich.console import Console
 
+    from secure_fedhelp.research.plans import StudyDefaults
     from secure_fedhelp.research.study_file import load_study
     from secure_fedhelp.research.sweep.runs import expand, names, parse_epsilons
     from secure_fedhelp.research.sweep.store import Store
@@ -68,7 +69,7 @@ def sweep(
 
     screen = Console(highlight=False)
     loaded, contenders = load_study(study), names(methods)
-    budgets = [loaded.epsilon or 3.0] if epsilon is None else parse_epsilons(epsilon)
+    budgets = [loaded.epsilon or StudyDefaults.epsilon] if epsilon is None else parse_epsilons(epsilon)
     runs = expand(loaded, contenders, budgets, seeds, encryption, data_dir)
     store = Store(out)
     left = [r for r in runs if not store.done(r)]

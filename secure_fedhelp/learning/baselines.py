@@ -19,8 +19,10 @@ from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import LocalRival, Tier
 
 _HOME, _POOLED = 7, 8
+_WARM: dict[Tier, LocalRival] = {"large": "large-warm", "small": "small-warm"}
 POOLED_EPOCHS = 20
 
 
@@ -31,18 +33,20 @@ def local_only(
     noise: NoiseSource,
     public: PublicSet | None = None,
     teacher_logits: NDArray[np.floating] | None = None,
-    learning_rate: float | None = None,
 ) -> nn.Module:
     """DP-SGD on own records alone with the study's whole budget: as many rounds of as many private steps.
 
-    With ``public`` it is warm-started and takes the same public steps between: the harder rival. ``learning_rate``
-    None takes the plan's for this rival: alone, noise is larger, and the study's steps may be too long.
+    With ``public`` it is warm-started and takes the same public steps between: the harder rival. Its learning
+    rate is the plan's for this rival: alone, noise is larger, and the study's steps may be too long.
     """
     if public is None:
         plan = _without_prior(plan)
     teacher = _float64(teacher_logits)
     small, task, tier = plan.model.small, Task.of(plan), plan.hospital(hospital).tier
-    rate = learning_rate or plan.learning.local_learning_rates.get(tier, plan.learning.private_learning_rate)
+    rates = plan.learning.local_learning_rates
+    rate = rates.get(tier, plan.learning.private_learning_rate)
+    if public is not None:
+        rate = rates.get(_WARM[tier], rate)
     model = fresh_model(plan, small) if public is None else warm_model(plan, small, public, teacher)
     for number in range(plan.training_rounds):
         if public is not None:

@@ -88,13 +88,18 @@ DEFAULTS: dict[str, StudyDefaults] = {
     "heart": StudyDefaults(
         small="mlp-60",
         large="mlp-128-64",
-        learning=_TABLE_LEARNING | {"local_learning_rates": {"small": 0.1}},
+        learning=_TABLE_LEARNING
+        | {"local_learning_rates": {"large": 0.3, "small": 0.03, "large-warm": 0.5, "small-warm": 0.1}},
         tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
     ),
     "pneumonia": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
-        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.1, "local_learning_rates": {"small": 0.03}},
+        learning=_IMAGE_LEARNING
+        | {
+            "private_learning_rate": 0.05,
+            "local_learning_rates": {"small": 0.005, "large-warm": 0.01, "small-warm": 0.001},
+        },
         tiers={"large": TierDefaults(0.1, 10), "small": TierDefaults(0.3, 10)},
         clipping_norm=10.0,
     ),
@@ -105,6 +110,7 @@ DEFAULTS: dict[str, StudyDefaults] = {
         learning=_IMAGE_LEARNING
         | {
             "private_learning_rate": 0.02,
+            "local_learning_rates": {"large": 0.002, "small": 0.002, "small-warm": 0.002},
             "public_learning_rate": 3e-3,
             "public_batch": 8,
             "warm_steps": 100,
@@ -121,7 +127,11 @@ DEFAULTS: dict[str, StudyDefaults] = {
     "breast": StudyDefaults(
         small="cnn-8-16-20",
         large="cnn-16-32-64",
-        learning=_IMAGE_LEARNING | {"private_learning_rate": 0.03, "local_learning_rates": {"small": 0.01}},
+        learning=_IMAGE_LEARNING
+        | {
+            "private_learning_rate": 0.01,
+            "local_learning_rates": {"small": 0.03, "large-warm": 0.0003, "small-warm": 0.0003},
+        },
         tiers={"large": TierDefaults(0.3, 5), "small": TierDefaults(0.3, 5)},
         clipping_norm=10.0,
     ),

@@ -98,6 +98,10 @@ class DataSection(Strict):
 Architecture = Annotated[str, Field(pattern=f"^([a-z][a-z0-9-]*|{_PATH})$")]
 
 
+#: Who trains alone: a tier from nothing, or from the public warm start; that one takes its tier's rate if none is its own.
+LocalRival = Literal[Tier, "large-warm", "small-warm"]
+
+
 class ModelSection(Strict):
     #: Architectures by the names in ``learning/networks.py``, or a network of your own by its import path; ``small`` is
     #: the surrogate's and the proxy's shape.
@@ -129,8 +133,9 @@ class LearningSection(Strict):
     home_soft_weight: float = Field(default=0.0, ge=0)
     #: Public class frequencies for logit adjustment, one a class; empty: off. Never counted in private records.
     class_prior: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    #: Research mode: a tier's learning rate for the local-only rival, so that it is not judged by the study's.
-    local_learning_rates: dict[Tier, Annotated[float, Field(gt=0)]] = {}
+    #: Research mode: learning rates of the rival that trains alone under the budget, so that it is not judged by the
+    #: study's: alone the noise is larger, and a warm start is lost to long noisy steps sooner than nothing is.
+    local_learning_rates: dict[LocalRival, Annotated[float, Field(gt=0)]] = {}
     weight_decay: float = Field(default=1e-4, ge=0)
 
 

@@ -74,3 +74,26 @@ def test_public_training_learns_from_the_public_set_and_its_teacher(study_with: 
     again = judged(study, baselines.public_only(study.plan, study.public, study.teacher))
     assert found == again
     assert judged(study, baselines.public_only(study.plan, study.public, None)) != found
+
+
+def test_each_rival_alone_is_trained_at_its_own_rate(
+    study_with: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rival at somebody else's rate loses to noise that a shorter step had spared it, and proves nothing."""
+    taken: list[float] = []
+
+    def noted(model: nn.Module, *rest: Any) -> None:
+        taken.append(rest[-2])
+
+    monkeypatch.setattr(baselines, "train_private", noted)
+
+    def rate_of(warm: bool, **rates: float) -> float:
+        study = study_with(private_learning_rate=0.5, local_learning_rates=rates)
+        extra = {"public": study.public} if warm else {}
+        baselines.local_only(study.plan, "beta", study.records["beta"], SeededNoise(b"r"), **extra)
+        return taken[-1]
+
+    assert (rate_of(False), rate_of(True)) == (0.5, 0.5)
+    assert (rate_of(False, small=0.1), rate_of(True, small=0.1)) == (0.1, 0.1)
+    assert (rate_of(False, **{"small-warm": 0.01}), rate_of(True, **{"small-warm": 0.01})) == (0.5, 0.01)
+    assert rate_of(True, **{"small": 0.1, "large-warm": 0.2}) == 0.1, "the large hospital's is another"
