@@ -98,7 +98,7 @@ class DataSection(Strict):
 Architecture = Annotated[str, Field(pattern=f"^([a-z][a-z0-9-]*|{_PATH})$")]
 
 
-#: Who trains alone: a tier from nothing, or from the public warm start; that one takes its tier's rate if none is its own.
+#: Who trains alone: a tier from nothing, or from the public warm start; that one takes its tier's rate if it has none.
 LocalRival = Literal[Tier, "large-warm", "small-warm"]
 
 
