@@ -114,7 +114,7 @@ DEFAULTS: dict[str, StudyDefaults] = {
             "public_learning_rate": 3e-3,
             "public_batch": 8,
             "warm_steps": 100,
-            "pupil_steps": 20,
+            "pupil_steps": 60,
             "pupil_learning_rate": 3e-3,
             "personal_steps": 50,
             "personal_learning_rate": 1e-3,
