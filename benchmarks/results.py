@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +30,7 @@ from secure_fedhelp.pages.numbers import NOTHING
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep import statistics
 from secure_fedhelp.research.sweep.engines import Outcome, processes
+from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.figures import metric_name
 from secure_fedhelp.research.sweep.runs import FREE, Run, expand, names, parse_epsilons
 from secure_fedhelp.research.sweep.store import Store, run_row
@@ -89,8 +92,18 @@ class Part(BaseModel):
 
 def parts() -> dict[str, Part]:
     """Those of results.toml by name, in its order."""
-    found = [Part.model_validate(values) for values in tomllib.loads((HERE / "results.toml").read_text())["part"]]
+    found = [Part.model_validate(values) for values in _asked()["part"]]
     return {part.name: part for part in found}
+
+
+def _asked() -> dict[str, Any]:
+    return tomllib.loads((HERE / "results.toml").read_text())
+
+
+def dealt_anew(part: str) -> float:
+    """Test patients over training patients where each seed deals the same patients anew; 0 where it does not."""
+    known = parts().get(part)
+    return float(_asked().get("dealt_anew", {}).get(known.study, 0.0)) if known else 0.0
 
 
 @app.command()
@@ -128,7 +141,7 @@ def run(
             print(f"{name}: left out. {error.message} {error.hint}", flush=True)
             continue
         # All that was ever done of the part, also where only some of it was asked for now.
-        rows = [run_row(result) for result in done.results(known[name].runs(data_dir))]
+        rows = [row_of(result) for result in done.results(known[name].runs(data_dir))]
         if replace or len(rows) >= len(kept(name)):
             keep(name, rows)
         else:
@@ -145,9 +158,21 @@ def tables() -> None:
     fill()
 
 
+def row_of(result: RunResult) -> dict[str, Any]:
+    """A run's row with its tiers' means and, as HOSPITAL_MODEL_METRIC, what each hospital is judged by."""
+    judged = ("auroc", "dice", "home_auroc", "home_dice")
+    return run_row(result) | {
+        f"{h.hospital}_{h.model}_{metric}": h.metrics[metric]
+        for h in result.hospitals
+        for metric in judged
+        if metric in h.metrics
+    }
+
+
 def keep(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """The figures of a part, one row a run, to four digits."""
-    columns = [*ABOUT, *sorted({key for row in rows for key in row if key.startswith(("large_", "small_"))})]
+    about = {field.name for field in fields(RunResult)}
+    columns = [*ABOUT, *sorted({key for row in rows for key in row} - about)]
     KEPT.mkdir(exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
@@ -180,7 +205,7 @@ def contender_of(who: str) -> tuple[str, str]:
 
 
 def by_seed(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> dict[int, float]:
-    """The mean over a tier's hospitals, by seed."""
+    """The mean over a tier's hospitals, or one hospital's figure, by seed; ``tier`` names either."""
     name, model = contender_of(who)
     wanted, column = "inf" if name in FREE else epsilon, f"{tier}_{model}_{metric}"
     return {
@@ -196,11 +221,17 @@ def level(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> st
 
 
 def gain(part: str, who: str, rival: str, tier: str, metric: str, epsilon: str = "3") -> str:
-    """One less the other, paired by seed, with the 95 % t interval; bold if all of that is above zero."""
+    """One less the other, paired by seed, with the 95 % t interval; bold if all of that is above zero.
+
+    Where each seed deals the same patients anew, seeds are no independent sample, and the interval is widened by the
+    share of patients who are tested on: Nadeau and Bengio, Machine Learning 52 (2003), (1/n + test/training) s^2.
+    """
     mine, theirs = (by_seed(part, one, tier, metric, epsilon) for one in (who, rival))
     found = statistics.difference(mine, theirs)
     if found is None:
         return NOTHING
+    wider = math.sqrt(1 + len(mine.keys() & theirs.keys()) * dealt_anew(part))
+    found = replace(found, half_width=found.half_width * wider)
     said = statistics.difference_words(found)
     return (f"**{said}**" if found.ends[0] > 0 else said) + _fewer(part, len(mine.keys() & theirs.keys()))
 
@@ -215,10 +246,10 @@ def _fewer(part: str, seeds: int) -> str:
 
 
 def levels(part: str, who: str, tier: str, metric: str) -> list[list[str]]:
-    """``levels PART fedhelp:shared,local-dp TIER METRIC``: a row each, a column for every epsilon."""
+    """``levels PART fedhelp:shared,local-dp TIER|HOSPITAL METRIC``: a row each, a column for every epsilon."""
     epsilons = names(parts()[part].epsilon)
     headings = ["no privacy" if epsilon == "inf" else f"epsilon {epsilon}" for epsilon in epsilons]
-    rows = [[f"{metric_name(metric)}, {tier} hospitals", *headings]]
+    rows = [[f"{metric_name(metric)}, {tier}{' hospitals' * (tier in ('large', 'small'))}", *headings]]
     for one in names(who):
         free = contender_of(one)[0] in FREE
         cells = [level(part, one, tier, metric, epsilon) for epsilon in epsilons]

@@ -91,13 +91,12 @@ def local_non_private(
 
 
 def public_only(plan: StudyPlan, public: PublicSet, teacher_logits: NDArray[np.floating] | None) -> nn.Module:
-    """No private record at all: the warm start, then every round's public steps, with the teacher if there is one."""
-    teacher = _float64(teacher_logits)
-    model = warm_model(plan, plan.model.small, public, teacher)
-    for number in range(plan.training_rounds):
-        public_steps(model, plan, number, public, teacher, None)
-    model.adopt_public_head()
-    return model
+    """No private record at all: the public steps of warm start and rounds, with the teacher if there is one.
+
+    In one go: a study begins its public steps anew in every round because the model has moved; here nothing moves it.
+    """
+    rounds_steps = plan.training_rounds * plan.learning.public_steps
+    return warm_model(plan, plan.model.small, public, _float64(teacher_logits), rounds_steps)
 
 
 def pooled(

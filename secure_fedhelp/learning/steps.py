@@ -52,13 +52,15 @@ def trained_model(plan: StudyPlan, architecture: str, parameters: NDArray[np.flo
     return model
 
 
-def warm_model(plan: StudyPlan, architecture: str, public: PublicSet, teacher: Teachers) -> TwoHeaded:
-    """The initial weights after ``warm_steps`` public steps.
+def warm_model(
+    plan: StudyPlan, architecture: str, public: PublicSet, teacher: Teachers, more_steps: int = 0
+) -> TwoHeaded:
+    """The initial weights after ``warm_steps`` public steps, and ``more_steps`` in the same go.
 
     A function of the plan, the public set and the teacher's answers alone: hospitals with one teacher make the same.
     """
     model = fresh_model(plan, architecture)
-    _public_steps(model, plan, plan.learning.warm_steps, public, teacher, None, [_WARM])
+    _public_steps(model, plan, plan.learning.warm_steps + more_steps, public, teacher, None, [_WARM])
     model.adopt_public_head()
     return model
 

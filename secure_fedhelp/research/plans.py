@@ -110,7 +110,7 @@ DEFAULTS: dict[str, StudyDefaults] = {
         learning=_IMAGE_LEARNING
         | {
             "private_learning_rate": 0.02,
-            "local_learning_rates": {"large": 0.002, "small": 0.002, "small-warm": 0.002},
+            "local_learning_rates": {"large": 0.002, "small": 0.002, "large-warm": 0.02, "small-warm": 0.002},
             "public_learning_rate": 3e-3,
             "public_batch": 8,
             "warm_steps": 100,

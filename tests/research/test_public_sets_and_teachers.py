@@ -21,6 +21,7 @@ from secure_fedhelp.data.partition import split, stratified_order
 from secure_fedhelp.data.records import Indices, Records
 from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, InvalidPartition
 from secure_fedhelp.hospital.folder import HospitalFolder
+from secure_fedhelp.learning.evaluation import score
 from secure_fedhelp.research import wording
 from secure_fedhelp.research.catalog import DATASETS, StudyData
 from secure_fedhelp.research.dealing import Dealt, deal
@@ -411,6 +412,29 @@ def test_every_method_runs_in_plain_without_labels_and_teacher(method: str) -> N
 def test_every_rival_runs_without_labels_and_teacher(rival: str) -> None:
     (run,) = expand(study("breast-cancer", rounds=1, learning=QUICK, **BARE), [rival], [3.0], 1, False, None)
     assert len(execute(run).hospitals) == 6
+
+
+@pytest.mark.parametrize(("rival", "missing"), [("teacher", "no teacher"), ("public-labels", "no labels")])
+def test_a_rival_made_of_what_the_study_has_not_is_refused(rival: str, missing: str) -> None:
+    (run,) = expand(study("breast-cancer", rounds=1, learning=QUICK, **BARE), [rival], [3.0], 1, False, None)
+    with pytest.raises(InvalidConfiguration, match=missing):
+        execute(run)
+
+
+def test_the_teacher_itself_and_the_labels_alone_are_rivals() -> None:
+    file = study("breast-cancer", rounds=2, learning=QUICK | {"warm_steps": 20})
+    found = {
+        run.contender: execute(run).hospitals
+        for run in expand(file, ["teacher", "public", "public-labels"], [3.0], 1, False, None)
+    }
+    for hospitals in found.values():
+        assert len({h.metrics["auroc"] for h in hospitals}) == 1, "one for all hospitals"
+    data = study_data(file, None)
+    fitted = teacher_of(study_plan(file, data), data.reference)
+    assert fitted is not None
+    expected = score(fitted.logits(data.test.inputs).astype(np.float64), data.test.labels)
+    assert found["teacher"][0].metrics["auroc"] == expected.auroc > 0.9
+    assert len({name[0].metrics["auroc"] for name in found.values()}) == 3
 
 
 def test_public_sets_and_teachers_change_what_is_learnt() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 from scipy import stats
+from sweeps import STUDY, result
 from typer.testing import CliRunner
 
+from secure_fedhelp.research.sweep.execute import HospitalResult
 from secure_fedhelp.research.sweep.runs import expand
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +29,7 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "DOCUMENT", tmp_path / "results.md")
     monkeypatch.setattr(module, "HERE", tmp_path)
     (tmp_path / "studies").mkdir()
+    (tmp_path / "results.toml").write_text("part = []\n")
     return module
 
 
@@ -84,6 +88,35 @@ def test_a_gain_is_the_paired_t_interval(results: ModuleType) -> None:
     low, high = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     mean = float(np.mean(np.subtract(ours, theirs)))
     assert found == f"**{mean:+.3f} [{low:+.3f}, {high:+.3f}]**"
+
+
+def test_patients_who_are_dealt_again_and_again_are_no_new_patients(results: ModuleType, tmp_path: Path) -> None:
+    """Nadeau and Bengio's correction: with twenty splits of the same people an interval must not shrink by sqrt(20)."""
+    (tmp_path / "results.toml").write_text(
+        '[dealt_anew]\n"tiny.toml" = 0.4\n[[part]]\nname = "tiny"\nstudy = "tiny.toml"\nmethods = "fedavg"\n'
+    )
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.normal(0.9, 0.02, 20).tolist(), rng.normal(0.8, 0.02, 20).tolist()
+    keep(results, "tiny", fedhelp=ours, local_dp=theirs)
+    differences = np.subtract(ours, theirs)
+    half = stats.t.ppf(0.975, 19) * math.sqrt((1 / 20 + 0.4) * differences.var(ddof=1))
+    expected = f"[{differences.mean() - half:+.3f}, {differences.mean() + half:+.3f}]"
+    assert expected in results.gain("tiny", "fedhelp:shared", "local-dp", "small", "auroc")
+    keep(results, "other", fedhelp=ours, local_dp=theirs)
+    assert expected not in results.gain("other", "fedhelp:shared", "local-dp", "small", "auroc")
+
+
+def test_a_hospital_has_its_own_rows_beside_its_tiers_mean(results: ModuleType) -> None:
+    (run,) = expand(STUDY, ["fedavg"], [3.0], 1, False, None)
+    judged = [("large-1", "large", 0.9), ("large-2", "large", 0.7), ("small-1", "small", 0.6)]
+    hospitals = tuple(
+        HospitalResult(name, tier, "shared", {"auroc": value, "ece": 0.1}) for name, tier, value in judged
+    )
+    results.keep("x", [results.row_of(result(run, hospitals=hospitals))])
+    found = [results.level("x", "fedavg:shared", who, "auroc") for who in ("large-1", "large-2", "large", "small")]
+    assert found == ["0.900", "0.700", "0.800", "0.600"]
+    assert results.level("x", "fedavg:shared", "small", "ece") == "0.100"
+    assert results.level("x", "fedavg:shared", "large-1", "ece") == "–", "one figure a hospital is enough"
 
 
 def test_a_gain_that_is_not_shown_is_not_bold(results: ModuleType) -> None:

@@ -29,7 +29,7 @@ from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
 from secure_fedhelp.research.sweep.execute import execute
-from secure_fedhelp.research.sweep.runs import Run, expand, parse_epsilons, versions
+from secure_fedhelp.research.sweep.runs import RIVALS, Run, expand, parse_epsilons, versions
 from secure_fedhelp.research.sweep.statistics import difference, level, values
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.research.sweep.sweep import sweep
@@ -311,7 +311,7 @@ def test_without_privacy_there_is_no_epsilon_and_every_rival_has_its_figures() -
     (run,) = runs("fedavg", epsilons=(math.inf,), seeds=1)
     done = execute(run)
     assert (done.epsilon, done.epsilon_spent, done.encryption) == ("inf", None, "none")
-    for rival in ("local", "local-warm", "local-dp", "local-dp-warm", "public", "pooled"):
+    for rival in RIVALS:
         found = execute(runs(rival, seeds=1)[0])
         assert [h.model for h in found.hospitals] == [rival] * 6
         assert found.encryption == "not needed"

@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import nn
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidConfiguration, OneClassOnly, UnderQuorum
 from secure_fedhelp.hospital.preparation import noise_seed
 from secure_fedhelp.learning import baselines
-from secure_fedhelp.learning.evaluation import evaluate
+from secure_fedhelp.learning.evaluation import predict, score
 from secure_fedhelp.privacy.accountant import epsilon as epsilon_of
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
@@ -43,6 +43,10 @@ from secure_fedhelp.study.plan import StudyPlan
 
 #: What a budget means to a rival that has none.
 _FREE_EPSILON = 8.0
+#: Rivals that are one for all hospitals.
+_COMMON = frozenset({"public", "public-labels", "teacher", "pooled"})
+#: Logits [n, classes] or [n, classes, height, width] of inputs [n, ...].
+Answer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -146,43 +150,57 @@ def _plain(
     ):
         tier = plan.hospital(name).tier
         for kind, model in (("shared", method.shared_model()), ("personal", method.personalise())):
-            found.append(HospitalResult(name, tier, kind, _judged(model, data, name)))
+            found.append(HospitalResult(name, tier, kind, _judged(partial(predict, model), data, name)))
         most = max(most, spent)
     floats = sum(plan.length_of(number) for number in range(plan.study.rounds))
     return tuple(found), most if private else None, 4.0 * floats
 
 
 def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResult]:
-    """What each hospital gets by a rival; the pooled one and the public one are the same for all."""
+    """What each hospital gets by a rival; those that know no hospital, and the pooled one, are the same for all."""
     teacher, kind = _teacher(plan, data), run.contender
-    common: nn.Module | None = None
-    if kind == "public":
-        common = baselines.public_only(plan, data.public, teacher)
-    elif kind == "pooled":
-        common = baselines.pooled(plan, _together(data), data.public, teacher)
+    if kind in _COMMON:
+        answer = _common(kind, plan, data, teacher)
+        for name, (tier, _) in data.hospitals.items():
+            yield HospitalResult(name, tier, kind, _judged(answer, data, name))
+        return
     for name, (tier, records) in data.hospitals.items():
         noise = _noise(run, plan, "alone" if kind == "local-dp" else kind, name)
         warm = (data.public, teacher) if kind.endswith("-warm") else (None, None)
-        if common is not None:
-            model = common
-        elif kind.startswith("local-dp"):
+        if kind.startswith("local-dp"):
             model = baselines.local_only(plan, name, records, noise, *warm)
         else:
             model = baselines.local_non_private(plan, name, records, *warm)
-        yield HospitalResult(name, tier, kind, _judged(model, data, name))
+        yield HospitalResult(name, tier, kind, _judged(partial(predict, model), data, name))
 
 
-def _judged(model: nn.Module, data: StudyData, hospital: str) -> dict[str, float]:
+def _common(kind: str, plan: StudyPlan, data: StudyData, teacher: NDArray[np.float32] | None) -> Answer:
+    """A rival that is one for all hospitals. Raises InvalidConfiguration if the study has not what it is made of."""
+    if kind == "teacher":
+        fitted = teacher_of(plan, data.reference)
+        if fitted is None:
+            raise InvalidConfiguration("the study has no teacher", "Leave `teacher` out of --methods.")
+        return lambda inputs: fitted.logits(inputs).astype(np.float64)
+    if kind == "public-labels" and data.public.labels is None:
+        raise InvalidConfiguration("the public set has no labels", "Leave `public-labels` out of --methods.")
+    if kind == "pooled":
+        model = baselines.pooled(plan, _together(data), data.public, teacher)
+    else:
+        model = baselines.public_only(plan, data.public, teacher if kind == "public" else None)
+    return partial(predict, model)
+
+
+def _judged(answer: Answer, data: StudyData, hospital: str) -> dict[str, float]:
     """On the whole test part, and as ``home_...`` the utility on the hospital's own patients in it.
 
     Where hospitals are as they are, telling one's patients from another's can be half the score on all of them, and
     says nothing to a hospital about its own. One class alone has no figure.
     """
-    found = evaluate(model, data.test).as_dict()
+    found = score(answer(data.test.inputs), data.test.labels).as_dict()
     utility = "dice" if "dice" in found else "auroc"
     if own := data.home.get(hospital):
         with suppress(OneClassOnly):
-            found[f"home_{utility}"] = evaluate(model, own).as_dict()[utility]
+            found[f"home_{utility}"] = score(answer(own.inputs), own.labels).as_dict()[utility]
     return found
 
 

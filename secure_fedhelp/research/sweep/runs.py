@@ -29,10 +29,12 @@ RIVALS: dict[str, str] = {
     "local": "own records alone, no noise",
     "local-warm": "own records alone, no noise, public warm start",
     "public": "public set and teacher alone",
+    "public-labels": "public set alone, without a teacher",
+    "teacher": "the teacher itself, asked about every patient",
     "pooled": "all records in one place, no noise: the ceiling",
 }
 #: Rivals that spend no epsilon: one run serves all budgets.
-FREE = frozenset({"local", "local-warm", "public", "pooled"})
+FREE = frozenset({"local", "local-warm", "public", "public-labels", "teacher", "pooled"})
 _PACKAGES = ("torch", "opacus", "tenseal", "numpy", "scikit-learn")
 _OPTIONS = {
     "fedavg": FedAvg,
