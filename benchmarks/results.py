@@ -60,6 +60,8 @@ SHORT = {
     "local-dp": "own records, DP",
     "local-dp-warm": "own records, DP, warm",
     "public": "public set",
+    "public-labels": "public set, labels only",
+    "teacher": "teacher",
     "pooled": "pooled",
 }
 Row = dict[str, str]
@@ -271,6 +273,15 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
     return rows
 
 
+def each(part: str, hospitals: str, pairs: str, metric: str, epsilon: str = "3") -> list[list[str]]:
+    """``each PART HOSPITAL,... fedhelp:shared/local-dp,... METRIC``: the gains of a part, a row for each hospital."""
+    asked = [pair.partition("/")[::2] for pair in names(pairs)]
+    rows = [["", *(f"{words(one)} − {words(two)}" for one, two in asked)]]
+    for hospital in names(hospitals):
+        rows.append([f"{part} {hospital}", *(gain(part, one, two, hospital, metric, epsilon) for one, two in asked)])
+    return rows
+
+
 def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:
     """``without PART,PART fedhelp:shared no-x:shared,... TIER METRIC``: what base has over each, a column a part."""
     heading = [f"{words(base)} −", *names(many)]
@@ -311,6 +322,7 @@ def words(who: str) -> str:
 TABLES: dict[str, Callable[..., list[list[str]]]] = {
     "levels": levels,
     "gains": gains,
+    "each": each,
     "without": without,
     "sent": sent,
     "time": time,

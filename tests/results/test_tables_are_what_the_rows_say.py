@@ -117,6 +117,8 @@ def test_a_hospital_has_its_own_rows_beside_its_tiers_mean(results: ModuleType) 
     assert found == ["0.900", "0.700", "0.800", "0.600"]
     assert results.level("x", "fedavg:shared", "small", "ece") == "0.100"
     assert results.level("x", "fedavg:shared", "large-1", "ece") == "–", "one figure a hospital is enough"
+    (_, *rows) = results.each("x", "large-1,small-1", "fedavg:shared/fedavg:shared", "auroc")
+    assert rows == [["x large-1", "+0.000 (one seed)"], ["x small-1", "+0.000 (one seed)"]]
 
 
 def test_a_gain_that_is_not_shown_is_not_bold(results: ModuleType) -> None:
