@@ -276,10 +276,12 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
 def each(part: str, hospitals: str, pairs: str, metric: str, epsilon: str = "3") -> list[list[str]]:
     """``each PART HOSPITAL,... fedhelp:shared/local-dp,... METRIC``: the gains of a part, a row for each hospital."""
     asked = [pair.partition("/")[::2] for pair in names(pairs)]
-    rows = [["", *(f"{words(one)} − {words(two)}" for one, two in asked)]]
-    for hospital in names(hospitals):
-        rows.append([f"{part} {hospital}", *(gain(part, one, two, hospital, metric, epsilon) for one, two in asked)])
-    return rows
+    heading = ["", *(f"{words(one)} − {words(two)}" for one, two in asked)]
+    found = [
+        [f"{part} {hospital}", *(gain(part, one, two, hospital, metric, epsilon) for one, two in asked)]
+        for hospital in names(hospitals)
+    ]
+    return [heading, *found]
 
 
 def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:
