@@ -99,13 +99,21 @@ def parts() -> dict[str, Part]:
 
 
 def _asked() -> dict[str, Any]:
-    return tomllib.loads((HERE / "results.toml").read_text())
+    path = HERE / "results.toml"
+    return _toml(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _toml(path: Path, changed: int) -> dict[str, Any]:
+    """As :func:`_rows`: every cell asks."""
+    return tomllib.loads(path.read_text())
 
 
 def dealt_anew(part: str) -> float:
     """Test patients over training patients where each seed deals the same patients anew; 0 where it does not."""
-    known = parts().get(part)
-    return float(_asked().get("dealt_anew", {}).get(known.study, 0.0)) if known else 0.0
+    asked = _asked()
+    shares: dict[str, float] = asked.get("dealt_anew", {})
+    return next((shares.get(known["study"], 0.0) for known in asked["part"] if known["name"] == part), 0.0)
 
 
 @app.command()
@@ -232,10 +240,10 @@ def gain(part: str, who: str, rival: str, tier: str, metric: str, epsilon: str =
     found = statistics.difference(mine, theirs)
     if found is None:
         return NOTHING
-    wider = math.sqrt(1 + len(mine.keys() & theirs.keys()) * dealt_anew(part))
-    found = replace(found, half_width=found.half_width * wider)
+    seeds = len(mine.keys() & theirs.keys())
+    found = replace(found, half_width=found.half_width * math.sqrt(1 + seeds * dealt_anew(part)))
     said = statistics.difference_words(found)
-    return (f"**{said}**" if found.ends[0] > 0 else said) + _fewer(part, len(mine.keys() & theirs.keys()))
+    return (f"**{said}**" if found.ends[0] > 0 else said) + _fewer(part, seeds)
 
 
 def _fewer(part: str, seeds: int) -> str:
@@ -264,8 +272,8 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
 
     With ``auto`` the metric is Dice where there are masks, else AUROC.
     """
-    asked = [pair.partition("/")[::2] for pair in names(pairs)]
-    rows = [["", *(f"{words(one)} − {words(two)}" for one, two in asked)]]
+    asked = _pairs(pairs)
+    rows = [_differences(asked)]
     for part in names(many):
         chosen = ("dice" if _masked(part) else "auroc") if metric == "auto" else metric
         label = f"{part} (Dice)" if chosen == "dice" else part
@@ -275,13 +283,22 @@ def gains(many: str, pairs: str, tier: str, metric: str, epsilon: str = "3") -> 
 
 def each(part: str, hospitals: str, pairs: str, metric: str, epsilon: str = "3") -> list[list[str]]:
     """``each PART HOSPITAL,... fedhelp:shared/local-dp,... METRIC``: the gains of a part, a row for each hospital."""
-    asked = [pair.partition("/")[::2] for pair in names(pairs)]
-    heading = ["", *(f"{words(one)} − {words(two)}" for one, two in asked)]
+    asked = _pairs(pairs)
     found = [
         [f"{part} {hospital}", *(gain(part, one, two, hospital, metric, epsilon) for one, two in asked)]
         for hospital in names(hospitals)
     ]
-    return [heading, *found]
+    return [_differences(asked), *found]
+
+
+def _pairs(said: str) -> list[tuple[str, str]]:
+    """Of ``fedhelp:shared/local-dp,...``: who, and over whom."""
+    return [(one, two) for one, _, two in (pair.partition("/") for pair in names(said))]
+
+
+def _differences(asked: Sequence[tuple[str, str]]) -> list[str]:
+    """The heading of a table whose columns are differences."""
+    return ["", *(f"{words(one)} − {words(two)}" for one, two in asked)]
 
 
 def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:

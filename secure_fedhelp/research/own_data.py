@@ -118,7 +118,8 @@ def _images(
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
         sites = all_sites = None
-        if (named := _sites(data.path, partition, len(records))) is not None:
+        named = _sites(data.path, partition, len(records))
+        if named is not None:
             sites, later = [named[number] for number in kept], named[len(records) :]
             all_sites = [*sites, *later] if len(later) == len(tested) else None
         records = records.take(kept)
@@ -127,7 +128,8 @@ def _images(
         public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
-        sites = all_sites = _sites(data.path, partition, len(records))
+        named = _sites(data.path, partition, len(records))
+        sites = all_sites = None if named is None else named[: len(records)]
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
     strata = _strata(everything)

@@ -158,15 +158,15 @@ def _plain(
 
 def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResult]:
     """What each hospital gets by a rival; those that know no hospital, and the pooled one, are the same for all."""
-    teacher, kind = _teacher(plan, data), run.contender
+    kind = run.contender
     if kind in _COMMON:
-        answer = _common(kind, plan, data, teacher)
+        answer = _common(kind, plan, data)
         for name, (tier, _) in data.hospitals.items():
             yield HospitalResult(name, tier, kind, _judged(answer, data, name))
         return
+    warm = (data.public, _teacher(plan, data)) if kind.endswith("-warm") else (None, None)
     for name, (tier, records) in data.hospitals.items():
         noise = _noise(run, plan, "alone" if kind == "local-dp" else kind, name)
-        warm = (data.public, teacher) if kind.endswith("-warm") else (None, None)
         if kind.startswith("local-dp"):
             model = baselines.local_only(plan, name, records, noise, *warm)
         else:
@@ -174,19 +174,21 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
         yield HospitalResult(name, tier, kind, _judged(partial(predict, model), data, name))
 
 
-def _common(kind: str, plan: StudyPlan, data: StudyData, teacher: NDArray[np.float32] | None) -> Answer:
+def _common(kind: str, plan: StudyPlan, data: StudyData) -> Answer:
     """A rival that is one for all hospitals. Raises InvalidConfiguration if the study has not what it is made of."""
     if kind == "teacher":
         fitted = teacher_of(plan, data.reference)
         if fitted is None:
             raise InvalidConfiguration("the study has no teacher", "Leave `teacher` out of --methods.")
         return lambda inputs: fitted.logits(inputs).astype(np.float64)
-    if kind == "public-labels" and data.public.labels is None:
-        raise InvalidConfiguration("the public set has no labels", "Leave `public-labels` out of --methods.")
-    if kind == "pooled":
-        model = baselines.pooled(plan, _together(data), data.public, teacher)
+    if kind == "public-labels":
+        if data.public.labels is None:
+            raise InvalidConfiguration("the public set has no labels", "Leave `public-labels` out of --methods.")
+        model = baselines.public_only(plan, data.public, None)
+    elif kind == "pooled":
+        model = baselines.pooled(plan, _together(data), data.public, _teacher(plan, data))
     else:
-        model = baselines.public_only(plan, data.public, teacher if kind == "public" else None)
+        model = baselines.public_only(plan, data.public, _teacher(plan, data))
     return partial(predict, model)
 
 
