@@ -118,18 +118,17 @@ def _images(
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
         sites = all_sites = None
-        named = _sites(data.path, partition, len(records))
+        named = _sites(data.path, partition, len(records), len(records) + len(tested))
         if named is not None:
             sites, later = [named[number] for number in kept], named[len(records) :]
-            all_sites = [*sites, *later] if len(later) == len(tested) else None
+            all_sites = [*sites, *later] if later else None
         records = records.take(kept)
         everything = _joined(records, tested)
         test: Indices = np.arange(len(records), len(everything))
         public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
-        named = _sites(data.path, partition, len(records))
-        sites = all_sites = None if named is None else named[: len(records)]
+        sites = all_sites = _sites(data.path, partition, len(records))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
     strata = _strata(everything)
@@ -148,14 +147,15 @@ def _strata(records: Records) -> Labels:
     return np.where(pixels.any(axis=0), 1 + pixels.argmax(axis=0), 0).astype(np.int64)
 
 
-def _sites(path: Path, partition: Partition, count: int) -> list[str] | None:
-    """The sites that an array of the file names: of ``count`` records at least, in MedMNIST's layout those of training
-    and validation, which those of the test part may follow."""
+def _sites(path: Path, partition: Partition, *counts: int) -> list[str] | None:
+    """The sites that an array of the file names, one a record: in MedMNIST's layout those of training and validation,
+    which those of the test part may follow. Any other number is refused: nobody can tell which record each is of."""
     if not isinstance(partition, SitePartition):
         return None
     named = read_arrays(path, [partition.column])[partition.column]
-    if len(named) < count:
-        raise InvalidData(f"{path.name}: {partition.column!r} names {len(named)} sites for {count} records")
+    if len(named) not in counts:
+        records = " or ".join(map(str, counts))
+        raise InvalidData(f"{path.name}: {partition.column!r} names {len(named)} sites for {records} records")
     return [str(name) for name in named]
 
 

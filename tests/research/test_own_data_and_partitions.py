@@ -178,10 +178,15 @@ def test_sites_stay_with_their_records_where_a_copy_of_a_test_image_is_left_out(
         assert {site_of[image.tobytes()] for image in seen} == {name}
 
 
-def test_too_few_sites_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "own.npz", **medmnist(), clinic=np.asarray(["e", "f", "g"])[np.arange(160) % 3])
+@pytest.mark.parametrize("named", [160, 181, 239, 241])
+def test_other_than_one_site_a_record_is_refused(tmp_path: Path, named: int) -> None:
+    np.savez(tmp_path / "own.npz", **medmnist(), clinic=np.asarray(["e", "f", "g"])[np.arange(named) % 3])
     file = study(tmp_path, IMAGE + "[parts]\npublic = 20\nreference = 20\n" + SITES.replace("north-end", "e"))
-    with pytest.raises(InvalidData, match="names 160 sites for 180 records"):
+    with pytest.raises(InvalidData, match=f"names {named} sites for 180 or 240 records"):
+        study_data(file, None)
+    np.savez(tmp_path / "own.npz", **scans(400), clinic=np.asarray(["e", "f", "g"])[np.arange(400 + named) % 3])
+    file = study(tmp_path, IMAGE + PARTS + SITES.replace("north-end", "e"))
+    with pytest.raises(InvalidData, match=f"names {400 + named} sites for 400 records"):
         study_data(file, None)
 
 
