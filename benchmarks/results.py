@@ -18,8 +18,10 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 
 import typer
@@ -137,19 +139,15 @@ def run(
         done = Store(out / name)
         left = sum(not done.done(one) for one in asked)
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
-
-        def told(outcome: Outcome) -> None:
-            nonlocal failed
-            if outcome.error is not None:
-                failed += 1
-                print(f"{outcome.run.id} ({outcome.run.contender}) failed: {outcome.error}", flush=True)
-
+        told = _Told(left)
         try:
             sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
         except InvalidData as error:
             failed += 1
             print(f"{name}: left out. {error.message} {error.hint}", flush=True)
             continue
+        finally:
+            failed += told.failed
         # All that was ever done of the part, also where only some of it was asked for now.
         rows = [row_of(result) for result in done.results(known[name].runs(data_dir))]
         if replace or len(rows) >= len(kept(name)):
@@ -160,6 +158,26 @@ def run(
     if failed:
         print(f"{failed} run(s) or part(s) failed; run this again to repeat them")
         raise typer.Exit(1)
+
+
+class _Told:
+    """A line for each run that ends, with the time that is left of its part."""
+
+    def __init__(self, runs: int, clock: Callable[[], float] = monotonic) -> None:
+        self._runs, self._clock, self._started = runs, clock, clock()
+        self._ended = self.failed = 0
+
+    def __call__(self, outcome: Outcome) -> None:
+        self._ended += 1
+        run, gone = outcome.run, self._clock() - self._started
+        left = timedelta(seconds=round(gone / self._ended * (self._runs - self._ended)))
+        what = "done" if outcome.error is None else f"failed: {outcome.error}"
+        self.failed += outcome.error is not None
+        print(
+            f"  {self._ended} of {self._runs}, about {left} left: {run.contender}, epsilon {run.epsilon:g}, "
+            f"seed {run.study.seed} ({run.id}) {what}",
+            flush=True,
+        )
 
 
 @app.command()

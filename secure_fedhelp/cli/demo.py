@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from secure_fedhelp.cli.loading import LoadingBar
+
 
 class Dataset(StrEnum):
     """The data sets the demo knows."""
@@ -32,7 +34,10 @@ def demo(
         Dataset.breast_cancer
     ),
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with uci_heart/ (heart) or medmnist/*.npz (pneumonia, breast).")
+        Path | None,
+        typer.Option(
+            help="Folder with uci_heart/ (heart), medmnist/*.npz (pneumonia, breast) or retina_vessels/*.npz (retina)."
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; the data set's default if absent.")] = None,
     epsilon: Annotated[float, typer.Option(min=0.01, help="Privacy budget of each patient over the study.")] = 3.0,
@@ -48,6 +53,10 @@ def demo(
 
     Example: secure-fedhelp demo --dataset breast-cancer --epsilon 3 --out runs/first
     """
+    from rich.console import Console
+
     from secure_fedhelp.research.demo import DemoSettings, run_demo
 
-    run_demo(DemoSettings(dataset.value, data_dir, rounds, epsilon, seed, out, overwrite, masks.value))
+    settings = DemoSettings(dataset.value, data_dir, rounds, epsilon, seed, out, overwrite, masks.value)
+    with LoadingBar(Console(highlight=False)) as bar:
+        run_demo(settings, bar)

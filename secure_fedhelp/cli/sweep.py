@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from secure_fedhelp.research.sweep.sweep import Engine
 
 
+#: What stands beside the study file's method where nobody names others.
+USUAL = ("fedavg", "local-dp", "local-dp-warm", "local", "local-warm")
+
+
 class EngineKind(StrEnum):
     """Where runs are executed."""
 
@@ -31,8 +36,12 @@ class EngineKind(StrEnum):
 def sweep(
     study: Annotated[Path, typer.Argument(help="The study file (examples/, docs/simulation.md).")],
     methods: Annotated[
-        str, typer.Option(help="Methods, variants of the study file and rivals, with commas (docs/simulation.md).")
-    ] = "fedhelp,fedavg,local-dp,local,local-warm",
+        str | None,
+        typer.Option(
+            help="Methods, variants of the study file and rivals, with commas (docs/simulation.md).",
+            show_default=f"the study file's method, {','.join(USUAL)}",
+        ),
+    ] = None,
     epsilon: Annotated[
         str | None,
         typer.Option(help="Budgets, with commas; inf is without privacy.", show_default="the study file's, or else 3"),
@@ -45,8 +54,15 @@ def sweep(
         bool, typer.Option("--encryption/--no-encryption", help="Off: sums in plain, for speed; every result says so.")
     ] = True,
     engine: Annotated[EngineKind, typer.Option(help="ray needs the extra of that name.")] = EngineKind.processes,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time with the engine processes.")] = 2,
-    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; absent: one is started here.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time with the engine processes.", show_default="2")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster: HOST:PORT, or ray://HOST:PORT from outside of it; absent: one is started here."
+        ),
+    ] = None,
     mlflow: Annotated[
         str | None, typer.Option(help="Log to MLflow too: a folder or a server; needs the extra of that name.")
     ] = None,
@@ -61,25 +77,31 @@ def sweep(
     """
     from rich.console import Console
 
-    from secure_fedhelp.research.plans import StudyDefaults
     from secure_fedhelp.research.study_file import load_study
-    from secure_fedhelp.research.sweep.runs import expand, names, parse_epsilons
+    from secure_fedhelp.research.sweep.runs import expand, names, own_method, parse_epsilons, usual_epsilon
+
+    screen, chosen = Console(highlight=False), _engine(engine, jobs, ray_address)
+    loaded = load_study(study)
+    contenders = [own_method(loaded), *USUAL] if methods is None else names(methods)
+    budgets = [usual_epsilon(loaded)] if epsilon is None else parse_epsilons(epsilon)
+    runs = expand(loaded, list(dict.fromkeys(contenders)), budgets, seeds, encryption, data_dir)
+    log = _log(mlflow, loaded.name)  # before anything starts: whoever wants it logged wants to know at once
+    run_all(screen, runs, out, chosen, log)
+
+
+def run_all(screen: Console, runs: Sequence[Run], out: Path, engine: Engine, log: MlflowLog | None = None) -> None:
+    """Do what is left of ``runs`` with a bar, and print their tables. Exits with 1 if a run failed."""
     from secure_fedhelp.research.sweep.store import Store
     from secure_fedhelp.research.sweep.sweep import sweep as run
 
-    screen = Console(highlight=False)
-    loaded, contenders = load_study(study), names(methods)
-    budgets = [loaded.epsilon or StudyDefaults.epsilon] if epsilon is None else parse_epsilons(epsilon)
-    runs = expand(loaded, contenders, budgets, seeds, encryption, data_dir)
     store = Store(out)
     left = [r for r in runs if not store.done(r)]
     screen.print(f"{len(runs)} runs, {len(runs) - len(left)} done before, in {out}", markup=False)
     if others := store.others(runs):
         screen.print(f"{others} other finished run(s) are in the folder, and in no table of this call", markup=False)
-    log = _log(mlflow, loaded.name)  # before anything starts: whoever wants it logged wants to know at once
     with _Progress(screen, len(left)) as progress:
-        results = run(runs, out, _engine(engine, jobs, ray_address), progress.told, log or (lambda result: None))
-    _print(screen, runs, results, contenders)
+        results = run(runs, out, engine, progress.told, log or (lambda result: None))
+    _print(screen, runs, results, list(dict.fromkeys(r.contender for r in runs)))
     screen.print(f"\nReport: {out / 'report.html'}", markup=False)
     screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
     if progress.failed:
@@ -98,16 +120,21 @@ def _log(uri: str | None, study: str) -> MlflowLog | None:
     return MlflowLog(uri, study)
 
 
-def _engine(kind: EngineKind, jobs: int, address: str | None) -> Engine:
+def _engine(kind: EngineKind, jobs: int | None, address: str | None) -> Engine:
+    """Raises BadParameter for what the other engine would need: it would have no effect, and nobody would notice."""
     from secure_fedhelp.research.sweep import engines
 
     if kind is EngineKind.ray:
+        if jobs is not None:
+            raise typer.BadParameter("with --engine ray the cluster says how many runs go at a time; leave --jobs out")
         return lambda runs: engines.ray(runs, address)
-    return lambda runs: engines.processes(runs, jobs)
+    if address is not None:
+        raise typer.BadParameter("--ray-address needs --engine ray")
+    return lambda runs: engines.processes(runs, 2 if jobs is None else jobs)
 
 
 class _Progress:
-    """A bar with the time that is left, and a line for each run that failed."""
+    """A bar with the time that is left, or a line a run with it; and a line for each run that failed."""
 
     def __init__(self, screen: Console, runs: int) -> None:
         from rich.progress import (
@@ -139,7 +166,10 @@ class _Progress:
             self.failed += 1
             self._screen.print(f"{run.id} ({words}) failed: {outcome.error}", style="red", markup=False)
         elif not self._screen.is_terminal:
-            self._screen.print(f"{run.id} done: {words}", markup=False)
+            task = self._bar.tasks[self._task]
+            left = "" if task.time_remaining is None else f", about {timedelta(seconds=task.time_remaining)} left"
+            done = f"{task.completed:.0f} of {task.total:.0f}"
+            self._screen.print(f"{run.id} done: {words} ({done}{left})", markup=False)
 
 
 def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], contenders: Sequence[str]) -> None:

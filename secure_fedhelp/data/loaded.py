@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from secure_fedhelp.data.records import Records
+
+Item = TypeVar("Item")
+#: Rows between two reports of progress.
+REPORT_ROWS = 2000
 
 
 class Progress(Protocol):
@@ -17,6 +21,15 @@ class Progress(Protocol):
 
 def silent(what: str, done: int, total: int) -> None:
     """Tells nobody."""
+
+
+def counted(rows: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:
+    """The same rows, and now and then how many of them have been asked for."""
+    for number, row in enumerate(rows):
+        if number % REPORT_ROWS == 0:
+            progress(what, number, len(rows))
+        yield row
+    progress(what, len(rows), len(rows))
 
 
 @dataclass(frozen=True, eq=False)

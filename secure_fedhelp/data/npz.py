@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,19 +39,25 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (),
     """The named arrays; InvalidData if a needed one is missing, the file unpacks too large, or it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in archive.infolist()}
-        if (declared := sum(sizes.values())) > LARGEST_BYTES:
-            raise InvalidData(f"{path.name}: unpacks to {declared} bytes, at most {LARGEST_BYTES} are allowed")
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in needed if name not in stored.files]
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            if (declared := sum(member.file_size for member in members.values())) > LARGEST_BYTES:
+                raise InvalidData(f"{path.name}: unpacks to {declared} bytes, at most {LARGEST_BYTES} are allowed")
+            missing = [name for name in needed if name not in members]
             if missing:
                 raise InvalidData(f"{path.name}: no array {', '.join(repr(name) for name in missing)}")
-            names = [name for name in (*needed, *optional) if name in stored.files]
-            total, done, found = sum(sizes[name] for name in names), 0, {}
-            for name in names:
+            names = [name for name in (*needed, *optional) if name in members]
+            total, done, found = sum(members[name].file_size for name in names), 0, Arrays()
+
+            def told(count: int) -> None:
+                nonlocal done
+                done += count
                 progress(path.name, done, total)
-                found[name] = stored[name]
-                done += sizes[name]
+
+            told(0)
+            for name in names:
+                with archive.open(members[name]) as member:
+                    # A reader that is no file of the system's is read in pieces.
+                    found[name] = np.lib.format.read_array(_Counted(member, told), allow_pickle=False)
         progress(path.name, total, total)
         return found
     except FedHelpError:
@@ -60,6 +66,18 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (),
         raise InvalidData(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a malformed archive or array header: numpy and zipfile raise many kinds
         raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
+
+
+class _Counted:
+    """A member of an archive that tells how many bytes each reading gave."""
+
+    def __init__(self, member: IO[bytes], told: Callable[[int], None]) -> None:
+        self._member, self._told = member, told
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._member.read(size)
+        self._told(len(data))
+        return data
 
 
 def write_arrays(path: Path, arrays: Arrays, mode: int = 0o600) -> None:

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.errors import FedHelpError, InvalidData, MissingColumn
 
 #: Largest unpacked size of one table: a small file can declare a huge one.
 LARGEST_BYTES = 4 * 2**30
 
 
-def read_parquet(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[str, str]]]:
+def read_parquet(
+    path: Path, needed: Sequence[str] | None, progress: Progress = silent
+) -> list[tuple[str, dict[str, str]]]:
     """(``row N``, row) of every record, counted from 1; only the columns ``needed``, or all for None.
 
     Null becomes empty text, true and false become ``1`` and ``0``, a whole number its digits. Raises MissingColumn for
@@ -23,6 +26,7 @@ def read_parquet(path: Path, needed: Sequence[str] | None) -> list[tuple[str, di
     """
     import pyarrow.parquet as pq
 
+    rows: list[tuple[str, dict[str, str]]] = []
     try:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
@@ -30,15 +34,20 @@ def read_parquet(path: Path, needed: Sequence[str] | None) -> list[tuple[str, di
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
             if (size := sum(group.total_byte_size for group in groups)) > LARGEST_BYTES:
                 raise InvalidData(f"{path.name}: unpacks to {size} bytes, at most {LARGEST_BYTES} are allowed")
-            table = file.read(columns=columns)
+            total = file.metadata.num_rows
+            for batch in file.iter_batches(REPORT_ROWS, columns=columns):
+                progress(path.name, len(rows), total)
+                values = [[_text(value) for value in batch.column(name).to_pylist()] for name in columns]
+                numbered = enumerate(zip(*values, strict=True), len(rows) + 1)
+                rows += [(f"row {n}", dict(zip(columns, row, strict=True))) for n, row in numbered]
     except FedHelpError:
         raise
     except OSError as error:  # pyarrow raises its own OSError for a malformed page, without an errno
         raise InvalidData(f"{path}: {error.strerror or 'not a readable Parquet file'}") from error
     except Exception as error:  # a malformed footer: pyarrow raises many kinds
         raise InvalidData(f"{path.name}: not a readable Parquet file ({type(error).__name__})") from error
-    values = [[_text(value) for value in table.column(name).to_pylist()] for name in columns]
-    return [(f"row {n}", dict(zip(columns, row, strict=True))) for n, row in enumerate(zip(*values, strict=True), 1)]
+    progress(path.name, total, total)
+    return rows
 
 
 def check_header(file: str, header: Sequence[str], needed: Sequence[str] | None) -> list[str]:

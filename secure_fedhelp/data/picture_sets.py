@@ -30,9 +30,7 @@ NO_PATIENTS = (
 
 def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> Loaded:
     """Records with masks from ``images/`` and ``masks/``, in the order of their stems; raises InvalidData."""
-    images, masks = (
-        {path.stem: path for path in sorted((folder / part).glob("*.png"))} for part in ("images", "masks")
-    )
+    images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if alone := sorted(images.keys() ^ masks.keys()):
         where = "mask" if alone[0] in images else "image"
         raise InvalidData(f"{folder}: no {where} for {alone[0]!r}, and {len(alone) - 1} more without their other half")
@@ -54,7 +52,7 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> 
 
 def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Loaded:
     """Records of the files that a table lists. Raises InvalidData, MissingColumn, UnknownCategory or MissingExtra."""
-    rows = read_rows(path, None)
+    rows = read_rows(path, None, progress)
     masked = "mask" in rows[0][1]
     for name in ("file", data.patient_id, "mask" if masked else data.target):
         if name not in rows[0][1]:
@@ -76,6 +74,34 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Lo
             labels.append(np.asarray(category(row[data.target], data.classes, f"{where}, column {data.target!r}")))
     progress(path.name, len(rows), len(rows))
     return Loaded(Records(np.stack(inputs), np.stack(labels), tuple(patients)))
+
+
+def sites_of(path: Path, column: str) -> list[str]:
+    """What ``column`` of an index, or of the ``patients.csv`` of a folder, says of each record, in their order."""
+    if not path.is_dir():
+        return [row[column] for _, row in read_rows(path, [column])]
+    named = {row["file"].strip(): row[column] for _, row in read_rows(path / "patients.csv", ["file", column])}
+    return [named[stem] for stem in _by_stem(path / "images")]
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """All files of a folder, or an index with all that it lists, by the name that they have there; OSError."""
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file for file in found}
+    listed = {"": path}
+    for _, row in read_rows(path, None):
+        for name in (row.get("file", "").strip(), row.get("mask", "").strip()):
+            series = path.parent / name
+            if name and series.is_dir():
+                listed |= {f"{name}/{inside}": file for inside, file in files_of(series).items()}
+            elif name:
+                listed[name] = series
+    return listed
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.png"))}
 
 
 class _Files:

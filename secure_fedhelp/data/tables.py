@@ -9,12 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from secure_fedhelp.data.loaded import Loaded, Progress, silent
+from secure_fedhelp.data.loaded import REPORT_ROWS, Loaded, Progress, counted, silent
 from secure_fedhelp.data.parquet import check_header, read_parquet
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, UnknownCategory
@@ -25,10 +25,6 @@ MISSING = ("", "?")
 #: Standardised numbers are cut here: a value ten public scales from the centre is a unit mistake more often than a
 #: finding, and must not swallow a whole gradient.
 LARGEST_STANDARDISED = 10.0
-
-
-#: Rows between two reports of progress.
-_REPORT_ROWS = 2000
 
 
 def load_table(path: Path, data: DataSection) -> Records:
@@ -42,27 +38,42 @@ def read_table(path: Path, data: DataSection, progress: Progress = silent) -> Lo
     Raises InvalidData (unreadable, empty, doubled), MissingColumn, UnknownCategory or InvalidValue, the last two naming
     row (the line of a CSV file, the row of a Parquet file) and column. Columns the plan does not name are ignored.
     """
-    rows = read_rows(path, [data.patient_id, data.target, *(column.name for column in data.columns)])
+    rows = read_rows(path, [data.patient_id, data.target, *(column.name for column in data.columns)], progress)
     inputs, labels, patients = [], [], []
-    seen: dict[tuple[str, ...], str] = {}
-    for number, (place, row) in enumerate(rows):
-        if number % _REPORT_ROWS == 0:
-            progress(path.name, number, len(rows))
+    for place, row in counted(rows, path.name, progress):
         where, patient = f"{path.name}, {place}", patient_of(row, data.patient_id, f"{path.name}, {place}")
-        key = (patient, row[data.target], *(row[column.name] for column in data.columns))
-        if key in seen:
-            raise InvalidData(f"{where}: the same record of the same patient as {seen[key]}")
-        seen[key] = place
         inputs.append([x for column in data.columns for x in _encode(row[column.name], column, where)])
         labels.append(category(row[data.target], data.classes, f"{where}, column {data.target!r}"))
         patients.append(patient)
-    progress(path.name, len(rows), len(rows))
     array = np.clip(np.asarray(inputs, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
     if array.shape[1:] != data.input_shape:
         raise InvalidData(f"the plan's columns make {array.shape[1]} features, its input_shape says {data.input_shape}")
     records = Records(array.astype(np.float32), np.asarray(labels, dtype=np.int64), tuple(patients))
+    require_distinct(path, [place for place, _ in rows], records)
     names = [column.name for column in data.columns]
     return Loaded(records, {name: sum(row[name].strip() in MISSING for _, row in rows) for name in names})
+
+
+def require_distinct(path: Path, places: Sequence[str], records: Records) -> None:
+    """InvalidData if two records of a patient are one and the same to a model: class and features, not their spelling.
+
+    ``places`` say where each record stands. Most often a file was put together from two that overlap, and then its
+    counts of records are wrong.
+    """
+    seen: dict[tuple[str, int, bytes], str] = {}
+    doubles = list[tuple[str, str]]()
+    everything = zip(places, records.patients, records.labels, records.inputs, strict=True)
+    for place, patient, label, features in everything:
+        first = seen.setdefault((patient, int(label), features.tobytes()), place)
+        if first != place:
+            doubles.append((place, first))
+    if doubles:
+        (place, first), more = doubles[0], f" ({len(doubles) - 1} more like it)" if len(doubles) > 1 else ""
+        raise InvalidData(
+            f"{path.name}, {place}: the same record of the same patient as {first}{more}",
+            "Keep one of them, also of two visits with equal values: a model sees no difference (nor between values "
+            "that are beyond what it is shown). Nothing was trained and nothing was spent.",
+        )
 
 
 def patient_of(row: Mapping[str, str], column: str, where: str) -> str:
@@ -83,7 +94,7 @@ def write_table(path: Path, records: Records, data: DataSection) -> None:
 
 
 def encode_rows(
-    rows: Sequence[Sequence[str]], columns: Sequence[Column]
+    rows: Iterable[Sequence[str]], columns: Sequence[Column]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """float32 [rows, features] of raw text values in the columns' order."""
     values = [
@@ -94,20 +105,24 @@ def encode_rows(
     return clipped.astype(np.float32)
 
 
-def read_rows(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[str, str]]]:
+def read_rows(
+    path: Path, needed: Sequence[str] | None, progress: Progress = silent
+) -> list[tuple[str, dict[str, str]]]:
     """(place, row) of every record, the place as a person counts it, once the header has each column exactly once.
 
     ``needed`` are the columns to read, None for all. Raises MissingColumn or InvalidData.
     """
-    rows = read_parquet(path, needed) if path.suffix == ".parquet" else _read_csv(path, needed)
+    rows = (read_parquet if path.suffix == ".parquet" else _read_csv)(path, needed, progress)
     if not rows:
         raise InvalidData(f"{path.name}: no records below the header")
     return rows
 
 
-def _read_csv(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[str, str]]]:
+def _read_csv(path: Path, needed: Sequence[str] | None, progress: Progress) -> list[tuple[str, dict[str, str]]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            size = path.stat().st_size
+            progress(path.name, 0, size)
             reader = csv.reader(file, strict=True)
             header = [name.strip() for name in next(reader, [])]
             check_header(path.name, header, needed)
@@ -118,6 +133,9 @@ def _read_csv(path: Path, needed: Sequence[str] | None) -> list[tuple[str, dict[
                 if len(cells) != len(header):
                     raise InvalidData(f"{path.name}, line {reader.line_num}: {len(cells)} values, not {len(header)}")
                 rows.append((f"line {reader.line_num}", dict(zip(header, cells, strict=True))))
+                if len(rows) % REPORT_ROWS == 0:  # in bytes: how many rows there are nobody knows yet
+                    progress(path.name, raw.tell(), size)
+        progress(path.name, size, size)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return rows

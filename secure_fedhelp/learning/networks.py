@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,10 +85,29 @@ def _cnn(shape: tuple[int, ...], channels: Sequence[int]) -> tuple[nn.Module, in
 
 
 def _resnet(channels: int, planes: tuple[int, ...]) -> nn.Module:
-    """MONAI's ResNet-10 (basic blocks, one a stage), made so that it can be trained record by record.
+    """MONAI's ResNet-10 (basic blocks, one a stage), made so that it can be trained record by record."""
+    network, block = _residual()
+    made: nn.Module = network(
+        block=block,
+        layers=[1, 1, 1, 1],
+        block_inplanes=list(planes),
+        spatial_dims=2,
+        n_input_channels=channels,
+        conv1_t_size=3,
+        conv1_t_stride=1,
+        feed_forward=False,
+        norm=_NORM,
+        act=_ACTIVATION,
+    )
+    return made
 
-    Three traps of MONAI's own (1.6): ``norm`` reaches the first layer only and the blocks get BatchNorm; their
-    activations work in place; and their residual sum does.
+
+@cache
+def _residual() -> tuple[type[nn.Module], type[nn.Module]]:
+    """MONAI's residual network and its block, without three traps of its own (1.6): ``norm`` reaches the first layer
+    only and the blocks get BatchNorm; their activations work in place; and their residual sum does.
+
+    Made once and not for each network: privacy/gradients.py knows by its modules' types what it has tried.
     """
     from monai.networks.nets.resnet import ResNet, ResNetBlock  # seconds of imports, for whoever asks for it
 
@@ -107,19 +127,7 @@ def _resnet(channels: int, planes: tuple[int, ...]) -> nn.Module:
             layer: nn.Sequential = super()._make_layer(*args, **settings | {"norm": _NORM})
             return layer
 
-    network: nn.Module = Network(
-        block=Block,
-        layers=[1, 1, 1, 1],
-        block_inplanes=list(planes),
-        spatial_dims=2,
-        n_input_channels=channels,
-        conv1_t_size=3,
-        conv1_t_stride=1,
-        feed_forward=False,
-        norm=_NORM,
-        act=_ACTIVATION,
-    )
-    return network
+    return Network, Block
 
 
 def _unet(channels: int, features: tuple[int, ...]) -> nn.Module:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from secure_fedhelp.data.images import normalise
+from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.data.npz import read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
@@ -74,6 +75,8 @@ class StudyData:
     data_section_fields: dict[str, Any]
     #: What of the test part is a hospital's own patients, by its name; empty where hospitals were dealt from one pool.
     home: dict[str, Records] = field(default_factory=dict)
+    #: Trains a second foundation model, in a study of two (research/teacher_part.py).
+    second_reference: Records | None = None
 
 
 #: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
@@ -86,26 +89,31 @@ PARTS = {
 }
 
 
-def prepare(dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None) -> StudyData:
+def prepare(
+    dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None, progress: Progress = silent
+) -> StudyData:
     """Load ``dataset`` and deal it out by ``seed``, to its usual hospitals or as ``partition`` says.
 
     Only breast-cancer ships with the project (scikit-learn's table); the others are read from ``data_dir``. Raises
     UnknownDataset, InvalidPartition, or InvalidData if the files are missing or malformed.
     """
-    dealt = deal_out(dataset, data_dir, seed, partition)
+    dealt = deal_out(dataset, data_dir, seed, partition, progress)
     records = dealt.records
     public = PublicSet.of(records.inputs[dealt.public], records.labels[dealt.public])
-    return make_study(dealt, public, records.take(dealt.reference))
+    return make_study(dealt, public, [records.take(dealt.reference)])
 
 
-def deal_out(dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None) -> Dealt:
-    """What :func:`prepare` makes a study of: all records, and whose each is."""
+def deal_out(
+    dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None, progress: Progress = silent
+) -> Dealt:
+    """What :func:`prepare` makes a study of: all records, and whose each is. Image sets tell their ``progress``; the
+    tables are read in an instant."""
     makers: dict[str, Callable[[Path | None, Partition, np.random.Generator], Dealt]] = {
         "breast-cancer": _breast_cancer,
         "heart": _heart,
-        "pneumonia": partial(_medmnist, "pneumonia"),
-        "breast": partial(_medmnist, "breast"),
-        "retina": _retina,
+        "pneumonia": partial(_medmnist, "pneumonia", progress),
+        "breast": partial(_medmnist, "breast", progress),
+        "retina": partial(_retina, progress),
     }
     if dataset not in makers:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
@@ -188,18 +196,19 @@ def _heart_column(name: str, categories: tuple[str, ...], public_values: Sequenc
 MEDMNIST = {"pneumonia": "pneumoniamnist.npz", "breast": "breastmnist.npz"}
 
 
-def image_set(dataset: str, folder: Path | None) -> Records:
+def image_set(dataset: str, folder: Path | None, progress: Progress = silent) -> Records:
     """All records of an image data set (IMAGE_SETS), the test part included; raises InvalidData."""
     if dataset == "retina":
-        return read_retina(_find(folder, FILE, "retina"))[0]
-    return _read_medmnist(dataset, folder)[0]
+        return read_retina(_find(folder, FILE, "retina"), progress)[0]
+    return _read_medmnist(dataset, folder, progress)[0]
 
 
-def _read_medmnist(dataset: str, folder: Path | None) -> tuple[Records, int]:
+def _read_medmnist(dataset: str, folder: Path | None, progress: Progress) -> tuple[Records, int]:
     """All records, and how many come before the official test part."""
     path = _find(folder, MEDMNIST[dataset], dataset)
     names = ("train", "val", "test")
-    stored = read_arrays(path, [f"{part}_{what}" for part in names for what in ("images", "labels")])
+    needed = [f"{part}_{what}" for part in names for what in ("images", "labels")]
+    stored = read_arrays(path, needed, progress=progress)
     images = [normalise(stored[f"{part}_images"]) for part in names]
     labels = [stored[f"{part}_labels"].reshape(-1).astype(np.int64) for part in names]
     open_part = len(images[0]) + len(images[1])
@@ -215,8 +224,10 @@ def _patients_of(images: Inputs) -> tuple[str, ...]:
     return tuple(f"p{first.setdefault(image.tobytes(), number):05d}" for number, image in enumerate(images))
 
 
-def _medmnist(dataset: str, folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
-    everything, open_part = _read_medmnist(dataset, folder)
+def _medmnist(
+    dataset: str, progress: Progress, folder: Path | None, partition: Partition, rng: np.random.Generator
+) -> Dealt:
+    everything, open_part = _read_medmnist(dataset, folder, progress)
     test = np.arange(open_part, len(everything))  # the official test part, as in published figures
     parts = PARTS[dataset]
     patients, labels_of = everything.patients, everything.labels
@@ -227,8 +238,8 @@ def _medmnist(dataset: str, folder: Path | None, partition: Partition, rng: np.r
     return Dealt(everything, labels_of, partition, sites, public, reference, test, fields)
 
 
-def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
-    everything, centres = read_retina(_find(folder, FILE, "retina"))
+def _retina(progress: Progress, folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
+    everything, centres = read_retina(_find(folder, FILE, "retina"), progress)
     parts, patients = PARTS["retina"], everything.patients
     test, public, reference, pool = split(patients, centres, (parts.test, parts.public, parts.reference), rng)
     sites = [CENTRES[number][0] for number in centres]
@@ -241,8 +252,8 @@ def _retina(folder: Path | None, partition: Partition, rng: np.random.Generator)
 # --- dealing --------------------------------------------------------------------------------------------------------
 
 
-def make_study(dealt: Dealt, public: PublicSet, reference: Records | None) -> StudyData:
-    """The study of what was dealt, with this public set and this training of the teacher (None: no teacher)."""
+def make_study(dealt: Dealt, public: PublicSet, lessons: Sequence[Records]) -> StudyData:
+    """The study of what was dealt, with this public set and this training of each teacher, of none, one or two."""
     records, home = dealt.records, dict[str, Records]()
     if isinstance(dealt.partition, SitePartition) and dealt.sites is not None:
         own = {name: [i for i in dealt.test if site_name(dealt.sites[i]) == name] for name in dealt.hospitals}
@@ -250,7 +261,8 @@ def make_study(dealt: Dealt, public: PublicSet, reference: Records | None) -> St
     return StudyData(
         hospitals={name: (tier, records.take(indices)) for name, (tier, indices) in dealt.hospitals.items()},
         public=public,
-        reference=reference,
+        reference=lessons[0] if lessons else None,
+        second_reference=lessons[1] if len(lessons) > 1 else None,
         test=records.take(dealt.test),
         data_section_fields={
             **dealt.fields,

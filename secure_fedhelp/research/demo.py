@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import UnderQuorum
 from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.demo_setup import (
@@ -55,13 +56,15 @@ class DemoSettings:
     masks: Masks = "repairing"
 
 
-def run_demo(settings: DemoSettings) -> None:
+def run_demo(settings: DemoSettings, progress: Progress = silent) -> None:
     """Run a study end to end and leave ``summary.json`` and ``report.html`` in the run directory.
+
+    ``progress`` is told of a long load.
 
     Raises named errors for bad settings before anything is started, ProcessFailed or UnderQuorum if the study breaks.
     """
     out = Console(highlight=False)
-    data = prepare(settings.dataset, settings.data_dir, settings.seed)
+    data = prepare(settings.dataset, settings.data_dir, settings.seed, progress=progress)
     plan = build_plan(settings.dataset, data, settings.rounds, settings.epsilon, settings.seed, settings.masks)
     run = create_run_folder(settings.out, settings.overwrite)
     lock = lock_run(run.root)

@@ -11,6 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -25,12 +26,14 @@ from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.lock import create_lock
 from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.research.teacher import Teacher, teacher_of
+from secure_fedhelp.research.teacher import Teacher, teachers_of
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.methods import Imported
 from secure_fedhelp.study.plan import StudyPlan
 
 _VALID_DAYS = 30
+#: By what names hospitals ask a study's teachers.
+TEACHERS = ("teacher", "second")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class RunFolder:
 
     @property
     def teacher(self) -> Path:
-        return self.foundation / "teacher.npz"
+        return self.teachers[0]
+
+    @property
+    def teachers(self) -> tuple[Path, ...]:
+        """Where a study's teachers are kept; most studies have one."""
+        return tuple(self.foundation / f"{name}.npz" for name in TEACHERS)
 
     @property
     def unlock(self) -> Path:
@@ -141,23 +149,28 @@ def write_hospitals(
     foundation_url: str | None,
     noise_seed: str | None = None,
     rivals: bool = True,
+    second_url: str | None = None,
 ) -> None:
     """Each hospital's records, public set, configuration and policy, in its own folder.
 
-    ``noise_seed`` makes the privacy noise come again, for research; without ``rivals`` no local baselines are trained.
+    With ``second_url`` they ask two foundation models. ``noise_seed`` makes the privacy noise come again, for research;
+    without ``rivals`` no local baselines are trained.
     """
     for name, (_, records) in data.hospitals.items():
         folder = run.hospital(name)
         private, test = _write_records(folder.root / "data", records, data.test, plan)
         write_public(folder.root / "public" / "public.npz", data.public)
-        config: dict[str, str | bool] = {
+        config: dict[str, Any] = {
             "name": name,
             "consortium": plan.consortium,
             "records": f"data/{private}",
             "public": "public/public.npz",
             "test": f"data/{test}",
         }
-        if foundation_url is not None:
+        if second_url is not None:
+            urls = (foundation_url, second_url)
+            config["foundations"] = [{"url": u, "model": m} for u, m in zip(urls, TEACHERS, strict=True)]
+        elif foundation_url is not None:
             config["foundation_url"] = foundation_url
         if noise_seed is not None:
             config["research_noise_seed"] = noise_seed
@@ -171,7 +184,7 @@ def write_hospitals(
             "smallest_cohort": plan.aggregation.minimum_cohort,
             "channels_allowed": [channel.name for channel in plan.channels],
             "smallest_coalition": min(1, plan.coalition[1]),
-            "foundation_endpoints": [foundation_url] if foundation_url else [],
+            "foundation_endpoints": [url for url in (foundation_url, second_url) if url],
             "metrics": "research",
             # Whoever simulates a study of their own code runs that code anyway, so it is named as a policy must.
             "methods_allowed": [plan.method.path if isinstance(plan.method, Imported) else plan.method.name],
@@ -190,13 +203,15 @@ def _write_records(folder: Path, private: Records, test: Records, plan: StudyPla
     return "records.npz", "test.npz"
 
 
-def write_teacher(run: RunFolder, plan: StudyPlan, reference: Records | None) -> Teacher | None:
-    """Fit the demonstration's foundation model on records that belong to no hospital, and keep it for its server.
+def write_teacher(run: RunFolder, plan: StudyPlan, *references: Records | None) -> tuple[Teacher, ...]:
+    """Fit the demonstration's foundation models, each on records that belong to no hospital, and keep them for their
+    servers.
 
     Without such records there is no teacher, and no file.
     """
-    teacher = teacher_of(plan, reference)
-    if teacher is not None:
+    fitted = teachers_of(plan, *references)
+    if fitted:
         run.foundation.mkdir(parents=True, exist_ok=True)
-        teacher.save(run.teacher)
-    return teacher
+    for teacher, path in zip(fitted, run.teachers, strict=False):
+        teacher.save(path)
+    return fitted

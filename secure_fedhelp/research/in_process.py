@@ -26,11 +26,15 @@ from secure_fedhelp.study.plan import StudyPlan
 
 
 def run_in_process(
-    plan: StudyPlan, study: StudyData, teacher: NDArray[np.float32] | None, noise_of: Callable[[str], NoiseSource]
+    plan: StudyPlan,
+    study: StudyData,
+    teacher: NDArray[np.float32] | tuple[NDArray[np.float32], ...] | None,
+    noise_of: Callable[[str], NoiseSource],
 ) -> Iterator[tuple[str, Method, float]]:
     """Run the whole study with plaintext sums; yields name, method and epsilon spent of each hospital.
 
-    The sums carry the noise that sanitised decryptions do, since it is in every model of a deployed study.
+    ``teacher`` is one model's logits on the public set, or those of each of two. The sums carry the noise that
+    sanitised decryptions do, since it is in every model of a deployed study.
     """
     methods = {
         name: make_method(Site(plan, name, records, study.public, teacher, noise_of(name)))

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from secure_fedhelp.data.images import read_image_set
-from secure_fedhelp.data.loaded import Progress, silent
+from secure_fedhelp.data.loaded import Progress, counted, silent
+from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
-from secure_fedhelp.data.tables import category, encode_rows, patient_of, read_rows
+from secure_fedhelp.data.tables import category, encode_rows, patient_of, read_rows, require_distinct
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
 from secure_fedhelp.research.dealing import Dealt, deal
@@ -33,6 +35,7 @@ from secure_fedhelp.research.study_file import (
     TeacherPart,
 )
 from secure_fedhelp.research.teacher_part import lessons
+from secure_fedhelp.study.sections import DataSection
 
 #: Streams of random numbers of their own, beside those of the catalog's data sets.
 _STREAM, _PUBLIC, _TEACHER = 1000, 1001, 1002
@@ -52,19 +55,19 @@ def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = sil
     rng = np.random.default_rng([study.seed, _PUBLIC])
     dealt = with_public(usual, part, taking_part, rng)
     if part.dataset is not None:
-        inputs = strangers(dealt, part, image_set(part.dataset, data_dir), rng)
+        inputs = strangers(dealt, part, image_set(part.dataset, data_dir, progress), rng)
     else:
         inputs = dealt.records.inputs[dealt.public]
     public = PublicSet.of(inputs, dealt.records.labels[dealt.public] if part.labelled else None)
-    reference = lessons(dealt, study.teacher or TeacherPart(), np.random.default_rng([study.seed, _TEACHER]))
+    taught = lessons(dealt, study.teacher or TeacherPart(), np.random.default_rng([study.seed, _TEACHER]))
     hospitals = {name: dealt.hospitals[name] for name in taking_part}
-    return make_study(replace(dealt, hospitals=hospitals), public, reference)
+    return make_study(replace(dealt, hospitals=hospitals), public, taught)
 
 
 def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> Dealt:
     data, parts, partition = study.data, study.parts, study.partition
     if data is None or parts is None or partition is None:  # then the file has named a data set
-        return deal_out(str(study.dataset), data_dir, study.seed, partition)
+        return deal_out(str(study.dataset), data_dir, study.seed, partition, progress)
     rng = np.random.default_rng([study.seed, _STREAM])
     make = _table if data.table else _images
     return make(study.name, data, parts, partition, rng, progress)
@@ -73,8 +76,7 @@ def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> Dealt
 def _table(
     name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
 ) -> Dealt:
-    progress(data.path.name, 0, 2)
-    rows = read_rows(data.path, None)
+    rows = read_rows(data.path, None, progress)
     site = partition.column if isinstance(partition, SitePartition) else None
     needed = [data.patient, data.target, *([site] if site else []), *(column.name for column in data.columns)]
     if missing := [column for column in needed if column not in rows[0][1]]:
@@ -87,18 +89,18 @@ def _table(
     classes = data.classes or tuple(sorted({raw[index] for index in public}))
     kept = [column for column in rows[0][1] if column not in (data.patient, data.target, site)]
     columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public]) for c in kept)
-    progress(data.path.name, 1, 2)
     try:
         labels = [category(text, classes, f"{data.path.name}, {rows[i][0]}: target") for i, text in enumerate(raw)]
-        inputs = encode_rows([[row[column.name] for column in columns] for _, row in rows], columns)
+        told = counted(rows, data.path.name, progress)
+        inputs = encode_rows(([row[column.name] for column in columns] for _, row in told), columns)
     except UnknownCategory as error:
         hint = "What the study file does not say is taken from the public part: name classes or [[data.columns]] there."
         raise UnknownCategory(f"{data.path.name}: {error.message}", hint) from error
     except InvalidValue as error:
         hint = "Correct it, or say in the study file's [[data.columns]] what the column is."
         raise InvalidValue(f"{data.path.name}: {error.message}", hint) from error
-    progress(data.path.name, 2, 2)
     everything = Records(inputs, np.asarray(labels, dtype=np.int64), patients)
+    require_distinct(data.path, [place for place, _ in rows], everything)  # as the hospital's own loader will
     sites = [row[site] for _, row in rows] if site else None
     hospitals = deal(partition, patients, everything.labels, sites, pool, rng)
     fields = data_fields(name, "table", _two(classes, data.path), inputs.shape[1:], columns)
@@ -110,15 +112,15 @@ def _images(
     name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
 ) -> Dealt:
     classes = len(data.classes)
-    records = read_image_set(data.path, classes, "open", progress).records
-    if is_medmnist(array_names(data.path)):
+    if not data.files and is_medmnist(array_names(data.path)):
         if parts.test:
             raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
+        records = read_image_set(data.path, classes, "open", progress).records
         tested = read_image_set(data.path, classes, "test", progress).records
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
         sites = all_sites = None
-        named = _sites(data.path, partition, len(records), len(records) + len(tested))
+        named = _sites(data, partition, len(records), len(records) + len(tested))
         if named is not None:
             sites, later = [named[number] for number in kept], named[len(records) :]
             all_sites = [*sites, *later] if later else None
@@ -128,14 +130,35 @@ def _images(
         public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
     else:
         _require_test(data.path, parts)
-        sites = all_sites = _sites(data.path, partition, len(records))
+        if data.files:
+            records = _read_files(name, data, progress)
+        else:
+            records = read_image_set(data.path, classes, "open", progress).records
+        sites = all_sites = _sites(data, partition, len(records))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
     strata = _strata(everything)
     hospitals = deal(partition, everything.patients, strata, sites, pool, rng)
-    fields = data_fields(name, "image", data.classes, everything.inputs.shape[1:], ())
+    fields = _image_fields(name, data, everything.inputs.shape[1:])
     fields |= {"task": "segmentation"} if everything.masked else {}
     return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites)
+
+
+def _read_files(name: str, data: OwnData, progress: Progress) -> Records:
+    """Image files by the loader of hospitals, which goes by a plan: by all of the plan that it asks for."""
+    if not (data.listed or data.path.is_dir()):
+        raise InvalidData(f"{data.path}: no such folder", "[data] path is relative to the study file.")
+    fields = _image_fields(name, data, data.input_shape or ())
+    draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
+    return load_records(data.path, draft, progress=progress).records
+
+
+def _image_fields(name: str, data: OwnData, shape: tuple[int, ...]) -> dict[str, Any]:
+    fields = data_fields(name, "image", data.classes, shape, ())
+    if data.files:
+        fields |= {"target": data.target, "patient_id": data.patient}
+        fields |= {"intensity": data.intensity} if data.intensity else {}
+    return fields
 
 
 def _strata(records: Records) -> Labels:
@@ -147,15 +170,20 @@ def _strata(records: Records) -> Labels:
     return np.where(pixels.any(axis=0), 1 + pixels.argmax(axis=0), 0).astype(np.int64)
 
 
-def _sites(path: Path, partition: Partition, *counts: int) -> list[str] | None:
-    """The sites that an array of the file names, one a record: in MedMNIST's layout those of training and validation,
-    which those of the test part may follow. Any other number is refused: nobody can tell which record each is of."""
+def _sites(data: OwnData, partition: Partition, *counts: int) -> list[str] | None:
+    """The sites that a column beside image files names, or an array of an NPZ, one a record: in MedMNIST's layout those
+    of training and validation, which those of the test part may follow. Any other number is refused: nobody can tell
+    which record each is of."""
     if not isinstance(partition, SitePartition):
         return None
-    named = read_arrays(path, [partition.column])[partition.column]
+    if data.files:
+        from secure_fedhelp.data.picture_sets import sites_of
+
+        return sites_of(data.path, partition.column)
+    named = read_arrays(data.path, [partition.column])[partition.column]
     if len(named) not in counts:
         records = " or ".join(map(str, counts))
-        raise InvalidData(f"{path.name}: {partition.column!r} names {len(named)} sites for {records} records")
+        raise InvalidData(f"{data.path.name}: {partition.column!r} names {len(named)} sites for {records} records")
     return [str(name) for name in named]
 
 

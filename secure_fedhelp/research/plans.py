@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.study_file import PrivacyPart, StudyFile, Weights
+from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.methods import FedHelp, MethodSection
 from secure_fedhelp.study.plan import StudyPlan, parse_plan
 from secure_fedhelp.study.sections import Tier
@@ -145,6 +146,18 @@ OWN: dict[str, StudyDefaults] = {
     "image": DEFAULTS["breast"],
     "segmentation": DEFAULTS["retina"],
 }
+
+
+def constants_sha256(study: StudyFile) -> str:
+    """A hash over what a plan takes from this file: results are of these constants too, which a release may change.
+
+    Of own data all of :data:`OWN`, since which of them are taken is seen only in the data.
+    """
+    taken = {study.dataset: DEFAULTS.get(study.dataset)} if study.dataset else OWN
+    values = {
+        kind: asdict(found) | {"method": found.method.model_dump(mode="json")} for kind, found in taken.items() if found
+    }
+    return digest(values | {"required_error": REQUIRED_ERROR})
 
 
 def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:

@@ -165,8 +165,10 @@ def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSum
     any hospital."""
     from secure_fedhelp.learning import baselines
     from secure_fedhelp.learning.evaluation import evaluate
-    from secure_fedhelp.research.teacher import Teacher
+    from secure_fedhelp.research.teacher import Teacher, together
 
-    logits = None if data.reference is None else Teacher.load(run.teacher).logits(data.public.inputs)
+    taught = zip(run.teachers, (data.reference, data.second_reference), strict=True)
+    answers = [Teacher.load(file).logits(data.public.inputs) for file, lesson in taught if lesson is not None]
+    logits = together(answers, plan.learning.temperature) if answers else None
     found = evaluate(baselines.public_only(plan, data.public, logits), data.test)
     return MetricsSummary.model_validate(found.as_dict())

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.images import normalise
+from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.data.npz import read_arrays
 from secure_fedhelp.data.records import Labels, Records
 from secure_fedhelp.study.sections import Tier
@@ -28,10 +29,10 @@ SIDE = 64
 SMALLEST_SHARE = 0.25
 
 
-def read_retina(path: Path) -> tuple[Records, Labels]:
+def read_retina(path: Path, progress: Progress = silent) -> tuple[Records, Labels]:
     """All records, and the number of the centre of each; InvalidData if the file is another."""
     keys = ("images", "vessel_fraction", "centre", "names")
-    stored = read_arrays(path, keys)
+    stored = read_arrays(path, keys, progress=progress)
     images, vessels, centre, names = (stored[key] for key in keys)
     inputs = normalise(np.moveaxis(np.round(_shrink(images)).astype(np.uint8), -1, 1))
     masks = (_shrink(vessels) / 255 >= SMALLEST_SHARE).astype(np.int64)

@@ -13,8 +13,8 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -28,6 +28,7 @@ from secure_fedhelp.hospital.taking_part import take_part
 from secure_fedhelp.hospital.world import World
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import (
+    TEACHERS,
     RunFolder,
     create_consortium,
     create_run_folder,
@@ -40,6 +41,7 @@ from secure_fedhelp.research.foundation_server import Foundation, Refused
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.progress import make_progress
+from secure_fedhelp.research.records_table import print_records
 from secure_fedhelp.research.report import write_report
 from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.study_file import StudyFile
@@ -49,17 +51,16 @@ from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.memory import MemoryChannel
 
 #: Nothing listens there: the policy must name an address, and the transport answers for it.
-_FOUNDATION_URL = "http://127.0.0.1:1"
+_FOUNDATION_URLS = ("http://127.0.0.1:1", "http://127.0.0.1:2")
 _LOOK_EVERY_SECONDS = 0.2
 
 
 @dataclass
 class _Hospital:
-    """One hospital's thread, what it said, and what it raised."""
+    """One hospital's thread, and what it raised."""
 
     name: str
     thread: threading.Thread
-    said: list[str] = field(default_factory=list)
     error: FedHelpError | None = None
 
 
@@ -73,6 +74,7 @@ def simulate(
     data = study_data(study, data_dir, progress)
     plan = study_plan(study, data)
     run = create_run_folder(out, overwrite)
+    print_records(plan, data, screen)
     lock = lock_run(run.root)
     try:
         started = time.monotonic()
@@ -93,12 +95,12 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
     """
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
-    teacher = write_teacher(run, plan, data.reference)
-    url = None if teacher is None else _FOUNDATION_URL
-    write_hospitals(run, plan, data, url, noise_seed=research_seed(plan), rivals=rivals)
-    log: list[str] = []
-    with in_memory(run.coordinator, plan, time.time, log.append, run.key_file("coordinator")) as service:
-        hospitals = [_start(run, plan, h.name, service, teacher) for h in plan.hospitals]
+    teachers = write_teacher(run, plan, data.reference, data.second_reference)
+    url, second = (_FOUNDATION_URLS[n] if n < len(teachers) else None for n in range(2))
+    write_hospitals(run, plan, data, url, noise_seed=research_seed(plan), rivals=rivals, second_url=second)
+    told = _log(run.coordinator / "log.txt")
+    with in_memory(run.coordinator, plan, time.time, told, run.key_file("coordinator")) as service:
+        hospitals = [_start(run, plan, h.name, service, teachers) for h in plan.hospitals]
         with make_progress(run, plan, screen) as progress:
             for hospital in hospitals:
                 while hospital.thread.is_alive():
@@ -114,42 +116,56 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
         raise UnderQuorum(reason) from first
 
 
+def _log(path: Path) -> Callable[[str], None]:
+    """What a party prints goes into its folder, where a process of its own would have it."""
+
+    def say(line: str) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    return say
+
+
 def research_seed(plan: StudyPlan) -> str:
     """Of the hospitals' privacy noise: studies of one data set and seed have the same, so that they can be compared."""
     return f"{plan.study.name} {plan.study.seed}"
 
 
 def _start(
-    run: RunFolder, plan: StudyPlan, name: str, service: CoordinatorService, teacher: Teacher | None
+    run: RunFolder, plan: StudyPlan, name: str, service: CoordinatorService, teachers: Sequence[Teacher]
 ) -> _Hospital:
     world = World(
         dial=lambda credentials: MemoryChannel(service, credentials.certificate_pem),
-        foundation=None if teacher is None else httpx.MockTransport(_foundation(teacher)),
+        foundation=httpx.MockTransport(_foundation(teachers)) if teachers else None,
     )
     folder = run.hospital(name).root
+    say = _log(folder / "log.txt")
 
     def take() -> None:
         try:
-            take_part(folder, run.plan, "127.0.0.1:1", hospital.said.append, run.key_file(name), world)
+            take_part(folder, run.plan, "127.0.0.1:1", say, run.key_file(name), world)
         except FedHelpError as error:
             hospital.error = error
         except Exception as error:
             hospital.error = FedHelpError(f"{type(error).__name__}: {error}", "This is a fault of code that it ran.")
             hospital.error.__cause__ = error
+        if hospital.error is not None:
+            say(f"{hospital.error.message}\n{hospital.error.hint}".rstrip())
 
     hospital = _Hospital(name, threading.Thread(target=take, name=name))
     hospital.thread.start()
     return hospital
 
 
-def _foundation(teacher: Teacher) -> Callable[[httpx.Request], httpx.Response]:
-    """The demonstration's foundation model, answering the real client without a socket."""
-    served = Foundation(teacher, "teacher")
+def _foundation(teachers: Sequence[Teacher]) -> Callable[[httpx.Request], httpx.Response]:
+    """The demonstration's foundation models, each at its address, answering the real client without a socket."""
+    known = zip(_FOUNDATION_URLS, teachers, TEACHERS, strict=False)
+    served = {httpx.URL(url).port: Foundation(teacher, name) for url, teacher, name in known}
 
     def answer(request: httpx.Request) -> httpx.Response:
-        path = request.url.path
+        path, model = request.url.path, served[request.url.port]
         try:
-            body = served.get(path) if request.method == "GET" else served.post(path, request.read())
+            body = model.get(path) if request.method == "GET" else model.post(path, request.read())
         except Refused as refused:
             return httpx.Response(refused.status, json={"error": str(refused)})
         return httpx.Response(200, content=body, headers={"content-type": "application/json"})

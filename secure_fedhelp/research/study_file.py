@@ -18,10 +18,10 @@ alpha = 0.5
 share = 0.01
 labelled = false
 
-[teacher]               # optional: a weaker teacher, or none (research/teacher_part.py)
+[teacher]               # optional: a weaker teacher, none, or two (research/teacher_part.py)
 records = 20
 
-In place of ``dataset`` a section ``[data]`` names a table or image set of one's own, with ``[parts]`` and
+In place of ``dataset`` a section ``[data]`` names a table, image set or image files of one's own, with ``[parts]`` and
 ``[partition]``.
 """
 
@@ -99,26 +99,46 @@ Partition = Annotated[SitePartition | SizesPartition | DirichletPartition, Field
 
 
 class OwnData(Strict):
-    """A table (``.csv``, ``.parquet``) or an image set (``.npz``) of one's own, for simulations."""
+    """Data of one's own, for simulations: a table (``.csv``, ``.parquet``) or an image set (``.npz``); with
+    ``input_shape`` image files, which are a folder of pairs or listed by an index (``.csv``, ``.parquet``)."""
 
     #: Relative to the study file.
     path: Path
-    #: Of a table: the column with the class, and the one with the patient.
+    #: Of a table or of image files: the column with the class, and the one with the patient.
     target: str = "target"
     patient: str = "patient_id"
     #: Classes in the order of their numbers; of a table, if absent, those of the public part.
     classes: tuple[str, ...] = ()
     #: Columns of a table; if absent, all but target, patient and site, inferred from the public part alone.
     columns: tuple[Column, ...] = ()
+    #: Of image files: channels, height and width to which each is brought ...
+    input_shape: tuple[Literal[1, 3], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    #: ... and the raw values that are black and white; 0 and 255 if absent.
+    intensity: tuple[float, float] | None = None
+
+    @property
+    def files(self) -> bool:
+        """Whether these are image files: only they have to be brought to one shape."""
+        return self.input_shape is not None
+
+    @property
+    def listed(self) -> bool:
+        """Whether the path is of a table: of records, or an index of image files."""
+        return self.path.suffix in (".csv", ".parquet")
 
     @property
     def table(self) -> bool:
-        return self.path.suffix in (".csv", ".parquet")
+        return self.listed and not self.files
 
     @model_validator(mode="after")
     def _known_format(self) -> OwnData:
-        if not self.table and self.path.suffix != ".npz":
-            raise ValueError(f"path is a .csv, .parquet or .npz file, not {self.path.name!r}")
+        if self.files and self.path.suffix == ".npz":
+            raise ValueError("input_shape is of image files, and an .npz has images of one shape: leave it out")
+        if not self.files and not self.listed and self.path.suffix != ".npz":
+            hint = "of a folder of image files say what they are brought to: input_shape = [channels, height, width]"
+            raise ValueError(f"path is a .csv, .parquet or .npz file, not {self.path.name!r}; {hint}")
+        if self.intensity is not None and not (self.files and self.intensity[0] < self.intensity[1]):
+            raise ValueError("intensity is of image files (input_shape): the value of black and, above it, of white")
         if not self.table and (len(self.classes) < 2 or self.columns):
             raise ValueError("an image set has no columns, and its classes have to be named: classes = [...]")
         return self
@@ -173,19 +193,26 @@ class PublicPart(Strict):
         return self
 
 
-class TeacherPart(Strict):
-    """Another teacher than the usual one: trained on fewer patients, on wrong labels, or none at all."""
+class SecondTeacher(Strict):
+    """What a teacher is trained on: fewer patients, or wrong labels."""
 
-    kind: Literal["usual", "none"] = "usual"
     #: Reference patients that it is trained on; all if absent.
     records: int | None = Field(default=None, ge=2)
     #: Share of the reference records whose labels are dealt anew among them.
     shuffled: float = Field(default=0.0, ge=0, le=1)
 
+
+class TeacherPart(SecondTeacher):
+    """Another teacher than the usual one: trained on fewer patients, on wrong labels, or none at all; or two."""
+
+    kind: Literal["usual", "none"] = "usual"
+    #: A second one beside it, from which hospitals learn as well.
+    second: SecondTeacher | None = None
+
     @model_validator(mode="after")
     def _none_has_no_training(self) -> TeacherPart:
-        if self.kind == "none" and (self.records is not None or self.shuffled):
-            raise ValueError("kind = 'none' is no teacher at all: leave records and shuffled out")
+        if self.kind == "none" and (self.records is not None or self.shuffled or self.second is not None):
+            raise ValueError("kind = 'none' is no teacher at all: leave records, shuffled and second out")
         return self
 
 

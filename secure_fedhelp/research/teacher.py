@@ -10,6 +10,7 @@ import io
 import math
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,26 @@ def teacher_of(plan: StudyPlan, reference: Records | None) -> Teacher | None:
     if reference is None:
         return None
     return fit_teacher(reference.inputs, reference.labels, len(plan.data.classes), plan.data.kind, plan.study.seed)
+
+
+def teachers_of(plan: StudyPlan, *references: Records | None) -> tuple[Teacher, ...]:
+    """The teachers of a study, one for each of the reference parts that there are. Raises what fit_teacher does."""
+    fitted = (teacher_of(plan, reference) for reference in references)
+    return tuple(teacher for teacher in fitted if teacher is not None)
+
+
+def together(answers: Sequence[NDArray[np.floating]], temperature: float = 1.0) -> NDArray[np.floating]:
+    """Logits [n, classes, ...] of one teacher in place of two, for what knows one only; of one they are its own.
+
+    Their softmax at ``temperature`` is the mean of the two's, so that KL(together || s) has the gradients in s of the
+    mean of KL(one || s) and KL(other || s), by which hospitals learn from two (learning/steps.py): the divergences
+    differ by what does not depend on s.
+    """
+    if len(answers) == 1:
+        return answers[0]
+    scaled = [np.asarray(logits, dtype=np.float64) / temperature for logits in answers]
+    logs = [values - np.logaddexp.reduce(values, axis=1, keepdims=True) for values in scaled]
+    return np.asarray(temperature * (np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))))
 
 
 def fit_teacher(

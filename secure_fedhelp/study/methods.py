@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from secure_fedhelp.study.sections import ImportPath, Strict
+
+#: PRR's published studies: rounds in all, and those before prototypes count.
+_PAPERS_ROUNDS, _PAPERS_ALIGNED = 50, 15
 
 
 class FedAvg(Strict):
@@ -41,8 +45,8 @@ class FedHelp(Strict):
     ensemble_weight: float = Field(default=1.0, ge=0)
     #: eta: weight of the ranking loss, the only thing that flows from weak to strong.
     ranking_weight: float = Field(default=0.2, ge=0)
-    #: k of the ranking loss; 1 for two classes.
-    ranking_top: int = Field(default=1, ge=1)
+    #: k of the ranking loss. Absent: half of the classes, as in the paper, rounded down, and a plan has that number.
+    ranking_top: int | None = Field(default=None, ge=1)
     #: Segmentation: pixels where the weak model gives its first class less probability than this are not ranked. Most
     #: pixels are background, and where the weak model only guesses its order is worth nothing.
     pixel_confidence: float = Field(default=0.8, ge=0, lt=1)
@@ -51,6 +55,10 @@ class FedHelp(Strict):
     logit_pool: int = Field(default=1, ge=1)
     #: Large model and proxy trained as one jointly clipped module; off means the large model is a pupil.
     twin: bool = False
+
+    def top(self, classes: int) -> int:
+        """``ranking_top`` in a study of so many classes."""
+        return max(1, classes // 2) if self.ranking_top is None else self.ranking_top
 
 
 class PfedNet(Strict):
@@ -61,8 +69,9 @@ class PfedNet(Strict):
     personal: tuple[str, ...] = Field(default=("private_head.*", "public_head.*"), min_length=1)
     #: k of the nearest-neighbour graph. With two or more, every neighbourhood has at least three members.
     neighbours: int = Field(default=3, ge=2)
-    #: lambda: how strongly neighbours are drawn together. 0: after the first round everybody keeps its own.
-    coupling: float = Field(default=0.1, ge=0)
+    #: lambda: how strongly neighbours are drawn together. 0: after the first round everybody keeps its own. It is worth
+    #: choosing: weaker than 1, hospitals are left alone with their noise, and the image studies chose 10.
+    coupling: float = Field(default=1.0, ge=0)
     #: eta: the share of its private steps that a personal part takes; it also scales lambda, as in any proximal step.
     personal_rate: float = Field(default=1.0, gt=0, le=1)
     #: Values of a hospital's sketch, by which similarity is judged.
@@ -115,10 +124,20 @@ class Prr(Strict):
     #: How little prototypes weigh; at 1 a class whose prototypes point in opposite directions counts ten times, at 3
     #: twice. Absent: 3, and 1 for a segmentation, as in the paper.
     tau: float | None = Field(default=None, ge=1)
-    #: Training rounds without weights of prototypes (gamma is 1), as nobody has features worth comparing yet.
-    aligned_from: int = Field(default=15, ge=0)
+    #: Training rounds without weights of prototypes (gamma is 1), as nobody has features worth comparing yet. Absent:
+    #: the paper's share, 15 of 50, of the study's rounds, rounded up, and a plan has that number. Where it is no less
+    #: than the number of training rounds there are no prototypes.
+    aligned_from: int | None = Field(default=None, ge=0)
     #: Compare with a Gaussian draw around the cohort's prototypes instead of with themselves.
     gaussian_prototypes: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_where_none_counts(cls, values: Any) -> Any:
+        # Without cpa nothing reads it. One number whatever the rounds, since it is in a plan's hash all the same.
+        if isinstance(values, Mapping) and values.get("cpa") is False and values.get("aligned_from") is None:
+            return {**values, "aligned_from": _PAPERS_ALIGNED}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Prr:
@@ -129,6 +148,10 @@ class Prr(Strict):
         if self.twin and not self.det:
             raise ValueError("a twin is for the deputy-enhanced transfer: det is off")
         return self
+
+    def aligned(self, rounds: int) -> int:
+        """``aligned_from`` in a study of so many rounds."""
+        return -(-_PAPERS_ALIGNED * rounds // _PAPERS_ROUNDS) if self.aligned_from is None else self.aligned_from
 
 
 class Imported(Strict):
@@ -147,3 +170,12 @@ BUILT_IN = ("fedavg", "fedprox", "ditto", "fedhelp", "pfednet", "proxyfl", "prr"
 MethodSection = Annotated[
     FedAvg | FedProx | Ditto | FedHelp | PfedNet | ProxyFl | Prr | Imported, Field(discriminator="name")
 ]
+
+
+def fitted(method: MethodSection, rounds: int, classes: int) -> MethodSection:
+    """``method`` as a plan of so many rounds and classes has it: defaults that follow from these as numbers."""
+    if isinstance(method, FedHelp):
+        return method.model_copy(update={"ranking_top": method.top(classes)})
+    if isinstance(method, Prr):
+        return method.model_copy(update={"aligned_from": method.aligned(rounds)})
+    return method

@@ -13,12 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.files import read_regular
-from secure_fedhelp.study.methods import FedHelp, MethodSection
+from secure_fedhelp.study.methods import FedHelp, MethodSection, fitted
 from secure_fedhelp.study.sections import (
     AggregationSection,
     ChannelSection,
@@ -45,13 +45,22 @@ class StudyPlan(Strict):
     consortium: Name
     data: DataSection
     model: ModelSection
-    method: MethodSection = FedHelp()
+    method: MethodSection = Field(default=FedHelp(), validate_default=True)
     learning: LearningSection
     privacy: dict[Tier, PrivacySection]
     aggregation: AggregationSection
     channels: tuple[ChannelSection, ...] = Field(min_length=1)
     hospitals: tuple[HospitalSection, ...] = Field(min_length=2)
     metrics: MetricsSection | None = None
+
+    @field_validator("method")
+    @classmethod
+    def _defaults_are_numbers(cls, method: MethodSection, found: ValidationInfo) -> MethodSection:
+        # What hospitals sign, and what the hash names, says every figure.
+        known = found.data
+        if "study" not in known or "data" not in known:  # these have faults of their own, which are told
+            return method
+        return fitted(method, known["study"].rounds, len(known["data"].classes))
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyPlan:

@@ -14,6 +14,7 @@ from rich.console import Console
 from secure_fedhelp.research.bench import noise
 from secure_fedhelp.research.bench.noise import LARGEST_RATIO, SUBJECTS, NoiseResult, Subject, run_noise
 from secure_fedhelp.research.bench.table import noise_table
+from secure_fedhelp.research.bench.training import STUDIES
 from secure_fedhelp.research.catalog import DATASETS, prepare
 from secure_fedhelp.research.plans import DEFAULTS, nominal
 
@@ -44,18 +45,14 @@ def test_what_costs_more_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.noise_s > 5 * result.opacus_noise_s
 
 
-#: A U-Net's step is its convolutions' by far; noise is no matter there, and it is not measured.
-CLASSIFYING = [dataset for dataset in DATASETS if not DEFAULTS[dataset].small.startswith("unet")]
-
-
-@pytest.mark.parametrize("dataset", CLASSIFYING)
+@pytest.mark.parametrize("dataset", DATASETS)
 def test_what_is_measured_is_what_the_demo_trains(dataset: str) -> None:
     if dataset != "breast-cancer" and not FOLDER.is_dir():
         pytest.skip("the open data are not here")
     study = prepare(dataset, FOLDER, 1)
     tiers = DEFAULTS[dataset].tiers
     drawn = [nominal(r.n_patients) * tiers[tier].sampling_rate for tier, r in study.hospitals.values()]
-    (subject,) = (s for s in SUBJECTS if s.dataset == dataset)
+    (subject,) = (s for s in STUDIES if s.dataset == dataset)
     assert subject.input_shape == tuple(study.data_section_fields["input_shape"])
     assert subject.batches == pytest.approx((min(drawn), max(drawn)), abs=1)
     assert subject.model == DEFAULTS[dataset].small

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import typer
 
+from secure_fedhelp.cli.demo import Dataset
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.study.plan import StudyPlan
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "certs" / "README.md", *(ROOT / "docs").glob("*.md")]
+LINKING = sorted({*DOCUMENTS, *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})
 
 
 def known_tests() -> set[str]:
@@ -74,11 +75,38 @@ def test_commands_in_the_documents_are_understood(line: str) -> None:
     assert not missing, f"{line}: {missing}"
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "certs" / "README.md"]:
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+def test_the_demo_says_which_folder_each_data_set_needs() -> None:
+    (option,) = [p for p in typer.main.get_command(app).commands["demo"].params if p.name == "data_dir"]
+    named = set(re.findall(r"[a-z-]+", option.help.split("with", 1)[1]))
+    assert {d.value for d in Dataset} - {"breast-cancer"} <= named
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link may say after ``#``: a heading by GitHub's rule, small letters, no marks, hyphens for spaces."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found: list[str] = []
+    for heading in re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        again = found.count(anchor)  # the second of two equal headings is numbered 1
+        found += [anchor, f"{anchor}-{again}"] if again else [anchor]
+    return set(found)
+
+
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), f"a link to {target}"
+        assert not anchor or anchor in anchors(file), f"a link to {target}, and {file.name} has no such heading"
+
+
+def test_a_heading_is_linked_by_its_words(tmp_path: Path) -> None:
+    text = "# The `[a.b]` section: two *locks*\n```\n# no heading\n```\n## Again\n## Again\n"
+    (tmp_path / "a.md").write_text(text, encoding="utf-8")
+    assert anchors(tmp_path / "a.md") == {"the-ab-section-two-locks", "again", "again-1"}
 
 
 def test_the_project_holds_no_private_key() -> None:
@@ -99,9 +127,3 @@ def test_the_example_of_the_plan_document_runs(tmp_path: Path) -> None:
     assert int(length) > 1000
     assert len(public) == 64
     assert (tmp_path / "public.npz").exists()
-
-
-def test_every_section_of_a_plan_is_explained() -> None:
-    text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
-    for name in StudyPlan.model_fields:
-        assert f"`[{name}" in text or f"`[[{name}" in text or f"`{name}`" in text, name

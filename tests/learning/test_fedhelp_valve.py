@@ -25,6 +25,7 @@ from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import SeededNoise
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
+from secure_fedhelp.study.plan import parse_plan
 
 Study = Any
 TWIN = {"name": "fedhelp", "twin": True}
@@ -101,6 +102,27 @@ def test_a_ranking_that_outranks_nothing_is_refused(study_with: Callable[..., St
     """Else 0 / 0 would be in the large model's loss, after the last round."""
     with pytest.raises(InvalidPlan, match="ranking_top"):
         FedHelp.lengths(study_with(method={"name": "fedhelp", "ranking_top": top}).plan)
+
+
+@pytest.mark.parametrize(("classes", "half"), [(2, 1), (3, 1), (4, 2), (9, 4)])
+def test_half_of_the_classes_are_ranked_above_the_rest_unless_the_plan_says_how_many(
+    study: Study, classes: int, half: int
+) -> None:
+    """Of nine classes one alone would leave the large model all that the others know of their order."""
+    values = study.plan.model_dump(mode="json")
+    values["data"]["classes"] = [f"class-{number}" for number in range(classes)]
+
+    def of(**options: Any) -> Any:
+        return parse_plan(values | {"method": {"name": "fedhelp", **options}})
+
+    plan = of()
+    assert plan.method.ranking_top == half
+    assert plan.hash == of(ranking_top=half).hash == parse_plan(plan.model_dump(mode="json")).hash
+    assert FedHelp.lengths(plan)
+    for said in {1, max(1, half - 1), classes - 1}:
+        assert of(ranking_top=said).method.ranking_top == said
+    del values["method"]
+    assert parse_plan(values).hash == plan.hash, "a plan that names no method is of FedHelp"
 
 
 def test_values_beyond_a_channels_bound_are_cut(study: Study) -> None:
@@ -241,7 +263,7 @@ def test_a_large_hospitals_network_is_trained_once_and_by_the_last_shared_model(
             answers = shared(inputs)
         logits = model(inputs)
         loss = member.task.losses(logits, labels).mean() + learning.home_soft_weight * soft_loss(answers, logits)
-        loss = loss + member.options.ranking_weight * ranking_loss(answers, logits, member.options.ranking_top)
+        loss = loss + member.options.ranking_weight * ranking_loss(answers, logits, member.options.top(2))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

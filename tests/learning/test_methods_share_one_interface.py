@@ -71,6 +71,7 @@ def test_what_a_method_says_fits_the_plan_and_all_keep_one_model(
 ) -> None:
     study = study_with(method=method)
     hospitals = members(study)
+    before = {name: hospital.evaluate_shared(study.test).auroc for name, hospital in hospitals.items()}
     for number in range(study.plan.study.rounds):
         run_round(study, hospitals, number)
     if method in METHODS:
@@ -79,8 +80,10 @@ def test_what_a_method_says_fits_the_plan_and_all_keep_one_model(
     bases = [hospital.base for hospital in hospitals.values() if isinstance(hospital, Averaging)]
     assert len(bases) == 3
     assert all(np.array_equal(other, bases[0]) for other in bases)
-    for hospital in hospitals.values():
-        assert {0.0 <= m.auroc <= 1.0 for m in hospital.evaluate(study.test).values()} == {True}
+    for name, hospital in hospitals.items():
+        found = hospital.evaluate(study.test)
+        assert found["study_model"].auroc > before[name] + 0.02, "found: 0.81 to 0.90, from 0.78 or 0.69"
+        assert found["personal_model"].auroc > 0.7, "found: 0.75 and more"
         assert set(hospital.export_models()) == {"shared", "personal"}
 
 

@@ -174,15 +174,26 @@ def test_the_gap_of_sketches_of_the_round_before() -> None:
 
     Found over these 48 instances: up to 14 % of the way off and 2 % of the objective's gain missed, on average 6.6 %
     and 0.6 %. The bounds leave some room for another machine's random numbers and no more.
+
+    That is on the sketches' own graph. Hospitals of a group are equally far apart here but for noise, so sketches
+    choose other neighbours among them than the exact vectors would: against ADMM on *their* graph it is up to 62 % and
+    40 %, on average 18 % and 7 %.
     """
-    found, rng = [], np.random.default_rng(6)
+    found, whole, rng = [], [], np.random.default_rng(6)
     for seed, (n, p, c) in enumerate(CASES):
         last, points = instance(rng, n, p)
         sketches = last @ sketch_matrix(seed, p, 64)
         edges = nearest_neighbours(sketches, 3)
-        found.append(gap(mixing(sketches, edges, c), points, edges, c))
+        mix = mixing(sketches, edges, c)
+        found.append(gap(mix, points, edges, c))
+        whole.append(gap(mix, points, nearest_neighbours(points, 3), c))
     distances, excesses = [g.distance for g in found], [g.excess for g in found]
-    assert max(distances) < 0.2
-    assert max(excesses) < 0.04
-    assert np.mean(distances) < 0.1
+    assert max(distances) < 0.16
+    assert max(excesses) < 0.025
+    assert np.mean(distances) < 0.075
+    assert np.mean(excesses) < 0.007
+    assert max(g.distance for g in whole) < 0.68
+    assert max(g.excess for g in whole) < 0.44
+    assert np.mean([g.distance for g in whole]) < 0.2
+    assert np.mean([g.excess for g in whole]) < 0.08
     assert min(excesses) > -1e-6, "nothing is better than the exact answer"

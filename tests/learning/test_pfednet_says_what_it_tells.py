@@ -18,7 +18,7 @@ from secure_fedhelp.learning.method import Bounds, Site
 from secure_fedhelp.learning.methods import make_method
 from secure_fedhelp.learning.methods.pfednet import PfedNet
 from secure_fedhelp.learning.models import flatten
-from secure_fedhelp.learning.network_lasso import gap, mixing, nearest_neighbours
+from secure_fedhelp.learning.network_lasso import Gap, gap, mixing, nearest_neighbours
 from secure_fedhelp.learning.total_variation import prox_by_layer
 from secure_fedhelp.privacy.entries import releases
 from secure_fedhelp.privacy.ledger import Ledger
@@ -27,6 +27,7 @@ from secure_fedhelp.privacy.noise import NoiseSource, SeededNoise
 from secure_fedhelp.privacy.release import Budget, PrivateOutput, ReleaseGate
 from secure_fedhelp.research.catalog import prepare
 from secure_fedhelp.research.plans import build_plan
+from secure_fedhelp.research.study_file import load_study
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
 from secure_fedhelp.study.methods import FedAvg
@@ -115,7 +116,9 @@ def test_three_rounds_keep_shared_layers_in_common_and_heads_apart(options: dict
         assert np.array_equal(other.base[one.split.personal], one.heads[me])
         assert not np.array_equal(one.heads[0], one.heads[me])
     for h in hospitals.values():
-        assert all(0.0 <= m.auroc <= 1.0 for m in h.evaluate(study.test).values())
+        found = h.evaluate(study.test)
+        assert found["study_model"].auroc > 0.83, "found: 0.87 to 0.91, from 0.78 at the start"
+        assert found["personal_model"].auroc > 0.7, "found: 0.77 and more"
         assert set(h.export_models()) == {"shared", "personal"}
 
 
@@ -295,8 +298,11 @@ def test_the_gap_to_the_exact_step_in_a_study_that_trains(study_with: Make) -> N
 
     Found: up to 20 % of the way off and 4 % of the objective's gain missed, on average 18 % and 3 %. From the sketches
     of the round before as they are, it would be up to 58 % and 33 %, and on average 39 % and 16 %.
+
+    Part of the price is the graph: that of expected sketches has 12 to 15 of the 15 edges that the exact U would have.
+    Against ADMM on those U's own graph it is up to 44 % and 22 %, on average 33 % and 13 %.
     """
-    weight, expected, latest = 0.03, [], []
+    weight, expected, latest, whole = 0.03, [], [], []
     study = study_of(study_with, hospitals=8, rounds=6, coupling=weight, sketch_values=64)
     hospitals, slots = members(study), None
     for number in range(6):
@@ -307,10 +313,29 @@ def test_the_gap_to_the_exact_step_in_a_study_that_trains(study_with: Make) -> N
             u, edges = spoken(study, said, mix), nearest_neighbours(points, 3)
             expected.append(gap(mix, u, edges, weight))
             latest.append(gap(mixing(slots, edges, weight), u, edges, weight))
+            whole.append(gap(mix, u, nearest_neighbours(u, 3), weight))
         slots = means["sketches"].reshape(8, -1)[:, 1:]
-    assert max(g.distance for g in expected) < 0.35
-    assert max(g.excess for g in expected) < 0.1
+
+    def within(gaps: list[Gap], distance: tuple[float, float], excess: tuple[float, float]) -> None:
+        """Mean and worst of both figures: a little more than was found, for another machine's last digits."""
+        for found, (mean, worst) in (([g.distance for g in gaps], distance), ([g.excess for g in gaps], excess)):
+            assert np.mean(found) < mean
+            assert max(found) < worst
+
+    within(expected, distance=(0.2, 0.23), excess=(0.04, 0.05))
+    within(whole, distance=(0.36, 0.48), excess=(0.15, 0.24))
     assert np.mean([g.distance for g in expected]) < np.mean([g.distance for g in latest]), "looking ahead pays"
+
+
+def test_the_default_coupling_is_one_that_a_study_has_chosen() -> None:
+    """Too weak a one leaves each hospital alone with its noise, and nobody would see why."""
+    chosen = {
+        variant.method.coupling
+        for place in sorted((Path(__file__).parents[2] / "benchmarks" / "studies").glob("*.toml"))
+        for variant in load_study(place).variants.values()
+        if isinstance(variant.method, PfedNetOptions)
+    }
+    assert PfedNetOptions().coupling == min(chosen)
 
 
 # -- the shared part ---------------------------------------------------------------------------------------------------

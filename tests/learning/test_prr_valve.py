@@ -23,7 +23,12 @@ from secure_fedhelp.privacy.channels import objection
 from secure_fedhelp.privacy.mechanisms import Gaussian, planned_event, planned_events
 from secure_fedhelp.privacy.noise import SeededNoise
 from secure_fedhelp.privacy.release import PrivateOutput
+from secure_fedhelp.research.catalog import prepare
+from secure_fedhelp.research.plans import build_plan
 from secure_fedhelp.study.channel import Vector, pack_channels, unpack_mean
+from secure_fedhelp.study.methods import Prr as PrrOptions
+from secure_fedhelp.study.methods import fitted
+from secure_fedhelp.study.plan import parse_plan
 
 Study = Any
 NAMES = ("alpha", "beta", "gamma")
@@ -189,6 +194,32 @@ def test_lengths_grow_with_the_band_and_nothing_unused_is_paid_for(study_with: C
         plan = study_with(method={"name": "prr", "aligned_from": never}).plan
         assert Prr.lengths(plan).keys() == {"spectrum", "class-counts"}, "a study of three rounds ends before"
     assert Prr.lengths(study_with(method=PLAIN).plan).keys() == {"spectrum"}
+
+
+@pytest.mark.parametrize(("rounds", "aligned"), [(50, 15), (20, 6), (8, 3), (5, 2), (3, 1), (2, 1)])
+def test_prototypes_are_heard_in_a_short_study_too(study_with: Callable[..., Study], rounds: int, aligned: int) -> None:
+    """The paper's fifteen rounds are of fifty: in a study of eight nobody would ever have compared a feature."""
+    values = study_with(method=PLAIN).plan.model_dump(mode="json")
+    values["study"]["rounds"] = rounds
+    values["channels"] = [{"name": "model-update", "length": 1, "bound": 1.0}]
+    plan = parse_plan(values | {"method": {"name": "prr"}})
+    assert plan.options(PrrOptions).aligned_from == aligned, "the plan says the number"
+    heard = Prr.lengths(plan)["prototypes"]
+    assert isinstance(heard, tuple)
+    assert [length > 0 for length in heard] == [number >= aligned - 1 for number in range(rounds)]
+    assert plan.hash == parse_plan(plan.model_dump(mode="json")).hash
+
+
+def test_a_number_that_is_said_stays_and_one_that_nothing_reads_is_always_the_same() -> None:
+    eight = build_plan("breast-cancer", prepare("breast-cancer", None, 1), None, None, 1, method=PrrOptions())
+    assert eight.study.rounds == 8
+    assert eight.options(PrrOptions).aligned_from == 3
+    assert "prototypes" in {channel.name for channel in eight.channels}
+    late = fitted(PrrOptions(aligned_from=40), rounds=8, classes=2)
+    assert isinstance(late, PrrOptions)
+    assert late.aligned_from == 40
+    without = PrrOptions(cpa=False)
+    assert without == PrrOptions(cpa=False, aligned_from=15) == fitted(without, rounds=8, classes=2)
 
 
 def test_with_the_whole_band_it_is_fedavg(study_with: Callable[..., Study]) -> None:

@@ -71,4 +71,6 @@ def test_it_runs_and_learns_from_answers_alone(installed: str, study_with: Calla
     restored = make_method(hospitals["beta"].site)
     restored.load(hospitals["beta"].save())
     assert np.array_equal(flatten(restored.shared_model()), models[0])
-    assert 0 <= restored.evaluate(study.test)["personal_model"].auroc <= 1
+    found = restored.evaluate(study.test)
+    assert found["study_model"].auroc > 0.6, "found: 0.72"
+    assert found["personal_model"].auroc > 0.7, "found: 0.78"

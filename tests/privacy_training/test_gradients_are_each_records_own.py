@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import UnsupportedModel
+from secure_fedhelp.learning.alignment import AlignedLoss, seesaw_weights
+from secure_fedhelp.learning.methods import prr
 from secure_fedhelp.learning.methods.fedhelp import twin_losses
-from secure_fedhelp.learning.models import Surrogate, build
+from secure_fedhelp.learning.models import Surrogate, build, flatten, load_flat
+from secure_fedhelp.learning.stages import Stage
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.learning.twin import Twin
-from secure_fedhelp.privacy import gradients
+from secure_fedhelp.privacy import gradients, training
 from secure_fedhelp.privacy.gradients import (
     BookKeeping,
     Explicit,
@@ -48,6 +52,13 @@ def twin(small: str, large: str, shape: tuple[int, ...]) -> Case:
     return Twin(*pair), shape, twin_losses(task, FedHelp(twin=True, ranking_weight=2.0), 2.0)
 
 
+def prr_twin(stage: Stage, small: str, large: str, shape: tuple[int, ...]) -> Case:
+    """PRR's deputy and personal model in a stage, on the aligned loss: its constants are another for each class."""
+    pair = (build(name, shape, 3, seed=seed) for seed, name in enumerate((small, large)))
+    task = AlignedLoss(seesaw_weights(np.array([30.0, 4.0, 9.0]), 0.8), np.array([1.0, 2.5, 0.8]))
+    return Twin(*pair), shape, prr.twin_losses(stage, task, 2.0)
+
+
 def odd_convolutions() -> Case:
     net = nn.Sequential(
         nn.Conv2d(2, 4, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 1)),
@@ -65,9 +76,15 @@ COVERED = {
     "cnn": lambda: network("cnn-8-16-20", (1, 13, 11)),
     "cnn-of-colours": lambda: network("cnn-4-8", (3, 9, 8)),
     "odd-convolutions": odd_convolutions,
+    "resnet": lambda: network("resnet-small", (1, 12, 10)),
+    "u-net": lambda: network("unet-small", (3, 16, 17)),
     "twin-mlp": lambda: twin("mlp-6", "mlp-12-8", (7,)),
     "twin-cnn": lambda: twin("cnn-4-8", "cnn-8-16-32", (1, 12, 12)),
+    "prr-recovers": lambda: prr_twin(Stage.RECOVER, "mlp-6", "mlp-12-8", (7,)),
+    "prr-exchanges": lambda: prr_twin(Stage.EXCHANGE, "cnn-4-8", "cnn-8-16-32", (1, 12, 12)),
+    "prr-sublimates": lambda: prr_twin(Stage.SUBLIMATE, "mlp-6", "mlp-12-8", (7,)),
 }
+TWINS = [name for name in COVERED if name.startswith(("twin", "prr"))]
 
 
 def some(shape: tuple[int, ...], count: int = 6) -> tuple[Tensor, Tensor]:
@@ -121,7 +138,7 @@ def test_the_clipped_sum_is_a_loop_over_records(name: str, way: type[Gradients])
     assert {0, len(inputs)} <= counts, "all were clipped once, and none once"
 
 
-@pytest.mark.parametrize("name", ["twin-mlp", "twin-cnn"])
+@pytest.mark.parametrize("name", TWINS)
 def test_a_twin_is_clipped_as_one(name: str) -> None:
     """Clipped apart, proxy and large model would move by sqrt(2) clipping norms together."""
     case = COVERED[name]()
@@ -141,6 +158,32 @@ def test_no_record_counts_for_more_than_the_norm_even_where_terms_cancel(name: s
     for i in range(len(inputs)):
         found = clipped_sum(BookKeeping, COVERED[name](), inputs[i : i + 1] + offset, labels[i : i + 1], 1e-3)
         assert float(found.double().norm()) <= 1e-3 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("way", [BookKeeping, OpacusHooks])
+def test_every_way_goes_on_step_after_step_and_past_a_draw_of_nobody(
+    way: type[Gradients], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients that were left from the step before, or of a step's other part, would count twice."""
+    monkeypatch.setattr(training, "PHYSICAL_BATCH", 2)
+    (model, shape, loss), reference = COVERED["cnn-of-colours"](), COVERED["cnn-of-colours"]()
+    inputs, labels = some(shape)
+    records = Records(inputs.numpy(), labels.numpy(), tuple(f"p{i}" for i in range(len(inputs))))
+    expected = flatten(model)
+    with attached(way, model) as found:
+        optimizer = NoisyOptimizer(
+            torch.optim.SGD(model.parameters(), lr=0.1),
+            noise=SystemNoise(),
+            noise_multiplier=0.0,
+            max_grad_norm=1.0,
+            expected_batch_size=2,
+        )
+        for chosen in ([0, 4, 5], [], [1, 2, 3, 5, 0]):
+            if chosen:
+                load_flat(reference[0], expected)
+                expected = expected - 0.1 / 2 * by_loop(reference, inputs[chosen], labels[chosen], 1.0)[0].numpy()
+            training._step(found, optimizer, loss, records, np.array(chosen, dtype=np.int64))
+            np.testing.assert_allclose(flatten(model), expected, atol=1e-5)
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**32 - 1))
@@ -190,6 +233,7 @@ SLOW = {
     "a linear layer on places": (nn.Sequential(nn.Linear(4, 3), nn.Flatten(), nn.Linear(15, 3)), (5, 4)),
     "a convolution in groups": (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Flatten()), (4, 5, 5)),
     "padding by name": (nn.Sequential(nn.Conv2d(2, 3, 3, padding="same"), nn.Flatten()), (2, 5, 5)),
+    "a transposed convolution": (nn.Sequential(nn.ConvTranspose2d(2, 3, 2, stride=2), nn.Flatten()), (2, 4, 4)),
     "a subclass": (nn.Sequential(Scaled(4, 3)), (4,)),
 }
 
@@ -298,15 +342,18 @@ def test_the_trial_is_made_once_for_a_structure(monkeypatch: pytest.MonkeyPatch)
     for seed in range(3):
         choose(Surrogate(build("mlp-6", (5,), 2, seed)), (5,))
     assert len(tried) == 1
+    for seed in range(3):
+        choose(Surrogate(build("resnet-small", (1, 12, 12), 2, seed)), (1, 12, 12))
+    assert len(tried) == 2, "a class that is made anew for each model would be tried each round"
     choose(nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4)), (4,))
     choose(nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(1, 4)), (4,))
     choose(nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(1, 4, eps=0.1)), (4,))
-    assert len(tried) == 4
+    assert len(tried) == 5
     with pytest.raises(UnsupportedModel):
         choose(Centred(), (4,))
     with pytest.raises(UnsupportedModel):
         choose(Centred(), (4,))
-    assert len(tried) == 6, "a refusal is not remembered as a right way"
+    assert len(tried) == 7, "a refusal is not remembered as a right way"
 
 
 def test_nothing_private_stays_when_a_step_fails() -> None:

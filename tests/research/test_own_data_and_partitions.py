@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from secure_fedhelp.data.checks import check_records
+from secure_fedhelp.data.tables import load_table
 from secure_fedhelp.errors import (
     FedHelpError,
     InvalidConfiguration,
@@ -22,7 +23,7 @@ from secure_fedhelp.errors import (
     UnknownCategory,
 )
 from secure_fedhelp.research.catalog import StudyData, prepare
-from secure_fedhelp.research.demo_setup import create_run_folder
+from secure_fedhelp.research.demo_setup import create_run_folder, write_hospitals
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.simulation import run_simulation
@@ -109,13 +110,53 @@ def test_the_schema_follows_from_the_public_part_alone(tmp_path: Path) -> None:
     for number, line in enumerate(lines[1:], 1):
         cells = line.split(",")
         if cells[0] in held:
-            cells[1] = str(float(cells[1]) + 1000)
+            cells[1] = str(float(cells[1]) + 30)
             lines[number] = ",".join(cells)
     (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
     after = study_data(study(tmp_path, own()), None)
     assert after.data_section_fields == before.data_section_fields
     name = next(iter(after.hospitals))
     assert not np.array_equal(after.hospitals[name][1].inputs, before.hospitals[name][1].inputs)
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        (["{}"], r"^own\.csv, line 402: the same record of the same patient as line 20$"),
+        (["{}", "{}"], r"as line 20 \(1 more like it\)"),
+        ([" {}0"], "as line 20"),  # the same patient, and the same age in another spelling
+    ],
+)
+def test_a_record_that_is_there_twice_is_told_before_anything_starts(
+    tmp_path: Path, added: list[str], words: str
+) -> None:
+    """A hospital refuses its file for it: unsaid here, plain runs would go through and deployed ones end half-way."""
+    lines = table(tmp_path).read_text().splitlines()
+    who, age, *rest = lines[19].split(",")
+    for line in added:
+        lines.append(",".join([*line.format(f"{who},{age}").split(","), *rest]))
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    file = study(tmp_path, own())
+    for start in (lambda: study_data(file, None), lambda: execute(expand(file, ["local"], [3.0], 1, False, None)[0])):
+        with pytest.raises(InvalidData, match=words) as raised:
+            start()
+        assert "Keep one of them" in raised.value.hint
+
+
+def test_a_table_that_can_be_planned_can_be_loaded_by_every_hospital(tmp_path: Path) -> None:
+    """Records of a patient that differ in what the model is not shown are one and the same at a hospital."""
+    same = {"grade": "low", "outcome": "ill"}
+    table(tmp_path, {0: {"age": "200000", **same}, 1: {"age": "1e6", **same}})  # both of p0
+    with pytest.raises(InvalidData, match="line 3: the same record of the same patient as line 2"):
+        study_data(study(tmp_path, own()), None)
+    table(tmp_path)
+    file = study(tmp_path, own())
+    data = study_data(file, None)
+    plan, run = study_plan(file, data), create_run_folder(tmp_path / "run", overwrite=False)
+    write_hospitals(run, plan, data, None)
+    for name, (_, records) in data.hospitals.items():
+        read = load_table(run.hospital(name).root / "data" / "records.csv", plan.data)
+        assert read.patients == records.patients
 
 
 @pytest.mark.parametrize("kind", ["sizes", "dirichlet"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -21,14 +22,18 @@ from secure_fedhelp.data.partition import split, stratified_order
 from secure_fedhelp.data.records import Indices, Records
 from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, InvalidPartition
 from secure_fedhelp.hospital.folder import HospitalFolder
+from secure_fedhelp.hospital.preparation import noise_seed
+from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import score
+from secure_fedhelp.privacy.noise import SeededNoise
 from secure_fedhelp.research import wording
 from secure_fedhelp.research.catalog import DATASETS, StudyData
 from secure_fedhelp.research.dealing import Dealt, deal
+from secure_fedhelp.research.in_process import run_in_process
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.public_part import wanted_patients, with_public
-from secure_fedhelp.research.simulation import simulate
+from secure_fedhelp.research.simulation import research_seed, simulate
 from secure_fedhelp.research.study_file import (
     DirichletPartition,
     Partition,
@@ -41,7 +46,7 @@ from secure_fedhelp.research.study_file import (
 )
 from secure_fedhelp.research.sweep.execute import execute
 from secure_fedhelp.research.sweep.runs import expand
-from secure_fedhelp.research.teacher import teacher_of
+from secure_fedhelp.research.teacher import teacher_of, together
 from secure_fedhelp.research.teacher_part import lessons
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -131,9 +136,10 @@ publics = st.builds(
     sizes,
     st.fixed_dictionaries({}, optional={"labelled": st.booleans(), "hospital": st.sampled_from(["s0", "s1", "s2"])}),
 )
+LESSONS = {"records": st.integers(2, 9), "shuffled": st.floats(0, 1)}
 teachers = st.one_of(
     st.just({"kind": "none"}),
-    st.fixed_dictionaries({}, optional={"records": st.integers(2, 9), "shuffled": st.floats(0, 1)}),
+    st.fixed_dictionaries({}, optional={**LESSONS, "second": st.fixed_dictionaries({}, optional=LESSONS)}),
 ).map(TeacherPart.model_validate)
 
 
@@ -157,8 +163,8 @@ def test_no_patient_is_ever_in_two_parts(before: Dealt, public: PublicPart, teac
     assert all(len(part) == len(set(part.tolist())) for part in parts), "nor is a record twice in one"
     with suppress(InvalidPartition):
         taught = lessons(after, teacher, np.random.default_rng(2))
-        assert taught is None or set(taught.patients) <= people(before, before.reference)
-        assert (taught is None) == (teacher.kind == "none")
+        assert all(set(lesson.patients) <= people(before, before.reference) for lesson in taught)
+        assert len(taught) == (teacher.kind == "usual") + (teacher.second is not None)
 
 
 PUBLICS = ({"records": 4}, {"share": 0.1, "labelled": False}, {"hospital": "large-1", "share": 0.05})
@@ -370,9 +376,61 @@ def test_a_teacher_that_lacks_a_class_says_how_many_patients_have_them_all() -> 
     with pytest.raises(InvalidPartition, match="lack a class of x, y") as raised:
         lessons(before, TeacherPart(records=5), np.random.default_rng(0))
     enough = int(raised.value.hint.split()[3])
-    taught = lessons(before, TeacherPart(records=enough), np.random.default_rng(0))
-    assert taught is not None
+    (taught,) = lessons(before, TeacherPart(records=enough), np.random.default_rng(0))
     assert set(taught.labels.tolist()) == {0, 1}
+
+
+TWO = {"records": 20, "second": {"records": 15, "shuffled": 0.2}}
+
+
+def test_a_second_teacher_has_patients_of_its_own_and_leaves_the_first_as_it_is(catalog: Path) -> None:
+    alone = study_data(study(teacher={"records": 20}), catalog)
+    both = study_data(study(teacher=TWO), catalog)
+    assert alone.second_reference is None
+    assert alone.reference is not None
+    assert both.reference is not None
+    assert both.second_reference is not None
+    np.testing.assert_array_equal(both.reference.inputs, alone.reference.inputs)
+    np.testing.assert_array_equal(both.reference.labels, alone.reference.labels)
+    assert both.public.sha256 == alone.public.sha256
+    np.testing.assert_array_equal(both.test.inputs, alone.test.inputs)
+    assert both.second_reference.n_patients == 15
+    everybody = [both.reference, both.second_reference, both.test, *(r for _, r in both.hospitals.values())]
+    people = [patient for part in everybody for patient in set(part.patients)]
+    assert len(people) == len(set(people)), "no patient teaches two, or is at a hospital too"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "error", "words"),
+    [
+        ({"second": {}}, InvalidPartition, "the very same records"),
+        ({"records": 60, "second": {"records": 60}}, InvalidPartition, "the very same records"),
+        ({"second": {"records": 61}}, InvalidPartition, r"\[teacher.second\] asks for 61 patients"),
+        ({"kind": "none", "second": {"records": 5}}, ValueError, "no teacher at all"),
+        ({"second": {"records": 5, "second": {}}}, ValueError, "teacher.second.second"),
+    ],
+)
+def test_a_second_teacher_that_is_none_is_refused(
+    catalog: Path, teacher: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        study_data(study(teacher=teacher), catalog)
+
+
+def test_two_teachers_together_teach_what_both_do() -> None:
+    """Where only one can be named, as by rivals: the gradients are those of learning from each, half and half."""
+    rng, temperature = np.random.default_rng(0), 2.5
+    one, other, pupil = (rng.normal(0, 300 if n < 2 else 1, (7, 3)).astype(np.float32) for n in range(3))
+    student = torch.tensor(pupil.astype(np.float64), requires_grad=True)
+
+    def slope(*teachers: Any) -> Any:
+        losses = [soft_loss(torch.from_numpy(t.astype(np.float64)), student, temperature) for t in teachers]
+        return torch.autograd.grad(sum(losses) / len(losses), student)[0].numpy()  # type: ignore[arg-type]
+
+    mixed = together([one, other], temperature)
+    assert np.isfinite(mixed).all(), "also where one of them is very sure"
+    np.testing.assert_allclose(slope(mixed), slope(one, other), atol=1e-9)
+    assert together([one]) is one
 
 
 # -- the same in all ways to run it ------------------------------------------------------------------------------------
@@ -399,6 +457,64 @@ def test_a_study_without_labels_and_teacher_runs_encrypted_and_its_audit_holds(t
     findings = verify_run(tmp_path / "run", time.time())
     assert findings
     assert all(finding.ok for finding in findings), findings
+
+
+@pytest.mark.end
+def test_hospitals_ask_both_teachers_and_learn_what_they_do_in_plain(tmp_path: Path) -> None:
+    """Simulated with the deployed client, configuration and policy; in plain from the same teachers' logits."""
+    learning = QUICK | {"warm_steps": 30, "public_steps": 5}
+    more = {"rounds": 1, "learning": learning, "hospitals": SMALL, "public": {"labelled": False}}
+    file = study("breast-cancer", teacher={"records": 20, "second": {"records": 20, "shuffled": 1.0}}, **more)
+    summary = simulate(file, None, tmp_path / "run", False, Console(quiet=True))
+    data = study_data(file, None)
+    plan = study_plan(file, data)
+    first, second = (teacher_of(plan, lesson) for lesson in (data.reference, data.second_reference))
+    assert first is not None
+    assert second is not None
+    for path in (tmp_path / "run" / "hospitals").iterdir():
+        folder = HospitalFolder(path)
+        urls = folder.config().foundation_urls
+        assert len(set(urls)) == 2
+        assert folder.policy().foundation_endpoints == urls
+        kept = {at.stem.split("-")[2]: np.load(at) for at in (folder.root / "public").glob("teacher-*.npy")}
+        np.testing.assert_array_equal(kept["teacher"], first.logits(data.public.inputs))
+        np.testing.assert_array_equal(kept["second"], second.logits(data.public.inputs))
+    findings = verify_run(tmp_path / "run", time.time())
+    assert all(finding.ok for finding in findings), findings
+
+    def noise(name: str) -> SeededNoise:
+        return SeededNoise(noise_seed(research_seed(plan), name, "from round 0"))
+
+    answers = (first.logits(data.public.inputs), second.logits(data.public.inputs))
+    in_plain = {name: method for name, method, _ in run_in_process(plan, data, answers, noise)}
+    alone = {name: method for name, method, _ in run_in_process(plan, data, answers[0], noise)}
+    for h in summary.hospitals:
+        saved = torch.load(tmp_path / "run" / "hospitals" / h.name / "models" / "shared.pt", weights_only=True)
+        near, far_off = (distance(saved, m[h.name].shared_model().state_dict()) for m in (in_plain, alone))
+        assert near < 1e-3 < far_off
+    (run,) = expand(file, ["fedhelp"], [3.0], 1, False, None)
+    swept = {h.hospital: h.metrics["auroc"] for h in execute(run).hospitals if h.model == "shared"}
+    assert swept == pytest.approx({h.name: h.study_model.auroc for h in summary.hospitals if h.study_model}, abs=0.01)
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two networks' parameters."""
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("contender", ["fedhelp", "fedavg", "prr", "ditto", "public", "teacher", "local-warm"])
+def test_methods_and_rivals_run_with_two_teachers(contender: str) -> None:
+    file = study("breast-cancer", rounds=1, learning=QUICK, hospitals=SMALL, teacher=TWO)
+    (run,) = expand(file, [contender], [3.0], 1, False, None)
+    assert all(0 <= h.metrics["auroc"] <= 1 for h in execute(run).hospitals)
+
+
+def test_one_or_two_teachers_are_a_variant_to_sweep() -> None:
+    file = study("breast-cancer", teacher={"records": 20}, variants={"two": {"teacher": TWO}})
+    one, two = expand(file, ["fedhelp", "two"], [3.0], 1, False, None)
+    assert one.id != two.id
+    assert one.dealt_by != two.dealt_by
+    assert "second" not in str(one.study.model_dump(mode="json", exclude_none=True)), "or old runs would be renamed"
 
 
 @pytest.mark.parametrize("method", ["fedhelp", "fedavg", "prr", "ditto"])

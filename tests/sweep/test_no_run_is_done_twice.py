@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.own_data import study_data
-from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.research.plans import DEFAULTS, OWN, constants_sha256, study_plan
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
@@ -47,6 +48,22 @@ def test_a_runs_identity_is_all_that_its_result_depends_on(tmp_path: Path) -> No
     assert moved.id != runs("fedhelp", seeds=1, encrypted=True)[0].id
     longer = STUDY.model_copy(update={"rounds": 2})
     assert expand(longer, ["fedhelp"], [3.0], 1, False, None)[0].id != moved.id
+
+
+@pytest.mark.parametrize("dataset", ["breast-cancer", "breast", None])
+def test_a_plans_constants_that_a_release_changes_make_other_runs(
+    dataset: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a folder would give results of an older learning rate for those of the new one, under the same name."""
+    study = own(tmp_path) if dataset is None else STUDY.model_copy(update={"dataset": dataset})
+
+    def named() -> str:
+        return expand(study, ["fedhelp"], [3.0], 1, False, None)[0].id
+
+    first, changed = named(), replace(DEFAULTS["breast"], learning=DEFAULTS["breast"].learning | {"warm_steps": 7})
+    monkeypatch.setitem(DEFAULTS, "breast", changed)
+    monkeypatch.setitem(OWN, "image", changed)
+    assert (named() == first) == (dataset == "breast-cancer")
 
 
 def test_a_data_file_of_ones_own_is_its_contents_and_not_its_place(tmp_path: Path) -> None:
@@ -115,6 +132,7 @@ def test_sections_that_a_study_does_not_have_leave_its_runs_their_names() -> Non
     values = {key: value for key, value in run.study.model_dump(mode="json").items() if value is not None}
     assert not values.keys() & {"public", "teacher", "privacy", "weights"}
     known = {"contender": "fedhelp", "encrypted": False, "epsilon": "3.0", "study": values, "versions": versions()}
+    known["constants"] = constants_sha256(run.study)
     assert run.id == digest(known)[:16]
     for section in ({"public": {"records": 5}}, {"teacher": {"kind": "none"}}, {"weights": "uniform"}):
         other = StudyFile.model_validate(STUDY.model_dump() | section)
@@ -350,6 +368,17 @@ def test_differences_are_paired_by_seed_over_the_seeds_that_both_have() -> None:
     assert found is not None
     assert (found.mean, found.deviation) == (pytest.approx(0.1), pytest.approx(0.0, abs=1e-12))
     assert difference(one, {}) is None
+
+
+def test_a_method_of_ones_own_that_the_study_file_names_can_be_swept() -> None:
+    method = {"name": "imported", "path": "worked_example:AnswersOnly"}
+    study = StudyFile.model_validate({"name": "own", "dataset": "breast-cancer", "method": method})
+    with pytest.raises(InvalidConfiguration, match="called 'imported'"):
+        expand(STUDY, ["imported"], [3.0], 1, False, None)
+    (mine, theirs) = expand(study, ["imported", "fedavg"], [3.0], 1, False, None)
+    assert mine.study.method == study.method
+    assert theirs.study.method is not None
+    assert theirs.study.method.name == "fedavg"
 
 
 def test_a_variant_called_as_a_method_is_of_that_method() -> None:

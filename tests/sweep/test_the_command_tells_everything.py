@@ -64,13 +64,13 @@ def test_a_difference_of_nothing_is_shown() -> None:
 
 
 def swept(
-    folder: Path, engine: Any, methods: str, monkeypatch: pytest.MonkeyPatch, *more: str, keys: str = ""
+    folder: Path, engine: Any, methods: str | None, monkeypatch: pytest.MonkeyPatch, *more: str, keys: str = ""
 ) -> Result:
     monkeypatch.setattr("secure_fedhelp.research.sweep.engines.processes", lambda given, jobs: engine(given))
     study = folder / "study.toml"
     study.write_text(f'name = "quick"\ndataset = "breast-cancer"\nrounds = 1\n{keys}', encoding="utf-8")
-    words = ["sweep", str(study), "--methods", methods, "--seeds", "2", "--no-encryption", "--out", str(folder / "out")]
-    return CliRunner().invoke(app, [*words, *more])
+    words = ["sweep", str(study), "--seeds", "2", "--no-encryption", "--out", str(folder / "out")]
+    return CliRunner().invoke(app, [*words, *([] if methods is None else ["--methods", methods]), *more])
 
 
 def measuring(given: Sequence[Run]) -> Iterator[Outcome]:
@@ -108,3 +108,41 @@ def test_a_failed_run_and_a_failed_log_are_both_told(tmp_path: Path, monkeypatch
     assert isinstance(done.exception, TrackingUnavailable)
     Log.failure = None  # type: ignore[assignment]
     assert swept(tmp_path, Counting(fails="fedavg"), "fedhelp,fedavg", monkeypatch).exit_code == 1
+
+
+@pytest.mark.parametrize(("keys", "first"), [("", "fedhelp"), ('[method]\nname = "prr"\n', "prr")])
+def test_the_files_method_is_swept_unless_methods_are_given(
+    keys: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def engine(given: Sequence[Run]) -> Iterator[Outcome]:
+        asked.extend(run.contender for run in given)
+        return measuring(given)
+
+    assert swept(tmp_path, engine, None, monkeypatch, keys=keys).exit_code == 0
+    assert asked == 2 * [first, "fedavg", "local-dp", "local-dp-warm", "local", "local-warm"]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--ray-address", "cluster:6379"), "needs --engine ray"),
+        (("--engine", "ray", "--jobs", "3"), "the cluster says how many"),
+    ],
+)
+def test_an_option_of_the_other_engine_is_refused_not_ignored(
+    given: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = swept(tmp_path, measuring, "fedhelp", monkeypatch, *given)
+    assert refused.exit_code == 2
+    assert reason in " ".join(refused.output.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_there_is_no_terminal_each_line_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [line for line in swept(tmp_path, measuring, "fedhelp", monkeypatch).output.splitlines() if "done:" in line]
+    assert "fedhelp, epsilon 3, seed 1 (1 of 2" in lines[0]
+    assert "fedhelp, epsilon 3, seed 2 (2 of 2" in lines[1]

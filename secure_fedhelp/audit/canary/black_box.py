@@ -186,7 +186,7 @@ def _plan(
         "model": {"small": _SMALL, "large": _LARGE},
         # A class prior and rivals' learning rates belong to the plan's own data.
         "learning": learning.model_dump() | {"class_prior": (), "local_learning_rates": {}},
-        "method": method.model_dump() | {"ranking_top": 1},
+        "method": method.model_dump() | {"ranking_top": 1},  # two classes, whatever the plan has
         "privacy": {tier: privacy.model_dump()},
         "aggregation": {"profile": "standard", "minimum_cohort": 2},
         "channels": [

@@ -65,8 +65,8 @@ class FedHelp(Averaging):
     @classmethod
     def lengths(cls, plan: StudyPlan) -> dict[str, int | tuple[int, ...]]:
         options, classes = plan.options(methods.FedHelp), len(plan.data.classes)
-        if options.ranking_top >= classes:
-            raise InvalidPlan(f"ranking_top = {options.ranking_top} leaves none of {classes} classes to be outranked")
+        if (top := options.top(classes)) >= classes:
+            raise InvalidPlan(f"ranking_top = {top} leaves none of {classes} classes to be outranked")
         answers = plan.data.public_records * math.prod(pooled_shape(plan.data, options.logit_pool))
         return super().lengths(plan) | ({"public-logits": answers} if options.logits else {})
 
@@ -114,7 +114,7 @@ class FedHelp(Averaging):
         options, confidence = self.options, confidence_of(self.options, self.task)
 
         def loss(answers: Tensor, logits: Tensor) -> Tensor:
-            ranking = ranking_loss(answers, logits, options.ranking_top, confidence=confidence)
+            ranking = ranking_loss(answers, logits, options.top(len(self.plan.data.classes)), confidence=confidence)
             return options.ranking_weight * ranking + self.home_loss(answers, logits)
 
         return taught_by(self.shared_model(), loss)
@@ -146,7 +146,7 @@ def twin_losses(task: Task, options: methods.FedHelp, temperature: float) -> Rec
 
     def losses(weak: Tensor, strong: Tensor, labels: Tensor) -> Tensor:
         down = soft_loss(strong, weak, temperature, per_record=True)
-        up = ranking_loss(weak, strong, options.ranking_top, per_record=True, confidence=sure)
+        up = ranking_loss(weak, strong, options.top(weak.shape[1]), per_record=True, confidence=sure)
         return task.losses(weak, labels) + task.losses(strong, labels) + down + options.ranking_weight * up
 
     return of_both(losses)

@@ -104,8 +104,9 @@ class Prr(Averaging):
         }
         if options.cpa:
             found["class-counts"] = (classes, *[0] * (rounds - 1))
-            prototypes, first = classes * model.features, max(options.aligned_from - 1, 0)
-            if options.aligned_from < rounds:
+            aligned = options.aligned(plan.study.rounds)
+            prototypes, first = classes * model.features, max(aligned - 1, 0)
+            if aligned < rounds:
                 found["prototypes"] = tuple(prototypes if number >= first else 0 for number in range(rounds))
         return found
 
@@ -176,7 +177,7 @@ class Prr(Averaging):
             return self.task.losses
         counts = np.asarray(prior or [1.0] * len(self.plan.data.classes)) if self.counts is None else self.counts
         gamma = np.ones(len(counts))
-        if round_number >= options.aligned_from and self.own_prototypes is not None:
+        if round_number >= options.aligned(self.plan.study.rounds) and self.own_prototypes is not None:
             gamma = gamma_weights(self.own_prototypes, self._compared_with(round_number), self._tau)
         return AlignedLoss(seesaw_weights(counts, options.seesaw_power), gamma)
 

@@ -2,7 +2,8 @@
 
 Both steps are the very code of a study (privacy/training.py) on the models that the demo's studies train under noise,
 with the batch that the smallest and the largest hospital of each draws on average. Only the optimiser differs: ours
-takes its noise from AES in counter mode, Opacus' own from torch's generator, which is no cryptographic source. The two
+takes its noise from AES in counter mode, Opacus' own from torch's generator, which is no cryptographic source. (The
+retina's U-Net is left out: beside its convolutions noise is no matter.) The two
 take turns within a repeat and swap places between repeats, so whatever else the machine does falls on both; the ratio
 is the median of the repeats' own ratios. Seconds are the processor's: what other processes take in between is left out.
 
@@ -191,8 +192,9 @@ def _loss(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(outputs, labels, reduction="none")
 
 
-def random_records(shape: tuple[int, ...], count: int) -> Records:
-    """``count`` patients with one record of ``shape`` each, of two classes."""
+def random_records(shape: tuple[int, ...], count: int, masked: bool = False) -> Records:
+    """``count`` patients with one record of ``shape`` each, of two classes; if ``masked`` each pixel has its own."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(count, *shape)).astype(np.float32)
-    return Records(inputs, np.arange(count, dtype=np.int64) % 2, tuple(f"p{number}" for number in range(count)))
+    labels = rng.integers(2, size=(count, *shape[1:])) if masked else np.arange(count, dtype=np.int64) % 2
+    return Records(inputs, labels, tuple(f"p{number}" for number in range(count)))

@@ -1,11 +1,11 @@
 """What privacy costs in time: a private step over a plain SGD step on the same records, for each way to its gradients.
 
 A private step is the whole of it: forward, each record's gradient, clipping, noise, update. The networks are those of
-the demo's studies, the small ones that are trained under noise, the large ones, and FedHelp's twin of both; batches
-are what the smallest and the largest hospital of a study draw on average. Each private step is measured beside a plain
-one, which of the two goes first alternates, and the ways take turns: whatever else the machine does falls on all. The
-ratio is the median of these pairs' own ratios. Seconds are the processor's: a step runs on one thread and waits for
-nothing, and so what other processes take in between is left out.
+the demo's studies, the small ones that are trained under noise, the large ones, and FedHelp's twin of both, and a
+residual network beside them; batches are what the smallest and the largest hospital of a study draw on average. Each
+private step is measured beside a plain one, which of the two goes first alternates, and the ways take turns: whatever
+else the machine does falls on all. The ratio is the median of these pairs' own ratios. Seconds are the processor's: a
+step runs on one thread and waits for nothing, and so what other processes take in between is left out.
 
 Before anything is timed, each way's clipped sum is held against a loop over records (plain autograd, one at a time);
 one that differs, or cannot do the model, is said to and not timed.
@@ -30,11 +30,10 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.learning.methods.fedhelp import twin_losses
-from secure_fedhelp.learning.models import Surrogate, build
+from secure_fedhelp.learning.models import Surrogate, TwoHeaded, build
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.learning.twin import Twin
 from secure_fedhelp.privacy import training
@@ -42,7 +41,7 @@ from secure_fedhelp.privacy.gradients import BookKeeping
 from secure_fedhelp.privacy.noise import SystemNoise
 from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.research.bench.modes import LEARNING_RATE, MODES, Private, Setting
-from secure_fedhelp.research.bench.noise import SUBJECTS, Progress, Seconds, random_records
+from secure_fedhelp.research.bench.noise import SUBJECTS, Progress, Seconds, Subject, random_records
 from secure_fedhelp.research.plans import DEFAULTS
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.methods import FedHelp
@@ -69,23 +68,36 @@ class Case:
 
     def built(self) -> tuple[nn.Module, RecordLoss]:
         """The model with fresh weights, and the loss it is trained with."""
-        small, large = (build(name, self.input_shape, _CLASSES, seed=0) for name in self._names())
+        small, large = self._models()
+        task = Task(torch.zeros(_CLASSES), small.pixelwise)
         if self.network != "twin":
-            return Surrogate(small), _loss
-        return Twin(small, large), twin_losses(Task(torch.zeros(_CLASSES)), FedHelp(twin=True), temperature=1.0)
+            return Surrogate(small), task.losses
+        return Twin(small, large), twin_losses(task, FedHelp(twin=True), temperature=1.0)
+
+    def records(self) -> Records:
+        """A batch, drawn at random: a step costs the same on any."""
+        return random_records(self.input_shape, self.batch, masked=self._models()[0].pixelwise)
+
+    def _models(self) -> tuple[TwoHeaded, TwoHeaded]:
+        small, large = (build(name, self.input_shape, _CLASSES, seed=0) for name in self._names())
+        return small, large
 
     def _names(self) -> tuple[str, str]:
         defaults = DEFAULTS[self.dataset]
         return (defaults.small, defaults.large) if self.network == "twin" else (self.network, self.network)
 
 
+#: The demo's studies.
+STUDIES: Final = (*SUBJECTS, Subject("retina", (3, 64, 64), (2, 7)))
+
+
 def _cases() -> tuple[Case, ...]:
     found = []
-    for subject in SUBJECTS:
+    for subject in STUDIES:
         defaults, largest = DEFAULTS[subject.dataset], subject.batches[-1]
         wanted = [*((defaults.small, b) for b in subject.batches), (defaults.large, largest), ("twin", largest)]
         found += [Case(subject.dataset, network, subject.input_shape, batch) for network, batch in wanted]
-    return tuple(found)
+    return (*found, Case("breast", "resnet-small", (1, 28, 28), 82))
 
 
 CASES: Final = _cases()
@@ -141,7 +153,7 @@ def write_training(path: Path, results: Sequence[TrainingResult]) -> None:
 
 
 def _measure(case: Case, repeats: int) -> TrainingResult:
-    records = random_records(case.input_shape, case.batch)
+    records = case.records()
     expected = _clipped_by_loop(case, records)
     found = {name: _prepared(name, case, records, expected) for name in MODES}
     ready = {name: each for name, each in found.items() if isinstance(each, _Ready)}
@@ -268,7 +280,3 @@ def _clipped_by_loop(case: Case, records: Records) -> Tensor:
         gradient = torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
         total = total + gradient * (_CLIPPING_NORM / (gradient.norm() + 1e-6)).clamp(max=1.0)
     return total
-
-
-def _loss(outputs: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(outputs, labels, reduction="none")

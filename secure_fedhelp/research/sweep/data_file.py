@@ -1,4 +1,4 @@
-"""The contents of a study's own data file, by hash: a file that has changed under its name is other data."""
+"""The contents of a study's own data by hash: a file that has changed under its name is other data."""
 
 from __future__ import annotations
 
@@ -7,29 +7,42 @@ from pathlib import Path
 
 from secure_fedhelp.errors import DataChanged, InvalidData
 from secure_fedhelp.research.study_file import StudyFile
+from secure_fedhelp.study.canonical import digest
 
 #: By path, time of change in nanoseconds and size, for as long as this process lives: a sweep asks for each run.
 _known: dict[tuple[Path, int, int], str] = {}
 
 
 def data_sha256(study: StudyFile) -> str | None:
-    """SHA-256 of the file that ``[data]`` names; None for a data set of the catalog. Raises InvalidData."""
+    """SHA-256 of the file that ``[data]`` names; None for a data set of the catalog. Raises InvalidData.
+
+    Of image files it is one over the names and hashes of all: of a folder those in it, of an index its own and those
+    that it lists.
+    """
     if study.data is None:
         return None
-    path = study.data.path
     try:
-        status = path.stat()
-        key = (path.absolute(), status.st_mtime_ns, status.st_size)
-        if key not in _known:
-            with path.open("rb") as file:
-                _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        if not study.data.files:
+            return _sha256(study.data.path)
+        from secure_fedhelp.data.picture_sets import files_of
+
+        return digest({name: _sha256(file) for name, file in files_of(study.data.path).items()})
     except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or error}", "[data] path is relative to the study file.") from error
+        reason = f"{error.filename or study.data.path}: {error.strerror or error}"
+        raise InvalidData(reason, "[data] path is relative to the study file.") from error
+
+
+def _sha256(path: Path) -> str:
+    status = path.stat()
+    key = (path.absolute(), status.st_mtime_ns, status.st_size)
+    if key not in _known:
+        with path.open("rb") as file:
+            _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _known[key]
 
 
 def require_unchanged(study: StudyFile, expected: str | None) -> None:
-    """DataChanged if the file is no longer what it was when its run was named."""
+    """DataChanged if the data are no longer what they were when their run was named."""
     if study.data is not None and data_sha256(study) != expected:
         raise DataChanged(
             f"{study.data.path.name} has changed since this run was asked for: put it back, or start the sweep again"

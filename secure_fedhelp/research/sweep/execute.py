@@ -37,7 +37,7 @@ from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.simulation import research_seed, run_simulation
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon, versions
-from secure_fedhelp.research.teacher import teacher_of
+from secure_fedhelp.research.teacher import teachers_of, together
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -146,7 +146,7 @@ def _plain(
 ) -> tuple[tuple[HospitalResult, ...], float | None, float]:
     found, most = [], 0.0
     for name, method, spent in run_in_process(
-        plan, data, _teacher(plan, data), lambda name: _noise(run, plan, "from round 0", name)
+        plan, data, _teachers(plan, data) or None, lambda name: _noise(run, plan, "from round 0", name)
     ):
         tier = plan.hospital(name).tier
         for kind, model in (("shared", method.shared_model()), ("personal", method.personalise())):
@@ -177,10 +177,10 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
 def _common(kind: str, plan: StudyPlan, data: StudyData) -> Answer:
     """A rival that is one for all hospitals. Raises InvalidConfiguration if the study has not what it is made of."""
     if kind == "teacher":
-        fitted = teacher_of(plan, data.reference)
-        if fitted is None:
+        fitted = teachers_of(plan, data.reference, data.second_reference)
+        if not fitted:
             raise InvalidConfiguration("the study has no teacher", "Leave `teacher` out of --methods.")
-        return lambda inputs: fitted.logits(inputs).astype(np.float64)
+        return lambda inputs: together([teacher.logits(inputs) for teacher in fitted]).astype(np.float64)
     if kind == "public-labels":
         if data.public.labels is None:
             raise InvalidConfiguration("the public set has no labels", "Leave `public-labels` out of --methods.")
@@ -232,9 +232,16 @@ def _together(data: StudyData) -> Records:
     )
 
 
-def _teacher(plan: StudyPlan, data: StudyData) -> NDArray[np.float32] | None:
-    fitted = teacher_of(plan, data.reference)
-    return None if fitted is None else fitted.logits(data.public.inputs)
+def _teachers(plan: StudyPlan, data: StudyData) -> tuple[NDArray[np.float32], ...]:
+    """Each teacher's logits on the public set, as a hospital has them of its foundation models."""
+    fitted = teachers_of(plan, data.reference, data.second_reference)
+    return tuple(teacher.logits(data.public.inputs) for teacher in fitted)
+
+
+def _teacher(plan: StudyPlan, data: StudyData) -> NDArray[np.floating] | None:
+    """The same as one teacher's, for rivals."""
+    answers = _teachers(plan, data)
+    return together(answers, plan.learning.temperature) if answers else None
 
 
 class Noiseless:

@@ -17,6 +17,7 @@ from typing import Any
 from secure_fedhelp import __version__
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.learning.imported import source_sha256
+from secure_fedhelp.research.plans import StudyDefaults, constants_sha256
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.data_file import data_sha256
 from secure_fedhelp.study.canonical import digest
@@ -35,7 +36,7 @@ RIVALS: dict[str, str] = {
 }
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "public-labels", "teacher", "pooled"})
-_PACKAGES = ("torch", "opacus", "tenseal", "numpy", "scikit-learn")
+_PACKAGES = ("torch", "monai", "opacus", "dp-accounting", "tenseal", "numpy", "scikit-learn")
 _OPTIONS = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
@@ -71,6 +72,7 @@ class Run:
         if "data" in study:
             study["data"]["path"] = self.data_sha256
         about = {
+            "constants": constants_sha256(self.study),
             "contender": self.contender,
             "encrypted": self.encrypted,
             "epsilon": repr(self.epsilon),
@@ -123,10 +125,10 @@ def expand(
         raise InvalidConfiguration(
             "a sweep needs a method, an epsilon and a seed", "Use --methods, --epsilon and --seeds."
         )
-    unknown = [name for name in contenders if name not in (*RIVALS, *BUILT_IN, *study.variants)]
-    if unknown:
-        known = ", ".join((*BUILT_IN, *study.variants, *RIVALS))
-        raise InvalidConfiguration(f"no method, variant or rival is called {unknown[0]!r}", f"Known: {known}.")
+    known = dict.fromkeys((own_method(study), *BUILT_IN, *study.variants, *RIVALS))
+    if unknown := [name for name in contenders if name not in known]:
+        hint = f"Known: {', '.join(known)}. A method of your own is `imported`, or a variant of the study file."
+        raise InvalidConfiguration(f"no method, variant or rival is called {unknown[0]!r}", hint)
     if clash := [name for name in study.variants if name in RIVALS]:
         reason = f"[variants.{clash[0]}] has the name of a rival, which would be run in its place"
         raise InvalidConfiguration(reason, "Give the variant another name.")
@@ -147,6 +149,16 @@ def expand(
     return list(runs.values())
 
 
+def own_method(study: StudyFile) -> str:
+    """The method that the study file names, or else FedHelp."""
+    return (study.method or FedHelp()).name
+
+
+def usual_epsilon(study: StudyFile) -> float:
+    """The study file's budget, or else that of all data sets."""
+    return study.epsilon or StudyDefaults.epsilon
+
+
 def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
     """The study file of one contender and seed: a variant's values in place of the file's, and no variants left."""
     changes: dict[str, Any] = {"seed": seed, "variants": {}, "epsilon": None}
@@ -158,7 +170,7 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
             changes["method"] = _OPTIONS[contender]()
     elif contender in RIVALS:
         changes["method"] = None  # or its noise would leave room for answers that only that method gives
-    elif contender in _OPTIONS and contender != (study.method or FedHelp()).name:
+    elif contender in _OPTIONS and contender != own_method(study):
         changes["method"] = _OPTIONS[contender]()
     return study.model_copy(update=changes)
 

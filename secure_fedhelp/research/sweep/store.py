@@ -50,6 +50,11 @@ class Store:
     def keep(self, result: RunResult) -> None:
         write_atomic(self._path(result.run), json.dumps(asdict(result), sort_keys=True, indent=1).encode())
 
+    def forget(self, runs: Sequence[Run]) -> None:
+        """What is known of ``runs`` goes, so that they are done again."""
+        for run in runs:
+            self._path(run.id).unlink(missing_ok=True)
+
     def results(self, runs: Sequence[Run]) -> list[RunResult]:
         """Those of ``runs`` that are finished, in their order."""
         return [self._read(self._path(run.id)) for run in runs if self.done(run)]
