@@ -45,7 +45,7 @@ class InvalidConfiguration(FedHelpError):
 
 
 class InvalidData(FedHelpError):
-    default_hint = "Nothing was trained and nothing was spent. Correct the data file and join again."
+    default_hint = "Nothing was trained and nothing was spent. Correct the data file and start again."
 
 
 class MissingColumn(InvalidData):

@@ -29,7 +29,9 @@ def simulate(
         bool, typer.Option("--encryption/--no-encryption", help="Off: sums in plain, for speed; every result says so.")
     ] = True,
     out: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/simulation"),
-    overwrite: Annotated[bool, typer.Option(help="Replace the run directory if it exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace the run directory if it exists; in plain, do its runs again.")
+    ] = False,
 ) -> None:
     """Run a study in one process: the same coordinator and hospitals, encryption and masks as deployed, no network.
 
@@ -73,7 +75,8 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
         data = study_data(study, data_dir, bar)
     print_records(study_plan(study, data), data, screen)
     contenders = [own_method(study), "local-dp", "local", "public"]
-    runs = expand(study, contenders, [usual_epsilon(study)], 1, encrypted=False, data_dir=data_dir)
+    alone = study.model_copy(update={"variants": {}})  # of which one may have the method's name
+    runs = expand(alone, contenders, [usual_epsilon(study)], 1, encrypted=False, data_dir=data_dir)
     if overwrite:
         Store(out).forget(runs)
     run_all(screen, runs, out, lambda left: processes(left, 1))

@@ -147,7 +147,7 @@ class _Progress:
         )
 
         columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.description}"), console=screen)
+        self._bar = Progress(*columns, TextColumn("{task.description}"), console=screen, disable=not screen.is_terminal)
         self._task = self._bar.add_task("", total=runs)
         self._screen, self.failed = screen, 0
 
@@ -167,7 +167,11 @@ class _Progress:
             self._screen.print(f"{run.id} ({words}) failed: {outcome.error}", style="red", markup=False)
         elif not self._screen.is_terminal:
             task = self._bar.tasks[self._task]
-            left = "" if task.time_remaining is None else f", about {timedelta(seconds=task.time_remaining)} left"
+            left = (
+                ""
+                if task.finished or task.time_remaining is None
+                else f", about {timedelta(seconds=task.time_remaining)} left"
+            )
             done = f"{task.completed:.0f} of {task.total:.0f}"
             self._screen.print(f"{run.id} done: {words} ({done}{left})", markup=False)
 

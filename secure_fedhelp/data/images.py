@@ -76,14 +76,19 @@ def write_images(path: Path, records: Records) -> None:
 def load_public(path: Path, data: DataSection) -> PublicSet:
     """The public set of the plan from an NPZ with ``inputs`` and perhaps ``labels``.
 
-    Raises PublicSetMismatch unless its hash is the plan's, InvalidData if the file is malformed.
+    Raises PublicSetMismatch unless its hash is the plan's, InvalidData if the file is malformed, or has labels where
+    the plan says it has none, or none where it has.
     """
     arrays = read_arrays(path, ("inputs",), ("labels",))
     try:
         inputs = _inputs(arrays["inputs"], path)
         labels = _labels(arrays["labels"], len(data.classes), path) if "labels" in arrays else None
         _fits(inputs, labels, data, path)
-        return PublicSet(inputs, labels, data.public_sha256)
+        public = PublicSet(inputs, labels, data.public_sha256)
+        if (labels is not None) != data.public_labelled:  # else what a plan says of itself would not be so
+            says = "has labels" if data.public_labelled else "has no labels"
+            raise InvalidData(f"{path.name}: the plan says that its public set {says}", "Tell the plan's author.")
+        return public
     except PublicSetMismatch as error:
         raise PublicSetMismatch(f"{path}: not the plan's public set, whose hash is {data.public_sha256}") from error
 

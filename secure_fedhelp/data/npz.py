@@ -31,7 +31,7 @@ def array_names(path: Path) -> set[str]:
             return {member.filename.removesuffix(".npy") for member in archive.infolist()}
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or error}") from error
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # as below: archives can be wrong in many ways
         raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
 
 

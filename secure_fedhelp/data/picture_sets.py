@@ -8,6 +8,7 @@ place of the target a column ``mask`` with a file, and for volumes a column ``sl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Lo
     inputs, labels, patients = [], list[NDArray[np.int64]](), []
     for number, (place, row) in enumerate(rows):
         progress(path.name, number, len(rows))
-        where, key = f"{path.name}, {place}", (row["file"].strip(), row.get("slice", "").strip())
+        where, key = f"{path.name}, {place}", (os.path.normpath(row["file"].strip()), row.get("slice", "").strip())
         if key in seen:
             raise InvalidData(f"{where}: the same image as {seen[key]}")
         seen[key] = place
@@ -80,21 +81,23 @@ def sites_of(path: Path, column: str) -> list[str]:
     """What ``column`` of an index, or of the ``patients.csv`` of a folder, says of each record, in their order."""
     if not path.is_dir():
         return [row[column] for _, row in read_rows(path, [column])]
-    named = {row["file"].strip(): row[column] for _, row in read_rows(path / "patients.csv", ["file", column])}
-    return [named[stem] for stem in _by_stem(path / "images")]
+    named = _by_file(path / "patients.csv", column)
+    return [named[stem][1] for stem in _by_stem(path / "images")]
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """All files of a folder, or an index with all that it lists, by the name that they have there; OSError."""
+    """All files that are read for a folder of pairs, or for an index, by the name that they have there; OSError."""
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file())
-        return {file.relative_to(path).as_posix(): file for file in found}
+        found = {f"{part}/{s}": file for part in ("images", "masks") for s, file in _by_stem(path / part).items()}
+        who = path / "patients.csv"
+        return found | ({who.name: who} if who.exists() else {})
     listed = {"": path}
     for _, row in read_rows(path, None):
         for name in (row.get("file", "").strip(), row.get("mask", "").strip()):
             series = path.parent / name
-            if name and series.is_dir():
-                listed |= {f"{name}/{inside}": file for inside, file in files_of(series).items()}
+            if name and series.is_dir():  # a DICOM series, whose files may lie behind links
+                inside = [Path(place) / file for place, _, files in os.walk(series, followlinks=True) for file in files]
+                listed |= {file.relative_to(path.parent).as_posix(): file for file in sorted(inside)}
             elif name:
                 listed[name] = series
     return listed
@@ -146,5 +149,15 @@ def _same_size(mask: Raw, image: Raw, where: str) -> Raw:
 
 def _patients(path: Path, column: str) -> dict[str, str]:
     """Patient by stem."""
-    rows = read_rows(path, ["file", column])
-    return {row["file"].strip(): patient_of(row, column, f"{path.name}, {place}") for place, row in rows}
+    named = _by_file(path, column)
+    return {stem: patient_of({column: name}, column, f"{path.name}, {place}") for stem, (place, name) in named.items()}
+
+
+def _by_file(path: Path, column: str) -> dict[str, tuple[str, str]]:
+    """Where a file is named, and what ``column`` says of it. InvalidData if one is named twice: who would it be of?"""
+    found: dict[str, tuple[str, str]] = {}
+    for place, row in read_rows(path, ["file", column]):
+        if (stem := row["file"].strip()) in found:
+            raise InvalidData(f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}")
+        found[stem] = (place, row[column])
+    return found

@@ -64,7 +64,8 @@ def require_distinct(path: Path, places: Sequence[str], records: Records) -> Non
     doubles = list[tuple[str, str]]()
     everything = zip(places, records.patients, records.labels, records.inputs, strict=True)
     for place, patient, label, features in everything:
-        first = seen.setdefault((patient, int(label), features.tobytes()), place)
+        same = (features + 0.0).tobytes()  # minus zero is zero
+        first = seen.setdefault((patient, int(label), same), place)
         if first != place:
             doubles.append((place, first))
     if doubles:
@@ -94,12 +95,12 @@ def write_table(path: Path, records: Records, data: DataSection) -> None:
 
 
 def encode_rows(
-    rows: Iterable[Sequence[str]], columns: Sequence[Column]
+    rows: Iterable[tuple[str, Sequence[str]]], columns: Sequence[Column]
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """float32 [rows, features] of raw text values in the columns' order."""
+    """float32 [rows, features] of raw text values in the columns' order; each row with the place that errors name."""
     values = [
-        [x for text, column in zip(row, columns, strict=True) for x in _encode(text, column, f"row {number}")]
-        for number, row in enumerate(rows, 1)
+        [x for text, column in zip(row, columns, strict=True) for x in _encode(text, column, place)]
+        for place, row in rows
     ]
     clipped = np.clip(np.asarray(values, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
     return clipped.astype(np.float32)

@@ -77,6 +77,8 @@ class StudyData:
     home: dict[str, Records] = field(default_factory=dict)
     #: Trains a second foundation model, in a study of two (research/teacher_part.py).
     second_reference: Records | None = None
+    #: What the loader has to say of the records.
+    notes: tuple[str, ...] = ()
 
 
 #: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
@@ -139,7 +141,7 @@ def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generato
         )
         for name, values in zip(table.feature_names, raw[public].T, strict=True)
     )
-    inputs = encode_rows([[repr(float(value)) for value in row] for row in raw], columns)
+    inputs = encode_rows(((f"row {n}", [repr(float(value)) for value in row]) for n, row in enumerate(raw, 1)), columns)
     everything = Records(inputs, labels, patients)
     sites = deal(partition, patients, labels, None, pool, rng)
     fields = data_fields("breast-cancer", "table", ("benign", "malignant"), inputs.shape[1:], columns)
@@ -164,7 +166,7 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
     columns = tuple(
         _heart_column(name, cats, [rows[i][n] for i in public]) for n, (name, cats) in enumerate(HEART_COLUMNS)
     )
-    inputs = encode_rows(rows, columns)
+    inputs = encode_rows(((f"row {n}", row) for n, row in enumerate(rows, 1)), columns)
     everything = Records(inputs, targets, patients)
     hospitals = deal(partition, patients, targets, sites, pool, rng)
     fields = data_fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns)
@@ -271,6 +273,7 @@ def make_study(dealt: Dealt, public: PublicSet, lessons: Sequence[Records]) -> S
             "public_labelled": public.labels is not None,
         },
         home=home,
+        notes=dealt.notes,
     )
 
 

@@ -36,6 +36,8 @@ class Dealt:
     fields: dict[str, Any]
     #: The hospital that each record is of, where hospitals are as they are and not dealt; one a record.
     sites: Sequence[str] | None = None
+    #: What the loader has to say of the records, such as that the file names no patients.
+    notes: tuple[str, ...] = ()
 
     @property
     def pool(self) -> Indices:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from secure_fedhelp.data.images import read_image_set
-from secure_fedhelp.data.loaded import Progress, counted, silent
+from secure_fedhelp.data.loaded import Loaded, Progress, counted, silent
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
@@ -90,15 +90,18 @@ def _table(
     kept = [column for column in rows[0][1] if column not in (data.patient, data.target, site)]
     columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public]) for c in kept)
     try:
-        labels = [category(text, classes, f"{data.path.name}, {rows[i][0]}: target") for i, text in enumerate(raw)]
-        told = counted(rows, data.path.name, progress)
-        inputs = encode_rows(([row[column.name] for column in columns] for _, row in told), columns)
+        places = [f"{data.path.name}, {place}" for place, _ in rows]
+        labels = [category(text, classes, f"{places[i]}, column {data.target!r}") for i, text in enumerate(raw)]
+        told = zip(places, counted(rows, data.path.name, progress), strict=True)
+        inputs = encode_rows(((place, [row[c.name] for c in columns]) for place, (_, row) in told), columns)
     except UnknownCategory as error:
-        hint = "What the study file does not say is taken from the public part: name classes or [[data.columns]] there."
-        raise UnknownCategory(f"{data.path.name}: {error.message}", hint) from error
+        hint = "Correct it, or name it in the study file."
+        if not (data.classes and data.columns):
+            hint = "What the study file leaves out is taken from the public part: name classes or [[data.columns]]."
+        raise UnknownCategory(error.message, hint) from error
     except InvalidValue as error:
         hint = "Correct it, or say in the study file's [[data.columns]] what the column is."
-        raise InvalidValue(f"{data.path.name}: {error.message}", hint) from error
+        raise InvalidValue(error.message, hint) from error
     everything = Records(inputs, np.asarray(labels, dtype=np.int64), patients)
     require_distinct(data.path, [place for place, _ in rows], everything)  # as the hospital's own loader will
     sites = [row[site] for _, row in rows] if site else None
@@ -115,7 +118,8 @@ def _images(
     if not data.files and is_medmnist(array_names(data.path)):
         if parts.test:
             raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
-        records = read_image_set(data.path, classes, "open", progress).records
+        loaded = read_image_set(data.path, classes, "open", progress)
+        records = loaded.records
         tested = read_image_set(data.path, classes, "test", progress).records
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
@@ -131,9 +135,10 @@ def _images(
     else:
         _require_test(data.path, parts)
         if data.files:
-            records = _read_files(name, data, progress)
+            loaded = _read_files(name, data, progress)
         else:
-            records = read_image_set(data.path, classes, "open", progress).records
+            loaded = read_image_set(data.path, classes, "open", progress)
+        records = loaded.records
         sites = all_sites = _sites(data, partition, len(records))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
@@ -141,16 +146,16 @@ def _images(
     hospitals = deal(partition, everything.patients, strata, sites, pool, rng)
     fields = _image_fields(name, data, everything.inputs.shape[1:])
     fields |= {"task": "segmentation"} if everything.masked else {}
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites, loaded.notes)
 
 
-def _read_files(name: str, data: OwnData, progress: Progress) -> Records:
+def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
     """Image files by the loader of hospitals, which goes by a plan: by all of the plan that it asks for."""
     if not (data.listed or data.path.is_dir()):
         raise InvalidData(f"{data.path}: no such folder", "[data] path is relative to the study file.")
     fields = _image_fields(name, data, data.input_shape or ())
     draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
-    return load_records(data.path, draft, progress=progress).records
+    return load_records(data.path, draft, progress=progress)
 
 
 def _image_fields(name: str, data: OwnData, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -181,6 +186,8 @@ def _sites(data: OwnData, partition: Partition, *counts: int) -> list[str] | Non
 
         return sites_of(data.path, partition.column)
     named = read_arrays(data.path, [partition.column])[partition.column]
+    if named.ndim != 1 or named.dtype.kind not in "iuU":
+        raise InvalidData(f"{data.path.name}: {partition.column!r} must be one list of text or integers")
     if len(named) not in counts:
         records = " or ".join(map(str, counts))
         raise InvalidData(f"{data.path.name}: {partition.column!r} names {len(named)} sites for {records} records")

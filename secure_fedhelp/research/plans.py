@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from secure_fedhelp.learning.method import Bounds
 from secure_fedhelp.learning.methods import method_class
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
-from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.catalog import PARTS, StudyData
 from secure_fedhelp.research.study_file import PrivacyPart, StudyFile, Weights
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.methods import FedHelp, MethodSection
@@ -149,7 +150,8 @@ OWN: dict[str, StudyDefaults] = {
 
 
 def constants_sha256(study: StudyFile) -> str:
-    """A hash over what a plan takes from this file: results are of these constants too, which a release may change.
+    """A hash over what a plan takes from this file, and how many patients are set aside: a result is of these figures
+    too, which may change between two states of the code that have one version.
 
     Of own data all of :data:`OWN`, since which of them are taken is seen only in the data.
     """
@@ -157,13 +159,14 @@ def constants_sha256(study: StudyFile) -> str:
     values = {
         kind: asdict(found) | {"method": found.method.model_dump(mode="json")} for kind, found in taken.items() if found
     }
-    return digest(values | {"required_error": REQUIRED_ERROR})
+    parts = {study.dataset: PARTS[study.dataset].model_dump()} if study.dataset in PARTS else {}
+    return digest({"defaults": values, "parts": parts, "required_error": REQUIRED_ERROR})
 
 
 def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
     """The plan of a study file for its data; raises InvalidPlan if its values make none."""
     fields = data.data_section_fields
-    defaults = DEFAULTS[study.dataset] if study.dataset else OWN[fields.get("task", fields["kind"])]
+    defaults = DEFAULTS[study.dataset] if study.dataset else _own(fields)
     if study.model is not None:
         defaults = replace(defaults, small=study.model.small, large=study.model.large)
     if study.privacy is not None:
@@ -185,6 +188,15 @@ def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
         study.learning,
         defaults,
     )
+
+
+def _own(fields: Mapping[str, Any]) -> StudyDefaults:
+    """Of own data by kind; the retina's pooling only as far as the sides of the images allow."""
+    defaults = OWN[fields.get("task", fields["kind"])]
+    if isinstance(defaults.method, FedHelp) and (most := defaults.method.logit_pool) > 1:
+        pool = math.gcd(most, *fields["input_shape"][1:])
+        return replace(defaults, method=defaults.method.model_copy(update={"logit_pool": pool}))
+    return defaults
 
 
 def _with_steps(defaults: StudyDefaults, part: PrivacyPart) -> StudyDefaults:

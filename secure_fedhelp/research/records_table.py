@@ -29,3 +29,5 @@ def print_records(plan: StudyPlan, data: StudyData, screen: Console) -> None:
         table.add_row(Text(name), tier, str(card.patients), str(card.records), Text(shares))
     screen.print(table)
     screen.print(f"Public: {len(data.public.inputs)} records. Test: {len(data.test)} records.", markup=False)
+    for note in data.notes:
+        screen.print(f"note: {note}", markup=False)

@@ -55,6 +55,7 @@ def collect(
         hospitals=tuple(_hospital(run, plan, h.name, cohorts) for h in plan.hospitals),
         seeded_noise=any(_draws_seeded_noise(run, h.name) for h in plan.hospitals),
         teacher=data.reference is not None,
+        second_teacher=data.second_reference is not None,
         public_only=_public_only(run, plan, data),
         pooled=_pooled(run, plan),
     )

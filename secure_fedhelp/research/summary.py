@@ -131,6 +131,8 @@ class Summary(Strict):
     seeded_noise: bool = False
     #: Whether there was a foundation model to ask.
     teacher: bool = True
+    #: Whether there were two.
+    second_teacher: bool = False
     #: Trained on the public set and the teacher alone: what a study has to beat without any hospital.
     public_only: MetricsSummary | None = None
     #: Null in a study that does not measure.

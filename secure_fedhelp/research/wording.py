@@ -160,7 +160,8 @@ def _against_public(summary: Summary) -> str | None:
     if summary.public_only is None or not shared:
         return None
     public, ours = summary.public_only.auroc, median(shared)
-    alone = "The public set and the teacher alone, without any hospital, reach"
+    teachers = "two teachers" if summary.second_teacher else "teacher"
+    alone = f"The public set and the {teachers} alone, without any hospital, reach"
     if not summary.teacher:
         alone = "The public set alone, with neither teacher nor hospital, reaches"
     opening = f"{alone} AUROC {public:.3f}; the shared model"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -131,14 +130,6 @@ class Prr(Strict):
     #: Compare with a Gaussian draw around the cohort's prototypes instead of with themselves.
     gaussian_prototypes: bool = False
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_number_where_none_counts(cls, values: Any) -> Any:
-        # Without cpa nothing reads it. One number whatever the rounds, since it is in a plan's hash all the same.
-        if isinstance(values, Mapping) and values.get("cpa") is False and values.get("aligned_from") is None:
-            return {**values, "aligned_from": _PAPERS_ALIGNED}
-        return values
-
     @model_validator(mode="after")
     def _consistent(self) -> Prr:
         if self.band_end < self.band_start:
@@ -150,8 +141,10 @@ class Prr(Strict):
         return self
 
     def aligned(self, rounds: int) -> int:
-        """``aligned_from`` in a study of so many rounds."""
-        return -(-_PAPERS_ALIGNED * rounds // _PAPERS_ROUNDS) if self.aligned_from is None else self.aligned_from
+        """``aligned_from`` in a study of so many rounds; without cpa, where nothing reads it, the paper's in all."""
+        if self.aligned_from is not None:
+            return self.aligned_from
+        return -(-_PAPERS_ALIGNED * rounds // _PAPERS_ROUNDS) if self.cpa else _PAPERS_ALIGNED
 
 
 class Imported(Strict):

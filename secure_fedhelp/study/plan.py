@@ -56,7 +56,7 @@ class StudyPlan(Strict):
     @field_validator("method")
     @classmethod
     def _defaults_are_numbers(cls, method: MethodSection, found: ValidationInfo) -> MethodSection:
-        # What hospitals sign, and what the hash names, says every figure.
+        # What hospitals sign, and what the hash names, says these figures whatever a later release would take.
         known = found.data
         if "study" not in known or "data" not in known:  # these have faults of their own, which are told
             return method

@@ -113,10 +113,13 @@ def test_an_archive_that_unpacks_too_large_is_refused_unread(tmp_path: Path, mon
 def test_the_public_set_round_trips_under_its_hash(tmp_path: Path, labelled: bool) -> None:
     public = PublicSet.of(normalise(GREY), LABELS.astype(np.int64) if labelled else None)
     write_public(tmp_path / "public.npz", public)
-    data = DATA.model_copy(update={"public_sha256": public.sha256})
+    data = DATA.model_copy(update={"public_sha256": public.sha256, "public_labelled": labelled})
     found = load_public(tmp_path / "public.npz", data)
     assert found.sha256 == public.sha256
     assert (found.labels is not None) is labelled
+    untrue = data.model_copy(update={"public_labelled": not labelled})
+    with pytest.raises(InvalidData, match="has no labels" if labelled else "has labels"):
+        load_public(tmp_path / "public.npz", untrue)
 
 
 def test_another_public_set_than_the_plans_is_refused(tmp_path: Path) -> None:

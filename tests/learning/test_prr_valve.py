@@ -218,8 +218,9 @@ def test_a_number_that_is_said_stays_and_one_that_nothing_reads_is_always_the_sa
     late = fitted(PrrOptions(aligned_from=40), rounds=8, classes=2)
     assert isinstance(late, PrrOptions)
     assert late.aligned_from == 40
-    without = PrrOptions(cpa=False)
-    assert without == PrrOptions(cpa=False, aligned_from=15) == fitted(without, rounds=8, classes=2)
+    kept = PrrOptions(cpa=False, aligned_from=15)
+    assert fitted(PrrOptions(cpa=False), rounds=8, classes=2) == kept == fitted(kept, rounds=8, classes=2)
+    assert fitted(PrrOptions.model_validate({"cpa": 0}), rounds=8, classes=2) == kept, "one meaning, one plan"
 
 
 def test_with_the_whole_band_it_is_fedavg(study_with: Callable[..., Study]) -> None:

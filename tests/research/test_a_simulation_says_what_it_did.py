@@ -78,6 +78,7 @@ def test_a_study_in_plain_says_so_everywhere_and_is_not_put_over_an_encrypted_on
         "local": "not needed",
         "public": "not needed",
     }
+    (tmp_path / "study.toml").write_text(QUICK + '[variants.fedhelp]\nmethod = { name = "fedhelp", logits = false }\n')
     assert "4 runs, 4 done before" in CliRunner().invoke(app, words).output
     assert "4 runs, 0 done before" in CliRunner().invoke(app, [*words, "--overwrite"]).output
     encrypted = CliRunner().invoke(app, ["simulate", str(tmp_path / "study.toml"), "--out", str(out), "--overwrite"])

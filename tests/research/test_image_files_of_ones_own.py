@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from rich.console import Console
 
 from secure_fedhelp.data.checks import check_records
 from secure_fedhelp.data.loading import load_records
+from secure_fedhelp.data.picture_sets import NO_PATIENTS
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import DataChanged, FedHelpError, InvalidConfiguration, InvalidData, MissingColumn
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.research.records_table import print_records
 from secure_fedhelp.research.simulation import simulate
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import data_sha256, require_unchanged
@@ -166,6 +169,54 @@ def test_a_file_of_a_dicom_series_counts_too(tmp_path: Path) -> None:
     assert data_sha256(file) != before
     (series / "3.dcm").rename(series / "2.dcm")
     assert data_sha256(file) == before
+
+
+def test_files_behind_a_link_count_and_what_is_never_read_does_not(tmp_path: Path) -> None:
+    """A sweep's own folder may lie beside the images; and an image store is often linked, not copied."""
+    pairs(tmp_path / "scans")
+    (tmp_path / "scans" / "images").rename(tmp_path / "store")
+    (tmp_path / "scans" / "images").symlink_to(tmp_path / "store", target_is_directory=True)
+    file = study(tmp_path, FOLDER + PARTS + EQUAL)
+    before = data_sha256(file)
+    (tmp_path / "scans" / "runs").mkdir()
+    (tmp_path / "scans" / "runs" / "asked.json").write_text("[]")
+    (tmp_path / "scans" / "images" / "Thumbs.db").write_text("x")
+    assert data_sha256(file) == before
+    victim = min((tmp_path / "store").glob("*.png"))
+    victim.write_bytes(victim.read_bytes() + b"\n")
+    assert data_sha256(file) != before
+
+
+def test_a_listed_file_that_is_missing_is_told_with_its_list(tmp_path: Path) -> None:
+    volumes(tmp_path / "scans")
+    (tmp_path / "scans" / "v7.nii").unlink()
+    with pytest.raises(InvalidData, match="v7.nii") as raised:
+        data_sha256(study(tmp_path, INDEX + PARTS + EQUAL))
+    assert raised.value.hint == "index.csv lists it."
+
+
+def test_an_image_is_of_one_patient_however_it_is_named(tmp_path: Path) -> None:
+    """Else one image could be in training and in test, or move to another patient unseen."""
+    volumes(tmp_path / "scans")
+    index = tmp_path / "scans" / "index.csv"
+    lines = index.read_text().splitlines()
+    index.write_text("\n".join([*lines, "./" + lines[5].replace("p2", "p77")]) + "\n")
+    with pytest.raises(InvalidData, match="the same image as line 6"):
+        study_data(study(tmp_path, INDEX + PARTS + EQUAL), None)
+    pairs(tmp_path / "pairs")
+    with (tmp_path / "pairs" / "patients.csv").open("a") as file:
+        file.write("s003-0,p44,west\n")
+    with pytest.raises(InvalidData, match=r"'s003-0' is named already, line \d+"):
+        study_data(study(tmp_path, FOLDER.replace("scans", "pairs") + PARTS + SITES), None)
+
+
+def test_what_the_loader_says_of_the_files_is_shown(tmp_path: Path) -> None:
+    pairs(tmp_path / "scans")
+    (tmp_path / "scans" / "patients.csv").unlink()
+    file = study(tmp_path, FOLDER + PARTS + EQUAL)
+    data, text = study_data(file, None), io.StringIO()
+    print_records(study_plan(file, data), data, Console(file=text, width=200))
+    assert NO_PATIENTS in text.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,10 @@ def test_a_table_that_can_be_planned_can_be_loaded_by_every_hospital(tmp_path: P
     table(tmp_path, {0: {"age": "200000", **same}, 1: {"age": "1e6", **same}})  # both of p0
     with pytest.raises(InvalidData, match="line 3: the same record of the same patient as line 2"):
         study_data(study(tmp_path, own()), None)
+    columns = 'columns = [{ name = "age", kind = "numeric" }]'
+    table(tmp_path, {0: {"age": "-0.0", **same}, 1: {"age": "0", **same}})  # written for a hospital both are 0.0
+    with pytest.raises(InvalidData, match="line 3: the same record of the same patient as line 2"):
+        study_data(study(tmp_path, own(more=columns + "\n")), None)
     table(tmp_path)
     file = study(tmp_path, own())
     data = study_data(file, None)
@@ -229,6 +233,23 @@ def test_other_than_one_site_a_record_is_refused(tmp_path: Path, named: int) -> 
     file = study(tmp_path, IMAGE + PARTS + SITES.replace("north-end", "e"))
     with pytest.raises(InvalidData, match=f"names {400 + named} sites for 400 records"):
         study_data(file, None)
+
+
+@pytest.mark.parametrize("named", [np.asarray("e"), np.asarray([b"e", b"f", b"g"] * 60), np.zeros((180, 1))])
+def test_sites_are_one_list_of_names(tmp_path: Path, named: Any) -> None:
+    """Bytes would become hospitals of the name b'e'."""
+    np.savez(tmp_path / "own.npz", **medmnist(), clinic=named)
+    file = study(tmp_path, IMAGE + "[parts]\npublic = 20\nreference = 20\n" + SITES.replace("north-end", "e"))
+    with pytest.raises(InvalidData, match="must be one list of text or integers"):
+        study_data(file, None)
+
+
+@pytest.mark.parametrize(("side", "pool"), [(16, 4), (18, 2), (17, 1)])
+def test_answers_on_own_masks_are_pooled_as_far_as_their_sides_allow(tmp_path: Path, side: int, pool: int) -> None:
+    """Nobody wrote the pooling that a plan would be refused for."""
+    np.savez(tmp_path / "own.npz", **lesions(240, side))
+    file = study(tmp_path, IMAGE + PARTS + EQUAL)
+    assert study_plan(file, study_data(file, None)).options(FedHelp).logit_pool == pool
 
 
 def test_a_medmnist_file_keeps_its_test_part(tmp_path: Path) -> None:
@@ -417,6 +438,7 @@ def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> 
     table(tmp_path, {17: {"grade": "extreme"}})
     with pytest.raises(UnknownCategory, match="'extreme'") as raised:
         study_data(study(tmp_path, own()), None)
+    assert str(raised.value).count("own.csv") == 1
     assert "data.columns" in raised.value.hint
     columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\n'
     assert study_data(study(tmp_path, own(more=columns)), None).data_section_fields["input_shape"] == (1,)
@@ -424,7 +446,7 @@ def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> 
 
 def test_text_among_numbers_is_told_with_its_file(tmp_path: Path) -> None:
     table(tmp_path, {17: {"age": "old"}})
-    with pytest.raises(InvalidValue, match=r"^own\.csv: row 18.*'age'") as raised:
+    with pytest.raises(InvalidValue, match=r"^own\.csv, line 19.*'age'") as raised:
         study_data(study(tmp_path, own()), None)
     assert "data.columns" in raised.value.hint
 

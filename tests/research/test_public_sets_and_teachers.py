@@ -506,7 +506,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_methods_and_rivals_run_with_two_teachers(contender: str) -> None:
     file = study("breast-cancer", rounds=1, learning=QUICK, hospitals=SMALL, teacher=TWO)
     (run,) = expand(file, [contender], [3.0], 1, False, None)
-    assert all(0 <= h.metrics["auroc"] <= 1 for h in execute(run).hospitals)
+    assert all(h.metrics["auroc"] > 0.6 for h in execute(run).hospitals)
 
 
 def test_one_or_two_teachers_are_a_variant_to_sweep() -> None:

@@ -143,6 +143,8 @@ def test_an_option_of_the_other_engine_is_refused_not_ignored(
 def test_where_there_is_no_terminal_each_line_says_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = [line for line in swept(tmp_path, measuring, "fedhelp", monkeypatch).output.splitlines() if "done:" in line]
+    said = swept(tmp_path, measuring, "fedhelp", monkeypatch).output
+    assert "seed 2\n" not in said, "no bar in a log"
+    lines = [line for line in said.splitlines() if "done:" in line]
     assert "fedhelp, epsilon 3, seed 1 (1 of 2" in lines[0]
-    assert "fedhelp, epsilon 3, seed 2 (2 of 2" in lines[1]
+    assert "fedhelp, epsilon 3, seed 2 (2 of 2)" in lines[1]

@@ -16,8 +16,8 @@ _known: dict[tuple[Path, int, int], str] = {}
 def data_sha256(study: StudyFile) -> str | None:
     """SHA-256 of the file that ``[data]`` names; None for a data set of the catalog. Raises InvalidData.
 
-    Of image files it is one over the names and hashes of all: of a folder those in it, of an index its own and those
-    that it lists.
+    Of image files it is one over the names and hashes of all that are read: of a folder its images, masks and
+    ``patients.csv``, of an index its own and those that it lists.
     """
     if study.data is None:
         return None
@@ -28,8 +28,10 @@ def data_sha256(study: StudyFile) -> str | None:
 
         return digest({name: _sha256(file) for name, file in files_of(study.data.path).items()})
     except OSError as error:
-        reason = f"{error.filename or study.data.path}: {error.strerror or error}"
-        raise InvalidData(reason, "[data] path is relative to the study file.") from error
+        name = str(error.filename or study.data.path)
+        here = name == str(study.data.path)
+        hint = "[data] path is relative to the study file." if here else f"{study.data.path.name} lists it."
+        raise InvalidData(f"{name}: {error.strerror or error}", hint) from error
 
 
 def _sha256(path: Path) -> str:

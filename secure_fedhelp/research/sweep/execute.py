@@ -36,7 +36,7 @@ from secure_fedhelp.research.plans import study_plan, without_privacy
 from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.simulation import research_seed, run_simulation
 from secure_fedhelp.research.sweep.data_file import require_unchanged
-from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon, versions
+from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
 from secure_fedhelp.research.teacher import teachers_of, together
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
@@ -117,7 +117,7 @@ def execute(run: Run) -> RunResult:
         rounds=plan.study.rounds,
         encryption=run.encryption,
         plan_sha256=plan.hash,
-        versions=versions(),
+        versions=run.versions,
         epsilon_spent=spent,
         bytes_up=sent,
         seconds=round(time.monotonic() - started, 2),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,16 @@ class Run:
             "encrypted": self.encrypted,
             "epsilon": repr(self.epsilon),
             "study": study,
-            "versions": versions(),
+            "versions": self.versions,
         }
         code = {path: source_sha256(path) for path in sorted(self._imported)}
         return digest(about | ({"code": code} if code else {}))[:16]
+
+    @property
+    def versions(self) -> str:
+        """Of what computes the result; image files are read by packages of their own."""
+        files = self.study.data is not None and self.study.data.files
+        return versions() + (_versions_of_readers() if files else "")
 
     @property
     def _imported(self) -> set[str]:
@@ -179,6 +185,20 @@ def _of(study: StudyFile, contender: str, seed: int) -> StudyFile:
 def versions() -> str:
     """What computes results: another release of any of these may give others."""
     return ", ".join(f"{name} {version(name)}" for name in _PACKAGES) + f", secure-fedhelp {__version__}"
+
+
+@cache
+def _versions_of_readers() -> str:
+    """Of the readers of image files, of which the last two are an extra."""
+    found = {name: _version(name) for name in ("pillow", "nibabel", "pydicom")}
+    return "".join(f", {name} {found[name]}" for name in found if found[name])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def shown_epsilon(epsilon: float) -> str:
