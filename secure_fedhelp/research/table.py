@@ -142,8 +142,9 @@ def _pair(first: str, second: str, between: str) -> Text:
 def _facts(summary: Summary) -> list[str]:
     a = summary.aggregation
     deltas = sorted({f"{h.delta:g}" for h in summary.hospitals})
+    rounds = f"{summary.rounds} round{'s' * (summary.rounds != 1)}"
     facts = [
-        f"{summary.rounds} rounds in {wording.duration(summary.wall_seconds)}; δ {' and '.join(deltas)} per patient; "
+        f"{rounds} in {wording.duration(summary.wall_seconds)}; δ {' and '.join(deltas)} per patient; "
         f"profile {a.profile}: {a.up_bytes_per_value:.1f} bytes a value up and {a.down_bytes_per_value:.1f} down "
         f"(float32: 4), largest error of a sum {a.max_error:.1e}"
     ]
