@@ -18,20 +18,20 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from time import monotonic
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
 
+from secure_fedhelp.cli.sweep import RunProgress
 from secure_fedhelp.errors import FedHelpError, InvalidData
 from secure_fedhelp.pages.numbers import NOTHING
 from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep import statistics
-from secure_fedhelp.research.sweep.engines import Outcome, processes
+from secure_fedhelp.research.sweep.engines import processes
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.figures import metric_name
 from secure_fedhelp.research.sweep.runs import FREE, Run, expand, names, parse_epsilons
@@ -133,21 +133,21 @@ def run(
     chosen = names(only) or list(known)
     if strangers := [name for name in chosen if name not in known]:
         raise typer.BadParameter(f"{strangers[0]!r} is none of {', '.join(known)}")
-    failed = 0
+    failed, screen = 0, Console(highlight=False)
     for name in chosen:
         asked = known[name].runs(data_dir, seeds, epsilon)
         done = Store(out / name)
         left = sum(not done.done(one) for one in asked)
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
-        told = _Told(left)
         try:
-            sweep(asked, out / name, lambda runs: processes(runs, jobs), told)
+            with RunProgress(screen, left) as progress:
+                sweep(asked, out / name, lambda runs: processes(runs, jobs), progress.told)
         except InvalidData as error:
             failed += 1
             print(f"{name}: left out. {error.message} {error.hint}", flush=True)
             continue
         finally:
-            failed += told.failed
+            failed += progress.failed
         # All that was ever done of the part, also where only some of it was asked for now.
         rows = [row_of(result) for result in done.results(known[name].runs(data_dir))]
         if replace or len(rows) >= len(kept(name)):
@@ -158,26 +158,6 @@ def run(
     if failed:
         print(f"{failed} run(s) or part(s) failed; run this again to repeat them")
         raise typer.Exit(1)
-
-
-class _Told:
-    """A line for each run that ends, with the time that is left of its part."""
-
-    def __init__(self, runs: int, clock: Callable[[], float] = monotonic) -> None:
-        self._runs, self._clock, self._started = runs, clock, clock()
-        self._ended = self.failed = 0
-
-    def __call__(self, outcome: Outcome) -> None:
-        self._ended += 1
-        run, gone = outcome.run, self._clock() - self._started
-        left = timedelta(seconds=round(gone / self._ended * (self._runs - self._ended)))
-        what = "done" if outcome.error is None else f"failed: {outcome.error}"
-        self.failed += outcome.error is not None
-        print(
-            f"  {self._ended} of {self._runs}, about {left} left: {run.contender}, epsilon {run.epsilon:g}, "
-            f"seed {run.study.seed} ({run.id}) {what}",
-            flush=True,
-        )
 
 
 @app.command()

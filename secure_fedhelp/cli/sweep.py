@@ -84,7 +84,7 @@ def sweep(
     loaded = load_study(study)
     contenders = [own_method(loaded), *USUAL] if methods is None else names(methods)
     budgets = [usual_epsilon(loaded)] if epsilon is None else parse_epsilons(epsilon)
-    runs = expand(loaded, list(dict.fromkeys(contenders)), budgets, seeds, encryption, data_dir)
+    runs = expand(loaded, contenders, budgets, seeds, encryption, data_dir)
     log = _log(mlflow, loaded.name)  # before anything starts: whoever wants it logged wants to know at once
     run_all(screen, runs, out, chosen, log)
 
@@ -99,7 +99,7 @@ def run_all(screen: Console, runs: Sequence[Run], out: Path, engine: Engine, log
     screen.print(f"{len(runs)} runs, {len(runs) - len(left)} done before, in {out}", markup=False)
     if others := store.others(runs):
         screen.print(f"{others} other finished run(s) are in the folder, and in no table of this call", markup=False)
-    with _Progress(screen, len(left)) as progress:
+    with RunProgress(screen, len(left)) as progress:
         results = run(runs, out, engine, progress.told, log or (lambda result: None))
     _print(screen, runs, results, list(dict.fromkeys(r.contender for r in runs)))
     screen.print(f"\nReport: {out / 'report.html'}", markup=False)
@@ -133,7 +133,7 @@ def _engine(kind: EngineKind, jobs: int | None, address: str | None) -> Engine:
     return lambda runs: engines.processes(runs, 2 if jobs is None else jobs)
 
 
-class _Progress:
+class RunProgress:
     """A bar with the time that is left, or a line a run with it; and a line for each run that failed."""
 
     def __init__(self, screen: Console, runs: int) -> None:
@@ -151,7 +151,7 @@ class _Progress:
         self._task = self._bar.add_task("", total=runs)
         self._screen, self.failed = screen, 0
 
-    def __enter__(self) -> _Progress:
+    def __enter__(self) -> RunProgress:
         self._bar.start()
         return self
 
@@ -167,13 +167,10 @@ class _Progress:
             self._screen.print(f"{run.id} ({words}) failed: {outcome.error}", style="red", markup=False)
         elif not self._screen.is_terminal:
             task = self._bar.tasks[self._task]
-            left = (
-                ""
-                if task.finished or task.time_remaining is None
-                else f", about {timedelta(seconds=task.time_remaining)} left"
-            )
-            done = f"{task.completed:.0f} of {task.total:.0f}"
-            self._screen.print(f"{run.id} done: {words} ({done}{left})", markup=False)
+            far = f"{task.completed:.0f} of {task.total:.0f}"
+            if not task.finished and task.time_remaining is not None:
+                far += f", about {timedelta(seconds=task.time_remaining)} left"
+            self._screen.print(f"{run.id} done: {words} ({far})", markup=False)
 
 
 def _print(screen: Console, runs: Sequence[Run], results: Sequence[RunResult], contenders: Sequence[str]) -> None:
