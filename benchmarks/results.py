@@ -1,6 +1,7 @@
 """Everything that docs/results.md shows, from scratch: runs the studies, keeps their figures, fills the tables.
 
     python benchmarks/results.py run --data-dir DATA        # hours; ended, it goes on where it was
+    python benchmarks/results.py run --data-dir DATA --missing   # only what docs/results/ has no row of
     python benchmarks/results.py tables                     # fills docs/results.md from the kept figures alone
 
 What is run is in results.toml, studies in studies/. Each finished run is a file under --out; its figures, one row a
@@ -16,7 +17,7 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -127,15 +128,23 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Fewer seeds than results.toml asks for.")] = None,
     epsilon: Annotated[str | None, typer.Option(help="Some of the budgets that results.toml asks for.")] = None,
     replace: Annotated[bool, typer.Option(help="Keep these figures even if more runs are kept now.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only runs that no row is kept of; kept rows stay.")
+    ] = False,
 ) -> None:
     """Run what is left of each part, keep its figures, and fill the tables."""
     known = parts()
     chosen = names(only) or list(known)
     if strangers := [name for name in chosen if name not in known]:
         raise typer.BadParameter(f"{strangers[0]!r} is none of {', '.join(known)}")
+    if missing and replace:
+        raise typer.BadParameter("--missing keeps the rows that --replace would drop")
     failed, screen = 0, Console(highlight=False)
     for name in chosen:
-        asked = known[name].runs(data_dir, seeds, epsilon)
+        whole = known[name].runs(data_dir)
+        before = _still_asked(name, whole) if missing else []
+        have = {row["run"] for row in before}
+        asked = [one for one in known[name].runs(data_dir, seeds, epsilon) if one.id not in have]
         done = Store(out / name)
         left = sum(not done.done(one) for one in asked)
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
@@ -149,8 +158,9 @@ def run(
         finally:
             failed += progress.failed
         # All that was ever done of the part, also where only some of it was asked for now.
-        rows = [row_of(result) for result in done.results(known[name].runs(data_dir))]
-        if replace or len(rows) >= len(kept(name)):
+        new = [row_of(result) for result in done.results(whole) if result.run not in have]
+        rows = [*before, *new]
+        if replace or missing or len(rows) >= len(kept(name)):
             keep(name, rows)
         else:
             print(f"{name}: {len(kept(name))} runs are kept, and {out} has {len(rows)}: nothing replaced (--replace)")
@@ -166,6 +176,12 @@ def tables() -> None:
     fill()
 
 
+def _still_asked(name: str, whole: Sequence[Run]) -> list[Row]:
+    """The kept rows of a part that its study still asks for: a run's name changes with all that it depends on."""
+    ids = {one.id for one in whole}
+    return [row for row in kept(name) if row["run"] in ids]
+
+
 def row_of(result: RunResult) -> dict[str, Any]:
     """A run's row with its tiers' means and, as HOSPITAL_MODEL_METRIC, what each hospital is judged by."""
     judged = ("auroc", "dice", "home_auroc", "home_dice")
@@ -177,7 +193,7 @@ def row_of(result: RunResult) -> dict[str, Any]:
     }
 
 
-def keep(name: str, rows: Sequence[dict[str, Any]]) -> None:
+def keep(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """The figures of a part, one row a run, to four digits."""
     about = {field.name for field in fields(RunResult)}
     columns = [*ABOUT, *sorted({key for row in rows for key in row} - about)]
@@ -185,7 +201,7 @@ def keep(name: str, rows: Sequence[dict[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    for row in sorted(rows, key=lambda row: (row["contender"], row["epsilon"], row["seed"])):
+    for row in sorted(rows, key=lambda row: (row["contender"], row["epsilon"], int(row["seed"]))):
         writer.writerow({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()})
     write_atomic(KEPT / f"{name}.csv", text.getvalue().encode())
 

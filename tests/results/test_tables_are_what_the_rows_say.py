@@ -193,6 +193,33 @@ def test_a_trial_of_a_few_seeds_does_not_replace_what_is_kept(results: ModuleTyp
     assert len(results.kept("tiny")) == 1
 
 
+def test_what_is_kept_is_not_run_again_on_another_machine(results: ModuleType, tmp_path: Path) -> None:
+    """Days of runs are done in pieces, where there is time: rows are enough to go on from, and stay as they are."""
+    learning = "{ learning = { warm_steps = 1, public_steps = 1, pupil_steps = 1, personal_steps = 1 } }"
+    (tmp_path / "results.toml").write_text(
+        f'[[part]]\nname = "tiny"\nstudy = "tiny.toml"\nmethods = "local-dp,public"\nseeds = 2\nchange = {learning}\n'
+    )
+    (tmp_path / "studies" / "tiny.toml").write_text('name = "t"\ndataset = "breast-cancer"\nrounds = 1\n')
+    results.DOCUMENT.write_text("")
+    command = ["run", "--data-dir", str(tmp_path), "--jobs", "1", "--out"]
+    CliRunner().invoke(results.app, [*command, str(tmp_path / "here"), "--seeds", "1"])
+    first = (results.KEPT / "tiny.csv").read_text().splitlines()
+    assert len(first) == 3
+    stale = [row | {"run": "of a study that was changed"} for row in results.kept("tiny")[:1]]
+    results.keep("tiny", [*results.kept("tiny"), *stale])
+    there = CliRunner().invoke(results.app, [*command, str(tmp_path / "there"), "--missing"])
+    assert there.exit_code == 0, there.output
+    assert "tiny: 2 runs, 2 left" in there.output
+    rows = (results.KEPT / "tiny.csv").read_text().splitlines()
+    assert len(rows) == 5
+    assert set(first) < set(rows)
+    again = CliRunner().invoke(results.app, [*command, str(tmp_path / "elsewhere"), "--missing"])
+    assert "tiny: 0 runs, 0 left" in again.output
+    assert (results.KEPT / "tiny.csv").read_text().splitlines() == rows
+    both = CliRunner().invoke(results.app, [*command, str(tmp_path / "here"), "--missing", "--replace"])
+    assert both.exit_code == 2
+
+
 def test_a_part_whose_data_are_missing_is_named_and_the_others_are_run(results: ModuleType, tmp_path: Path) -> None:
     parts = "".join(
         f'[[part]]\nname = "{name}"\nstudy = "{name}.toml"\nmethods = "public"\nseeds = 1\n'
