@@ -68,15 +68,13 @@ class StudyData:
 
     hospitals: dict[str, tuple[Tier, Records]]
     public: PublicSet
-    #: Trains the demo's foundation model; belongs to no hospital. None in a study without a teacher.
-    reference: Records | None
+    #: Each trains one foundation model of the study, none, one or two; they belong to no hospital.
+    references: tuple[Records, ...]
     test: Records
     #: Keyword arguments of :class:`secure_fedhelp.study.plan.DataSection`.
     data_section_fields: dict[str, Any]
     #: What of the test part is a hospital's own patients, by its name; empty where hospitals were dealt from one pool.
     home: dict[str, Records] = field(default_factory=dict)
-    #: Trains a second foundation model, in a study of two (research/teacher_part.py).
-    second_reference: Records | None = None
     #: What the loader has to say of the records.
     notes: tuple[str, ...] = ()
 
@@ -263,8 +261,7 @@ def make_study(dealt: Dealt, public: PublicSet, lessons: Sequence[Records]) -> S
     return StudyData(
         hospitals={name: (tier, records.take(indices)) for name, (tier, indices) in dealt.hospitals.items()},
         public=public,
-        reference=lessons[0] if lessons else None,
-        second_reference=lessons[1] if len(lessons) > 1 else None,
+        references=tuple(lessons),
         test=records.take(dealt.test),
         data_section_fields={
             **dealt.fields,

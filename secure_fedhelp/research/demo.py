@@ -24,7 +24,7 @@ from secure_fedhelp.research.demo_setup import (
     lock_run,
     write_hospitals,
     write_plan,
-    write_teacher,
+    write_teachers,
 )
 from secure_fedhelp.research.plans import build_plan
 from secure_fedhelp.research.processes import Parties, ProcessFailed
@@ -80,9 +80,9 @@ def _run_study(settings: DemoSettings, data: StudyData, plan: StudyPlan, run: Ru
     with Parties() as parties:
         write_plan(run.plan, plan)
         create_consortium(run, plan, time.time())
-        write_teacher(run, plan, data.reference)
+        write_teachers(run, plan, data.references)
         url = _start_foundation(run, parties)
-        write_hospitals(run, plan, data, url)
+        write_hospitals(run, plan, data, [url])
         address = _start_coordinator(run, parties)
         for hospital in plan.hospitals:
             _start_hospital(run, parties, hospital.name, address)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.lock import create_lock
 from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.research.teacher import Teacher, teachers_of
+from secure_fedhelp.research.teacher import Teacher, teacher_of
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.methods import Imported
 from secure_fedhelp.study.plan import StudyPlan
@@ -146,15 +147,14 @@ def write_hospitals(
     run: RunFolder,
     plan: StudyPlan,
     data: StudyData,
-    foundation_url: str | None,
+    foundation_urls: Sequence[str],
     noise_seed: str | None = None,
     rivals: bool = True,
-    second_url: str | None = None,
 ) -> None:
     """Each hospital's records, public set, configuration and policy, in its own folder.
 
-    With ``second_url`` they ask two foundation models. ``noise_seed`` makes the privacy noise come again, for research;
-    without ``rivals`` no local baselines are trained.
+    They ask a foundation model at each of ``foundation_urls``, by the names of :data:`TEACHERS`. ``noise_seed`` makes
+    the privacy noise come again, for research; without ``rivals`` no local baselines are trained.
     """
     for name, (_, records) in data.hospitals.items():
         folder = run.hospital(name)
@@ -167,11 +167,10 @@ def write_hospitals(
             "public": "public/public.npz",
             "test": f"data/{test}",
         }
-        if second_url is not None:
-            urls = (foundation_url, second_url)
-            config["foundations"] = [{"url": u, "model": m} for u, m in zip(urls, TEACHERS, strict=True)]
-        elif foundation_url is not None:
-            config["foundation_url"] = foundation_url
+        if len(foundation_urls) == 1:
+            config["foundation_url"] = foundation_urls[0]
+        elif foundation_urls:
+            config["foundations"] = [{"url": u, "model": m} for u, m in zip(foundation_urls, TEACHERS, strict=True)]
         if noise_seed is not None:
             config["research_noise_seed"] = noise_seed
         if not rivals:
@@ -184,7 +183,7 @@ def write_hospitals(
             "smallest_cohort": plan.aggregation.minimum_cohort,
             "channels_allowed": [channel.name for channel in plan.channels],
             "smallest_coalition": min(1, plan.coalition[1]),
-            "foundation_endpoints": [url for url in (foundation_url, second_url) if url],
+            "foundation_endpoints": list(foundation_urls),
             "metrics": "research",
             # Whoever simulates a study of their own code runs that code anyway, so it is named as a policy must.
             "methods_allowed": [plan.method.path if isinstance(plan.method, Imported) else plan.method.name],
@@ -203,13 +202,12 @@ def _write_records(folder: Path, private: Records, test: Records, plan: StudyPla
     return "records.npz", "test.npz"
 
 
-def write_teacher(run: RunFolder, plan: StudyPlan, *references: Records | None) -> tuple[Teacher, ...]:
-    """Fit the demonstration's foundation models, each on records that belong to no hospital, and keep them for their
-    servers.
+def write_teachers(run: RunFolder, plan: StudyPlan, references: Sequence[Records]) -> tuple[Teacher, ...]:
+    """Fit a study's foundation models, each on records that belong to no hospital, and keep them for their servers.
 
     Without such records there is no teacher, and no file.
     """
-    fitted = teachers_of(plan, *references)
+    fitted = tuple(teacher_of(plan, reference) for reference in references)
     if fitted:
         run.foundation.mkdir(parents=True, exist_ok=True)
     for teacher, path in zip(fitted, run.teachers, strict=False):

@@ -54,8 +54,8 @@ def collect(
         aggregation=_aggregation(run, plan, cohorts),
         hospitals=tuple(_hospital(run, plan, h.name, cohorts) for h in plan.hospitals),
         seeded_noise=any(_draws_seeded_noise(run, h.name) for h in plan.hospitals),
-        teacher=data.reference is not None,
-        second_teacher=data.second_reference is not None,
+        teacher=bool(data.references),
+        second_teacher=len(data.references) > 1,
         public_only=_public_only(run, plan, data),
         pooled=_pooled(run, plan),
     )
@@ -168,8 +168,8 @@ def _public_only(run: RunFolder, plan: StudyPlan, data: StudyData) -> MetricsSum
     from secure_fedhelp.learning.evaluation import evaluate
     from secure_fedhelp.research.teacher import Teacher, together
 
-    taught = zip(run.teachers, (data.reference, data.second_reference), strict=True)
-    answers = [Teacher.load(file).logits(data.public.inputs) for file, lesson in taught if lesson is not None]
+    files = run.teachers[: len(data.references)]
+    answers = [Teacher.load(file).logits(data.public.inputs) for file in files]
     logits = together(answers, plan.learning.temperature) if answers else None
     found = evaluate(baselines.public_only(plan, data.public, logits), data.test)
     return MetricsSummary.model_validate(found.as_dict())

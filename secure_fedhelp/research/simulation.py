@@ -35,7 +35,7 @@ from secure_fedhelp.research.demo_setup import (
     lock_run,
     write_hospitals,
     write_plan,
-    write_teacher,
+    write_teachers,
 )
 from secure_fedhelp.research.foundation_server import Foundation, Refused
 from secure_fedhelp.research.own_data import study_data
@@ -95,9 +95,9 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
     """
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
-    teachers = write_teacher(run, plan, data.reference, data.second_reference)
-    url, second = (_FOUNDATION_URLS[n] if n < len(teachers) else None for n in range(2))
-    write_hospitals(run, plan, data, url, noise_seed=research_seed(plan), rivals=rivals, second_url=second)
+    teachers = write_teachers(run, plan, data.references)
+    urls = _FOUNDATION_URLS[: len(teachers)]
+    write_hospitals(run, plan, data, urls, noise_seed=research_seed(plan), rivals=rivals)
     told = _log(run.coordinator / "log.txt")
     with in_memory(run.coordinator, plan, time.time, told, run.key_file("coordinator")) as service:
         hospitals = [_start(run, plan, h.name, service, teachers) for h in plan.hospitals]

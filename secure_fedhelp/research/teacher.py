@@ -120,17 +120,9 @@ class Teacher:
         return buffer.getvalue()
 
 
-def teacher_of(plan: StudyPlan, reference: Records | None) -> Teacher | None:
-    """The teacher of a study by its plan's seed; None without reference records. Raises what fit_teacher does."""
-    if reference is None:
-        return None
+def teacher_of(plan: StudyPlan, reference: Records) -> Teacher:
+    """The teacher that learnt from these records, by the plan's seed. Raises what fit_teacher does."""
     return fit_teacher(reference.inputs, reference.labels, len(plan.data.classes), plan.data.kind, plan.study.seed)
-
-
-def teachers_of(plan: StudyPlan, *references: Records | None) -> tuple[Teacher, ...]:
-    """The teachers of a study, one for each of the reference parts that there are. Raises what fit_teacher does."""
-    fitted = (teacher_of(plan, reference) for reference in references)
-    return tuple(teacher for teacher in fitted if teacher is not None)
 
 
 def together(answers: Sequence[NDArray[np.floating]], temperature: float = 1.0) -> NDArray[np.floating]:

@@ -23,7 +23,7 @@ from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.entries import Release, spent
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
-from secure_fedhelp.research.demo_setup import write_teacher
+from secure_fedhelp.research.demo_setup import write_teachers
 from secure_fedhelp.research.report import write_report
 from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.summary import Summary, read_summary, write_summary
@@ -57,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, 
     folder = tmp_path_factory.mktemp("budget") / "run"
     with study(folder, ROUNDS, HOSPITALS) as running:
         spend_one_round_elsewhere(running)
-        write_teacher(running.run, running.plan, running.data.reference)
+        write_teachers(running.run, running.plan, running.data.references)
         running.start_coordinator()
         for name in HOSPITALS:
             running.start_process(name)

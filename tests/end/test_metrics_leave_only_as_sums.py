@@ -35,7 +35,7 @@ def measuring(running: Study, **section: Any) -> dict[str, Records]:
     values["channels"].append({"name": "metrics", "length": length, "bound": 2.0})
     running.plan = parse_plan(values)
     write_plan(running.run.plan, running.plan)
-    write_hospitals(running.run, running.plan, running.data, None)  # their policies allow the plan's channels
+    write_hospitals(running.run, running.plan, running.data, [])  # their policies allow the plan's channels
     aside = {}
     for place, name in enumerate(running.names):
         root = running.run.hospital(name).root

@@ -18,7 +18,7 @@ from secure_fedhelp.errors import InvalidConfiguration, UnderQuorum
 from secure_fedhelp.hospital.preparation import prepare_membership
 from secure_fedhelp.research.catalog import prepare
 from secure_fedhelp.research.demo import _start_foundation
-from secure_fedhelp.research.demo_setup import RunFolder, create_run_folder, write_hospitals, write_plan, write_teacher
+from secure_fedhelp.research.demo_setup import RunFolder, create_run_folder, write_hospitals, write_plan, write_teachers
 from secure_fedhelp.research.simulation import run_simulation
 from secure_fedhelp.research.summary import read_summary
 from secure_fedhelp.study.plan import parse_plan
@@ -43,9 +43,9 @@ def test_same_seed_in_memory_and_in_processes_over_tls_gives_the_same_models(tmp
     run_simulation(simulated, plan, data, Console(quiet=True))
     with study(tmp_path / "real", 2, NAMES, **EXACT) as real:
         assert real.plan == plan
-        write_teacher(real.run, plan, data.reference)
+        write_teachers(real.run, plan, data.references)
         url = _start_foundation(real.run, real.parties)
-        write_hospitals(real.run, plan, data, url, noise_seed=f"{plan.study.name} {plan.study.seed}")
+        write_hospitals(real.run, plan, data, [url], noise_seed=f"{plan.study.name} {plan.study.seed}")
         real.start_coordinator()
         for name in NAMES:
             real.start_process(name)
@@ -110,6 +110,6 @@ def test_noise_that_can_be_made_again_is_refused_in_deployment(tmp_path: Path) -
         values = running.plan.model_dump(mode="json")
         values["study"]["mode"] = "deployment"
         write_plan(running.run.plan, parse_plan(values))
-        write_hospitals(running.run, running.plan, running.data, None, noise_seed="known")
+        write_hospitals(running.run, running.plan, running.data, [], noise_seed="known")
         with pytest.raises(InvalidConfiguration, match="research_noise_seed"):
             prepare_membership(running.run.hospital("small-1").root, running.run.plan, 0.0)

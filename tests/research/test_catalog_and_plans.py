@@ -37,7 +37,7 @@ def study(dataset: str, shared_data: Path) -> StudyData:
 
 
 def test_no_patient_is_in_two_parts(study: StudyData) -> None:
-    parts = [study.reference, study.test, *(records for _, records in study.hospitals.values())]
+    parts = [*study.references, study.test, *(records for _, records in study.hospitals.values())]
     patients = [patient for part in parts for patient in set(part.patients)]
     assert len(patients) == len(set(patients))
 
@@ -48,7 +48,7 @@ def test_the_public_set_shares_no_record_with_anybody(study: StudyData) -> None:
 
     public = rows(study.public.inputs)
     # Two different patients may have the same image; more than a stray one would be a leak of the split.
-    for records in (study.test, study.reference, *(r for _, r in study.hospitals.values())):
+    for records in (study.test, *study.references, *(r for _, r in study.hospitals.values())):
         assert len(public & rows(records.inputs)) <= 1
 
 

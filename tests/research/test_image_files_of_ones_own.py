@@ -88,8 +88,8 @@ INDEX = data_of("scans/index.csv", 'target = "finding"\nintensity = [0.0, 2550.0
 
 
 def everybody(data: StudyData) -> dict[str, Records]:
-    assert data.reference is not None
-    return {name: records for name, (_, records) in data.hospitals.items()} | {"-t": data.test, "-r": data.reference}
+    (reference,) = data.references
+    return {name: records for name, (_, records) in data.hospitals.items()} | {"-t": data.test, "-r": reference}
 
 
 @pytest.mark.parametrize(("text", "write", "masked"), [(FOLDER, pairs, True), (INDEX, volumes, False)])

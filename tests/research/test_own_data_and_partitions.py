@@ -66,7 +66,7 @@ def own(path: str = "own.csv", more: str = "", partition: str = SITES) -> str:
 
 
 def no_patient_in_two_parts(data: StudyData) -> None:
-    parts = [data.reference, data.test, *(records for _, records in data.hospitals.values())]
+    parts = [*data.references, data.test, *(records for _, records in data.hospitals.values())]
     patients = [patient for part in parts for patient in set(part.patients)]
     assert len(patients) == len(set(patients))
     public = {row.tobytes() for row in data.public.inputs}
@@ -157,7 +157,7 @@ def test_a_table_that_can_be_planned_can_be_loaded_by_every_hospital(tmp_path: P
     file = study(tmp_path, own())
     data = study_data(file, None)
     plan, run = study_plan(file, data), create_run_folder(tmp_path / "run", overwrite=False)
-    write_hospitals(run, plan, data, None)
+    write_hospitals(run, plan, data, [])
     for name, (_, records) in data.hospitals.items():
         read = load_table(run.hospital(name).root / "data" / "records.csv", plan.data)
         assert read.patients == records.patients
@@ -262,7 +262,9 @@ def test_a_medmnist_file_keeps_its_test_part(tmp_path: Path) -> None:
     data = study_data(study(tmp_path, IMAGE + "[parts]\npublic = 20\nreference = 20\n" + EQUAL), None)
     assert len(data.test) == 60
     no_patient_in_two_parts(data)
-    kept = sum(len(records) for _, records in data.hospitals.values()) + len(data.reference) + len(data.public)
+    kept = (
+        sum(len(records) for _, records in data.hospitals.values()) + sum(map(len, data.references)) + len(data.public)
+    )
     assert kept == 179
     with pytest.raises(InvalidConfiguration, match="test part of its own"):
         study_data(study(tmp_path, IMAGE + PARTS + EQUAL), None)

@@ -177,7 +177,7 @@ def test_nor_in_a_whole_study(public: dict[str, Any], teacher: dict[str, Any], p
     """The same from the study file on; patients of this table are told apart by their values."""
     usual = study_data(study("breast-cancer", **partition), None)
     data = study_data(study("breast-cancer", public=public, teacher=teacher, **partition), None)
-    others = [data.test, *(records for _, records in data.hospitals.values()), *filter(None, [data.reference])]
+    others = [data.test, *(records for _, records in data.hospitals.values()), *data.references]
     parts = [rows(data.public.inputs), *(rows(records.inputs) for records in others)]
     assert sum(map(len, parts)) == len(set[bytes]().union(*parts))
     np.testing.assert_array_equal(data.test.inputs, usual.test.inputs)
@@ -343,8 +343,7 @@ def test_a_teacher_of_fewer_patients_or_of_wrong_labels_is_worse(catalog: Path) 
     def right(**teacher: Any) -> float:
         file = study("breast-cancer", teacher=teacher)
         data = study_data(file, None)
-        fitted = teacher_of(study_plan(file, data), data.reference)
-        assert fitted is not None
+        fitted = teacher_of(study_plan(file, data), *data.references)
         return float((fitted.logits(data.test.inputs).argmax(axis=1) == data.test.labels).mean())
 
     assert right() > 0.93
@@ -357,14 +356,12 @@ def test_a_teacher_changes_nothing_but_itself(catalog: Path) -> None:
     weak = study_data(study(teacher={"records": 20, "shuffled": 0.5}), catalog)
     assert weak.public.sha256 == usual.public.sha256
     np.testing.assert_array_equal(weak.test.inputs, usual.test.inputs)
-    assert weak.reference is not None
-    assert usual.reference is not None
-    assert (weak.reference.n_patients, usual.reference.n_patients) == (20, 60)
-    assert rows(weak.reference.inputs) < rows(usual.reference.inputs)
-    shuffled = study_data(study(teacher={"shuffled": 1.0}), catalog).reference
-    assert shuffled is not None
-    assert not np.array_equal(shuffled.labels, usual.reference.labels)
-    assert sorted(shuffled.labels) == sorted(usual.reference.labels), "the classes stay as frequent as they are"
+    (few,), (all_of_them,) = weak.references, usual.references
+    assert (few.n_patients, all_of_them.n_patients) == (20, 60)
+    assert rows(few.inputs) < rows(all_of_them.inputs)
+    (shuffled,) = study_data(study(teacher={"shuffled": 1.0}), catalog).references
+    assert not np.array_equal(shuffled.labels, all_of_them.labels)
+    assert sorted(shuffled.labels) == sorted(all_of_them.labels), "the classes stay as frequent as they are"
 
 
 def test_a_teacher_that_lacks_a_class_says_how_many_patients_have_them_all() -> None:
@@ -386,16 +383,13 @@ TWO = {"records": 20, "second": {"records": 15, "shuffled": 0.2}}
 def test_a_second_teacher_has_patients_of_its_own_and_leaves_the_first_as_it_is(catalog: Path) -> None:
     alone = study_data(study(teacher={"records": 20}), catalog)
     both = study_data(study(teacher=TWO), catalog)
-    assert alone.second_reference is None
-    assert alone.reference is not None
-    assert both.reference is not None
-    assert both.second_reference is not None
-    np.testing.assert_array_equal(both.reference.inputs, alone.reference.inputs)
-    np.testing.assert_array_equal(both.reference.labels, alone.reference.labels)
+    (lesson,), (first, second) = alone.references, both.references
+    np.testing.assert_array_equal(first.inputs, lesson.inputs)
+    np.testing.assert_array_equal(first.labels, lesson.labels)
     assert both.public.sha256 == alone.public.sha256
     np.testing.assert_array_equal(both.test.inputs, alone.test.inputs)
-    assert both.second_reference.n_patients == 15
-    everybody = [both.reference, both.second_reference, both.test, *(r for _, r in both.hospitals.values())]
+    assert second.n_patients == 15
+    everybody = [first, second, both.test, *(r for _, r in both.hospitals.values())]
     people = [patient for part in everybody for patient in set(part.patients)]
     assert len(people) == len(set(people)), "no patient teaches two, or is at a hospital too"
 
@@ -468,9 +462,7 @@ def test_hospitals_ask_both_teachers_and_learn_what_they_do_in_plain(tmp_path: P
     summary = simulate(file, None, tmp_path / "run", False, Console(quiet=True))
     data = study_data(file, None)
     plan = study_plan(file, data)
-    first, second = (teacher_of(plan, lesson) for lesson in (data.reference, data.second_reference))
-    assert first is not None
-    assert second is not None
+    first, second = (teacher_of(plan, lesson) for lesson in data.references)
     for path in (tmp_path / "run" / "hospitals").iterdir():
         folder = HospitalFolder(path)
         urls = folder.config().foundation_urls
@@ -546,8 +538,7 @@ def test_the_teacher_itself_and_the_labels_alone_are_rivals() -> None:
     for hospitals in found.values():
         assert len({h.metrics["auroc"] for h in hospitals}) == 1, "one for all hospitals"
     data = study_data(file, None)
-    fitted = teacher_of(study_plan(file, data), data.reference)
-    assert fitted is not None
+    fitted = teacher_of(study_plan(file, data), *data.references)
     expected = score(fitted.logits(data.test.inputs).astype(np.float64), data.test.labels)
     assert found["teacher"][0].metrics["auroc"] == expected.auroc > 0.9
     assert len({name[0].metrics["auroc"] for name in found.values()}) == 3
@@ -610,7 +601,7 @@ def test_the_example_is_a_whole_table(catalog: Path) -> None:
         study_plan(run.study, found[run.contender])
     tests = {data.test.inputs.tobytes() for data in found.values()}
     assert len(tests) == 1
-    assert found["no-teacher"].reference is None
+    assert found["no-teacher"].references == ()
     assert found["labelled"].public.labels is not None
     np.testing.assert_array_equal(found["labelled"].public.inputs, found["fedhelp"].public.inputs)
 
@@ -624,8 +615,8 @@ def test_copies_of_an_image_are_one_patient_and_none_of_them_is_tested_and_train
     arrays["train_labels"][5] = arrays["train_labels"][7]
     np.savez(tmp_path / "breastmnist.npz", **arrays)
     data = study_data(study("breast"), tmp_path)
-    parts = [data.test.inputs, data.public.inputs, data.reference.inputs]  # type: ignore[union-attr]
-    parts += [records.inputs for _, records in data.hospitals.values()]
+    records = [data.test, *data.references, *(records for _, records in data.hospitals.values())]
+    parts = [data.public.inputs, *(one.inputs for one in records)]
     assert sum(map(len, parts)) == 450 + 20 + 40 - 1
     images = [{image.tobytes() for image in part} for part in parts]
     for number, one in enumerate(images):

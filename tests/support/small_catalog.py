@@ -70,7 +70,8 @@ def write_catalog(folder: Path) -> Path:
 def split_hash(data: StudyData) -> str:
     """Sixteen digits over everything that a study deals out: who is where, with which values, in which order."""
     found = hashlib.sha256(data.public.sha256.encode())
-    parts = {"reference": data.reference, "test": data.test} | {
+    (reference,) = data.references
+    parts = {"reference": reference, "test": data.test} | {
         f"{name} {tier}": records for name, (tier, records) in data.hospitals.items()
     }
     for name, records in parts.items():

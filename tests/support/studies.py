@@ -144,6 +144,6 @@ def study(folder: Path, rounds: int = 2, hospitals: tuple[str, ...] = (), **chan
     run = create_run_folder(folder, overwrite=False)
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
-    write_hospitals(run, plan, data, None)
+    write_hospitals(run, plan, data, [])
     with Parties() as parties:
         yield Study(run, plan, data, parties)

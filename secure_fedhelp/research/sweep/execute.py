@@ -37,7 +37,7 @@ from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.simulation import research_seed, run_simulation
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
-from secure_fedhelp.research.teacher import teachers_of, together
+from secure_fedhelp.research.teacher import teacher_of, together
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
 
@@ -177,7 +177,7 @@ def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResul
 def _common(kind: str, plan: StudyPlan, data: StudyData) -> Answer:
     """A rival that is one for all hospitals. Raises InvalidConfiguration if the study has not what it is made of."""
     if kind == "teacher":
-        fitted = teachers_of(plan, data.reference, data.second_reference)
+        fitted = [teacher_of(plan, reference) for reference in data.references]
         if not fitted:
             raise InvalidConfiguration("the study has no teacher", "Leave `teacher` out of --methods.")
         return lambda inputs: together([teacher.logits(inputs) for teacher in fitted]).astype(np.float64)
@@ -234,8 +234,7 @@ def _together(data: StudyData) -> Records:
 
 def _teachers(plan: StudyPlan, data: StudyData) -> tuple[NDArray[np.float32], ...]:
     """Each teacher's logits on the public set, as a hospital has them of its foundation models."""
-    fitted = teachers_of(plan, data.reference, data.second_reference)
-    return tuple(teacher.logits(data.public.inputs) for teacher in fitted)
+    return tuple(teacher_of(plan, reference).logits(data.public.inputs) for reference in data.references)
 
 
 def _teacher(plan: StudyPlan, data: StudyData) -> NDArray[np.floating] | None:
