@@ -43,7 +43,9 @@ def init(
     renew: Annotated[bool, typer.Option(help="Make a new request for the same key.")] = False,
     like: Annotated[
         Path | None,
-        typer.Option(help="This hospital's folder of an earlier study: same signing key, ledger and policy."),
+        typer.Option(
+            help="This hospital's folder of an earlier study: same signing key, ledger, policy and authority."
+        ),
     ] = None,
     like_key_file: Annotated[
         Path | None, typer.Option(help="The key file that opens that folder, if it is not beside it.")
@@ -74,6 +76,8 @@ def init(
         f"Next: send {request} to the consortium; its answer goes beside it: tls.crt, ca.crt and revoked.crl.",
         markup=False,
     )
+    if like is not None:
+        out.print("It is signed with --renew, for your name has a certificate already.", markup=False)
     out.print(f"Then: write your limits into {folder / 'policy.toml'} and your paths into hospital.toml.", markup=False)
 
 

@@ -79,7 +79,8 @@ def _check_policy(out: Console, plan: StudyPlan, policy: Path, hospital: str | N
     name = hospital or plan.hospitals[0].name
     plan.require_listed(name)
     require_allowed(load_policy(policy), plan, name, None)
-    out.print(f"\nThe policy allows this plan for {name}.", markup=False)
+    said = "Which foundation models it would ask is not in a plan: 'hospital policy check' looks at that too."
+    out.print(f"\nThe policy allows this plan for {name}. {said}", markup=False, soft_wrap=True)
 
 
 def _print_masks(out: Console, plan: StudyPlan, attempts: list[AttemptFacts]) -> None:

@@ -64,7 +64,8 @@ def init_hospital(
     request is made for the same TLS key, so that the old certificate serves until the new one is put in its place;
     signing and sealing keys stay, because the other hospitals know them. ``like`` is this hospital's folder of an
     earlier study, opened by ``like_source``: the new one signs with the same key and goes on with the same ledger and
-    policy. Raises InvalidConfiguration if the folder already has keys and ``renew`` is not set, and what
+    policy, and in the same consortium trusts the same authority. Its certificate is a second one. Raises
+    InvalidConfiguration if the folder already has keys and ``renew`` is not set, and what
     :func:`secure_fedhelp.identity.lock.establish_lock` raises.
     """
     spiffe_uri(consortium, "hospital", name)  # a malformed name is refused before anything is written
@@ -91,9 +92,10 @@ def init_hospital(
     ledger = "ledger.jsonl" if earlier is None else str(earlier.ledger)
     config = _CONFIG.format(name=name, consortium=consortium, ledger=json.dumps(ledger, ensure_ascii=False))
     texts = (("hospital.toml", config), ("policy.toml", _POLICY if earlier is None else earlier.policy))
-    for file, text in texts:
+    trusted = {} if earlier is None or earlier.consortium != consortium else earlier.trusted
+    for file, content in (*((name, text.encode()) for name, text in texts), *trusted.items()):
         if not (root / file).exists():
-            write_atomic(root / file, text.encode())
+            write_atomic(root / file, content)
     return request
 
 
@@ -104,6 +106,9 @@ class _Earlier:
     signing: SigningKey
     ledger: Path
     policy: str
+    consortium: str
+    #: The authority's certificate and revocation list, as far as they are there, by their paths in a folder.
+    trusted: dict[str, bytes]
 
 
 def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
@@ -115,7 +120,14 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     unlock = open_lock(root, source)
     signing = SigningKey.load(folder.keys / "signing.key", unlock)
     unlock.wipe()
-    return _Earlier(signing, (root / config.ledger).resolve(), (root / "policy.toml").read_text(encoding="utf-8"))
+    files = [folder.keys / name for name in ("ca.crt", "revoked.crl")]
+    return _Earlier(
+        signing=signing,
+        ledger=(root / config.ledger).resolve(),
+        policy=(root / "policy.toml").read_text(encoding="utf-8"),
+        consortium=config.consortium,
+        trusted={f"keys/{file.name}": file.read_bytes() for file in files if file.exists()},
+    )
 
 
 def seal_hospital(root: Path, source: SecretSource = USUAL) -> list[Path]:

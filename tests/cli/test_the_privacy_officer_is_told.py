@@ -141,11 +141,19 @@ def test_a_plan_for_others_is_refused_by_name(beta: Hospital) -> None:
 def test_a_second_studys_folder_goes_on_with_the_same_ledger(beta: Hospital, tmp_path: Path) -> None:
     beta.policy("largest_epsilon = 2.0\n")
     beta.spend(["ann"], 2)
+    for file in ("ca.crt", "revoked.crl", "tls.crt"):
+        (beta.root / "keys" / file).write_text(file)
     command = ["hospital", "init", "--folder", str(tmp_path / "next"), "--consortium", "north", "--name", "beta"]
     like = ["--like", str(beta.root), "--like-key-file", str(beta.key_file)]
     done = CliRunner().invoke(app, [*command, *like], catch_exceptions=False)
     assert done.exit_code == 0, done.output
+    assert "signed with --renew" in done.output
     folder = HospitalFolder(tmp_path / "next")
+    assert {f for f in ("ca.crt", "revoked.crl", "tls.crt") if (folder.keys / f).exists()} == {"ca.crt", "revoked.crl"}
+    assert (folder.keys / "ca.crt").read_text() == "ca.crt"
+    elsewhere = [*command[:3], str(tmp_path / "south"), command[4], "south", *command[6:], *like]
+    assert CliRunner().invoke(app, elsewhere, catch_exceptions=False).exit_code == 0
+    assert not (tmp_path / "south" / "keys" / "ca.crt").exists(), "another consortium has another authority"
     assert folder.policy().largest_epsilon == 2.0
     key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root))
     assert key.public_hex == beta.key.public_hex

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tomli_w
 import typer
+from plans import example_plan
 
 from secure_fedhelp.cli.demo import Dataset
 from secure_fedhelp.cli.main import app
@@ -119,11 +121,23 @@ def test_the_project_holds_no_private_key() -> None:
 
 def test_the_example_of_the_plan_document_runs(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    noise, length, public = done.stdout.split()
+    values, channels = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+    def said(program: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    noise, length, public = said(values).split()
     assert float(noise) > 0.5
     assert int(length) > 1000
     assert len(public) == 64
     assert (tmp_path / "public.npz").exists()
+    draft = example_plan(method={"name": "prr"}, model={"small": "cnn-8-16", "large": "cnn-8-16"}).model_dump(
+        mode="json", exclude_none=True
+    )
+    draft["channels"] = draft["channels"][:1]
+    (tmp_path / "draft.toml").write_text(tomli_w.dumps(draft), encoding="utf-8")
+    assert re.findall("name='(.*?)'", said(channels)) == ["spectrum", "class-counts", "prototypes"]
