@@ -60,6 +60,10 @@ class InvalidValue(InvalidData):
     default_hint = "Correct the value (numbers only, empty for missing). Nothing was spent."
 
 
+class Diverged(FedHelpError):
+    default_hint = "Its training diverged: give it a smaller learning rate (docs/plan.md says which one it takes)."
+
+
 class OneClassOnly(InvalidData):
     default_hint = "A hospital needs records of at least two classes to take part. Nothing was spent."
 

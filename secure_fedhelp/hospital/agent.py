@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
     BudgetExhausted,
-    InvalidContribution,
     KeyEpochRolledBack,
     PlanChanged,
     RetryRefused,
+    StorageError,
     TranscriptInvalid,
+    UnsupportedModel,
     WrongRound,
 )
 from secure_fedhelp.hospital.ceremony import KeyCeremony
@@ -296,10 +297,15 @@ class Agent:
         self.progress("training", {"round": number})
         try:
             output = self.method.contribute(number)
-        except InvalidContribution:
-            self.gate.spend_without_release(number, "system")  # the mechanism ran, and that it failed will show
+            return self.gate.release(
+                number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v))
+            )
+        except (StorageError, BudgetExhausted, UnsupportedModel):
+            raise  # nothing can be written or paid; or the network was refused before a record was drawn
+        except Exception:
+            # The mechanism ran, and that it failed will show, whatever it failed of: nobody tries again for nothing.
+            self.gate.spend_without_release(number, "system")
             raise
-        return self.gate.release(number, output, before_spending=lambda v: self.vault.remember_values(number, dict(v)))
 
     def _decline(self, number: int, error: BudgetExhausted) -> None:
         statement = decline_statement(self.plan.hash, number, self.hospital, FINAL_REASON)

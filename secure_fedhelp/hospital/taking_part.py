@@ -25,6 +25,7 @@ from secure_fedhelp.hospital.preparation import (
     prepare_records,
 )
 from secure_fedhelp.hospital.status import write_status
+from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.hospital.world import REAL, World
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import ED25519
@@ -32,6 +33,7 @@ from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import ReleaseGate
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding
+from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.address import parse_address
@@ -77,8 +79,7 @@ def take_part(
     from secure_fedhelp.learning.method import Site
     from secure_fedhelp.learning.methods import make_method
 
-    # A process that goes on after a crash must not draw the numbers of the rounds before once more.
-    name, noise = member.config.name, noise_of(member, f"from round {checkpoint.rounds if checkpoint else 0}")
+    name, noise = member.config.name, noise_of(member, _stream(member.vault))
     method = make_method(Site(member.plan, name, records.private, records.public, teacher, noise, records.held_out))
     client = CoordinatorClient(
         address,
@@ -129,6 +130,19 @@ def take_part(
         member.unlock.wipe()
 
 
+def _stream(vault: Vault) -> str:
+    """What seeded noise of this process is for: one that goes on after a crash must not draw what has left once more.
+
+    That is the noise of the rounds before its checkpoint, and of the next one if its values were kept already.
+    """
+    checkpoint = vault.checkpoint()
+    started = checkpoint.rounds if checkpoint else 0
+    values = vault.values(started)
+    if values is None:
+        return f"from round {started}"
+    return f"from round {started} after {sha256_hex(b''.join(values[name].tobytes() for name in sorted(values)))}"
+
+
 class _Journal:
     """Tells what happens: a printed line, the status file, metrics a round, and the result at the end."""
 
@@ -155,7 +169,8 @@ class _Journal:
         self._say("training the personal model at home")
         write_status(self._member.folder.status, "personalising", {})
         method, member = self._method, self._member
-        method.personalise()
+        if not all(bool(p.isfinite().all()) for p in method.personalise().parameters()):
+            self._say("the personal model diverged and is of no use: the plan's steps at home are too long for it")
         member.folder.models.mkdir(exist_ok=True, mode=0o700)
         for name, data in method.export_models().items():
             write_atomic(member.folder.models / f"{name}.pt", data, 0o600)

@@ -98,8 +98,10 @@ def noised_sums(features: Array, labels: Labels, classes: int, channel: ChannelS
 
 
 def _cut(vectors: Array, limit: float) -> Array:
-    """Each row [n, features] cut to a norm of at most ``limit``."""
+    """Each row [n, features] cut to a norm of at most ``limit``; one that holds NaN or infinity, which no factor cuts,
+    is zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors, lengths = np.where(np.isfinite(lengths), vectors, 0.0), np.where(np.isfinite(lengths), lengths, 0.0)
     return np.asarray(vectors * np.minimum(1.0, limit / np.maximum(lengths, limit)))
 
 

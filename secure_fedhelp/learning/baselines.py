@@ -15,7 +15,7 @@ from torch import nn
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.learning.models import Surrogate
 from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, warm_model
-from secure_fedhelp.learning.task import Task
+from secure_fedhelp.learning.task import Task, class_frequencies
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.privacy.training import train_private
 from secure_fedhelp.study.plan import StudyPlan
@@ -40,7 +40,7 @@ def local_only(
     rate is the plan's for this rival: alone, noise is larger, and the study's steps may be too long.
     """
     if public is None:
-        plan = _without_prior(plan)
+        plan = _with_prior(plan, ())  # the public frequencies are not its own, and its own have a price
     teacher = _float64(teacher_logits)
     small, task, tier = plan.model.small, Task.of(plan), plan.hospital(hospital).tier
     rates = plan.learning.local_learning_rates
@@ -72,18 +72,21 @@ def local_non_private(
 ) -> nn.Module:
     """The hospital's own alternative: its own records, no noise, nothing shared; a large one uses the large network.
 
-    With ``public`` it starts from the public warm start, and a small hospital then takes the same steps at home as its
-    personal model in the study; a large one those of its pupil. From nothing a small one takes as many as a large one:
-    fewer would leave a model from scratch half trained.
+    With ``public`` it starts from what the public set teaches: a small hospital from as many public steps as the
+    study takes over all its rounds, and then takes the same steps at home as its personal model there; a large one as
+    its pupil, from the warm start. From nothing a small one takes as many as a large one: fewer would leave a model
+    from scratch half trained. And where the study's losses are adjusted to the public class frequencies, these are to
+    its own, which it may count for a model that never leaves.
     """
     learning, tier = plan.learning, plan.hospital(hospital).tier
     architecture = plan.model.of(tier)
     steps, rate = plan.training_rounds * learning.pupil_steps, learning.pupil_learning_rate
     if public is None:
-        plan = _without_prior(plan)
+        plan = _with_prior(plan, class_frequencies(records.labels, len(plan.data.classes)))
         model = fresh_model(plan, architecture)
     else:
-        model = warm_model(plan, architecture, public, _float64(teacher_logits))
+        more = plan.training_rounds * learning.public_steps if tier == "small" else 0
+        model = warm_model(plan, architecture, public, _float64(teacher_logits), more)
         if tier == "small":
             steps, rate = learning.personal_steps, learning.personal_learning_rate
     home_steps(model, records, steps, rate, plan, _rng(plan, _HOME, hospital))
@@ -115,9 +118,11 @@ def pooled(
     return model
 
 
-def _without_prior(plan: StudyPlan) -> StudyPlan:
-    """Class frequencies are the public set's: who starts from nothing does not have them."""
-    return plan.model_copy(update={"learning": plan.learning.model_copy(update={"class_prior": ()})})
+def _with_prior(plan: StudyPlan, prior: tuple[float, ...]) -> StudyPlan:
+    """The plan with these class frequencies in place of the public set's, if it adjusts to any."""
+    if not plan.learning.class_prior:
+        return plan
+    return plan.model_copy(update={"learning": plan.learning.model_copy(update={"class_prior": prior})})
 
 
 def _float64(logits: NDArray[np.floating] | None) -> NDArray[np.float64] | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secure_fedhelp.data.records import Inputs, Labels, Records
-from secure_fedhelp.errors import OneClassOnly
+from secure_fedhelp.errors import Diverged, OneClassOnly
 
 #: Records, and values of inputs, that are judged at once: a network's layers hold many times as much.
 _BATCH, _BATCH_VALUES = 1024, 2**20
@@ -61,7 +61,10 @@ def score(logits: NDArray[np.float64], labels: Labels) -> Metrics:
 
     Balanced accuracy is the mean recall of the classes present. AUROC ranks by the log-odds of class 1 for two classes;
     for more it is the unweighted mean of one-against-rest over the classes present, ranked by softmax probability.
+    Raises OneClassOnly, and Diverged for logits that are none: whose rival is broken gains nothing by it.
     """
+    if not np.isfinite(logits).all():
+        raise Diverged("the model answers NaN or infinity")
     dice = None
     if labels.ndim > 1:
         dice = float(np.mean(dice_of_each(logits.argmax(axis=1), labels, logits.shape[1])))

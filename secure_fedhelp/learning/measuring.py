@@ -64,8 +64,11 @@ def one_record_each(records: Records, noise: NoiseSource) -> Records:
 
 def count(model: nn.Module, records: Records, metrics: MetricsSection, classes: int) -> Vector:
     """Exact counts [metrics.length(classes)] of the model's answers: confusion matrix (rows are the true class), then
-    for each class the histogram of its log-odds on other records, and on its own."""
+    for each class the histogram of its log-odds on other records, and on its own.
+
+    A patient counts as any other where the model answers NaN or infinity: as if it had said 0 there."""
     logits = predict(model, records.inputs)
+    logits = np.where(np.isfinite(logits), logits, 0.0)
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (records.labels, logits.argmax(axis=1)), 1.0)
     histograms = np.zeros((classes, 2, metrics.bins))

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,3 +65,12 @@ def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     truth = torch.stack([(labels == c).flatten(1) for c in range(1, logits.shape[1])], dim=1).to(logits.dtype)
     shared, sizes = (probabilities * truth).sum(dim=2), probabilities.sum(dim=2) + truth.sum(dim=2)
     return (1 - (2 * shared + 1) / (sizes + 1)).mean(dim=1)
+
+
+def class_frequencies(labels: NDArray[np.int64], classes: int) -> tuple[float, ...]:
+    """Share of each class among labels [n], or pixels of masks [n, height, width], to three digits.
+
+    One more of each class is counted than there are, since no class may have none (logit adjustment takes logarithms).
+    """
+    counts = np.bincount(labels.reshape(-1), minlength=classes)
+    return tuple(round(float(count), 3) for count in (counts + 1) / (counts.sum() + classes))

@@ -47,7 +47,10 @@ class PerRecord(Protocol):
         ...
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """The records' gradients times their weights [b], added up: the parameter's shape."""
+        """The records' gradients times their weights [b], added up: the parameter's shape.
+
+        A record of weight 0 is left out whatever it holds: 0 times infinity would not be 0.
+        """
         ...
 
 
@@ -63,7 +66,8 @@ class Explicit:
         return norms
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        total = (weights @ self._rows()).view(self.values.shape[1:])
+        weights, rows = _present(weights, self._rows())
+        total = (weights @ rows).view(self.values.shape[1:])
         return total if self.order is None else total.permute(self.order)
 
     def _rows(self) -> Tensor:
@@ -82,7 +86,16 @@ class OuterProducts:
         return norms
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        return (self.left * weights.unsqueeze(1)).T @ self.right
+        weights, left, right = _present(weights, self.left, self.right)
+        return (left * weights.unsqueeze(1)).T @ right
+
+
+def _present(weights: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """``weights`` [b] and each of ``rows`` [b, ...], without the records of weight 0."""
+    if bool((weights != 0).all()):
+        return weights, *rows
+    there = weights != 0
+    return weights[there], *(values[there] for values in rows)
 
 
 def per_record(sample: PerRecord | Tensor) -> PerRecord:

@@ -52,8 +52,8 @@ def train_private(
 ) -> DpSgd:
     """``privacy.steps`` steps of DP-SGD on ``model``, in place; returns the event that was executed.
 
-    ``pull`` adds pull/2 ||w - w_start||^2 to the objective (see :class:`NoisyOptimizer`). Raises UnsupportedModel, or
-    InvalidContribution if training diverged.
+    ``pull`` adds pull/2 ||w - w_start||^2 to the objective (see :class:`NoisyOptimizer`). Raises UnsupportedModel
+    before a record is drawn, and InvalidContribution if training diverged, or the model turned out to mix records.
     """
     way = check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
@@ -69,7 +69,10 @@ def train_private(
         )
         while steps < privacy.steps:
             chosen = draw_records(records, privacy.sampling_rate, noise)
-            _step(gradients, optimizer, loss_fn, records, chosen)
+            try:
+                _step(gradients, optimizer, loss_fn, records, chosen)
+            except UnsupportedModel as error:  # the trial went well, so it was these records
+                raise InvalidContribution(f"private training failed: {error.message}") from error
             steps += 1
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise InvalidContribution("private training diverged: a parameter is NaN or infinite")
@@ -124,10 +127,14 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no type
         """Add each record's gradient, times min(1, clipping norm / its norm), to ``p.summed_grad``.
 
         The norm is over all parameters together. Gradients are dropped at once, so that none is added twice.
+
+        A record whose gradient is NaN or infinite adds nothing. No factor clips it, and in the sum it would make
+        everything NaN: the hospital would go silent because of one patient, which no epsilon covers.
         """
         samples = self.grad_samples
         norms = torch.stack([sample.norms() for sample in samples]).norm(dim=0)
         factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+        factors = torch.where(torch.isfinite(norms), factors, 0.0)
         for p, sample in zip(self.params, samples, strict=True):
             total = sample.weighted_sum(factors)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total

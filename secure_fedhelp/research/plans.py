@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
 from secure_fedhelp.learning.method import Bounds
 from secure_fedhelp.learning.methods import method_class
+from secure_fedhelp.learning.task import class_frequencies
 from secure_fedhelp.privacy.accountant import noise_for_budget
 from secure_fedhelp.privacy.mechanisms import Gaussian, study_events
 from secure_fedhelp.research.catalog import PARTS, StudyData
@@ -271,8 +270,10 @@ def build_plan(
 
 
 def without_privacy(plan: StudyPlan) -> StudyPlan:
-    """The same plan for a run without noise, in which weights follow sizes alone. Gradients are clipped as ever: what
-    differs from the plan is the noise, and not the length of the steps that its learning rate was chosen for.
+    """The same plan for a run without noise, in which weights follow what a step draws.
+
+    Gradients are clipped as ever: what differs from the plan is the noise, and not the length of the steps that its
+    learning rate was chosen for.
 
     Gaussian channels get a noise multiplier of 0, which no plan that is read can have: for such a one there are no
     planned events (InvalidPlan). And no release gate takes what was made without noise (execute.Noiseless). What a
@@ -287,11 +288,8 @@ def without_privacy(plan: StudyPlan) -> StudyPlan:
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:
-    """Class frequencies of the public set, or of its pixels, to three digits; none where it has no labels."""
-    if public.labels is None:
-        return ()
-    counts = np.bincount(public.labels.reshape(-1), minlength=classes)
-    return tuple(round(float(count), 3) for count in (counts + 1) / (counts.sum() + classes))
+    """Class frequencies of the public set, or of its pixels; none where it has no labels."""
+    return () if public.labels is None else class_frequencies(public.labels, classes)
 
 
 def nominal(patients: int) -> int:

@@ -8,7 +8,7 @@ canonical form names the study; a changed plan is another study.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,6 +111,14 @@ class StudyPlan(Strict):
             raise ValueError("exact counts of two hospitals tell each the other's: minimum_cohort must be 3 or more")
         if self.study.rounds < 2:
             raise ValueError("metrics are measured in the last round, so at least two rounds are needed")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> StudyPlan:
+        """As pydantic's, but nothing that was worked out of this plan is handed on: hash and weights are of a plan."""
+        made = super().model_copy(update=update, deep=deep)
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                made.__dict__.pop(name, None)
+        return made
 
     def options(self, method: type[Model]) -> Model:
         """The options of the plan's method; InvalidPlan if the plan is of another."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ledgers import proofs
 from plans import example_plan
 from studies import Study, study
 
@@ -19,6 +20,7 @@ from secure_fedhelp.errors import (
     KeyCeremonyFailed,
     NotReleasable,
     TranscriptInvalid,
+    UnsupportedModel,
     WrongRound,
 )
 from secure_fedhelp.hospital.agent import Agent
@@ -29,7 +31,8 @@ from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.privacy.ledger import Ledger
-from secure_fedhelp.privacy.release import Budget, ReleaseGate
+from secure_fedhelp.privacy.mechanisms import planned_events
+from secure_fedhelp.privacy.release import Budget, PrivateOutput, ReleaseGate
 from secure_fedhelp.secagg.ckks import Cipher
 from secure_fedhelp.secagg.keys import StudyKey
 from secure_fedhelp.secagg.packing import SumAccumulator, add_modulo, pack_residues, split_sum
@@ -371,22 +374,54 @@ def test_nothing_is_spent_while_the_others_hold_another_key(running: Study) -> N
                 mine.ceremony.require_agreed(key)
 
 
-def test_training_that_diverged_is_paid_for_before_anybody_can_notice(running: Study, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [InvalidContribution("diverged"), IndexError("a fault of imported code")])
+def test_training_that_failed_is_paid_for_before_anybody_can_notice(
+    running: Study, tmp_path: Path, error: Exception
+) -> None:
     """The hospital goes silent, which the coordinator sees: an output of a mechanism that ran."""
 
     class Diverges:
         def contribute(self, number: int) -> None:
             assert len(mine.ledger.entries) == 1, "reserved first"
-            raise InvalidContribution("private training diverged")
+            raise error
 
     mine = agent(running, relay(running, answer(running)))
     with Ledger.open(tmp_path / "ledger.jsonl", ME, mine.signing.of("ed25519"), time.time) as ledger:
         mine.ledger, mine.gate = ledger, ReleaseGate(ledger, mine.plan, ME, Budget("d" * 64))
         mine.method = Diverges()  # type: ignore[assignment]
-        with pytest.raises(InvalidContribution):
+        with pytest.raises(type(error)):
             mine._released(0)
         assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
         assert mine.gate.epsilon_spent() > 0
+
+
+def test_an_output_that_the_gate_refuses_is_paid_for(running: Study, tmp_path: Path) -> None:
+    class TooLong:
+        def contribute(self, number: int) -> PrivateOutput:
+            channels = {name: np.zeros(length + 1) for name, length in mine.plan.lengths(number).items()}
+            return PrivateOutput(channels, planned_events(mine.plan, ME, number), proofs(mine.plan), "system")
+
+    mine = agent(running, relay(running, answer(running)))
+    with Ledger.open(tmp_path / "ledger.jsonl", ME, mine.signing.of("ed25519"), time.time) as ledger:
+        mine.ledger, mine.gate = ledger, ReleaseGate(ledger, mine.plan, ME, Budget("d" * 64))
+        mine.method = TooLong()  # type: ignore[assignment]
+        with pytest.raises(InvalidContribution):
+            mine._released(0)
+        assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
+
+
+def test_a_network_that_is_refused_before_a_record_is_drawn_costs_nothing(running: Study, tmp_path: Path) -> None:
+    class Refused:
+        def contribute(self, number: int) -> None:
+            raise UnsupportedModel("layer 'norm' (BatchNorm1d) mixes the records of a batch")
+
+    mine = agent(running, relay(running, answer(running)))
+    with Ledger.open(tmp_path / "ledger.jsonl", ME, mine.signing.of("ed25519"), time.time) as ledger:
+        mine.ledger, mine.gate = ledger, ReleaseGate(ledger, mine.plan, ME, Budget("d" * 64))
+        mine.method = Refused()  # type: ignore[assignment]
+        with pytest.raises(UnsupportedModel):
+            mine._released(0)
+        assert [entry.kind for entry in ledger.entries] == ["reservation"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from unlocking import UNLOCK
 
 from secure_fedhelp.errors import StorageError
+from secure_fedhelp.hospital.taking_part import _stream
 from secure_fedhelp.hospital.vault import Checkpoint, Vault
 from secure_fedhelp.identity.sealed_files import VAULT, write_sealed
 from secure_fedhelp.study import files
@@ -124,3 +125,18 @@ def test_an_unreadable_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "state" / "checkpoint").mkdir()
     with pytest.raises(StorageError):
         vault.checkpoint()
+
+
+def test_a_process_after_a_crash_draws_no_noise_that_has_left(tmp_path: Path) -> None:
+    """The values of round 1 wait for their sum: who went on at the start of their stream would give round 2 their
+    noise, and the two releases could be subtracted."""
+    vault, seen = Vault(tmp_path / "state", UNLOCK), [_stream(Vault(tmp_path / "state", UNLOCK))]
+    assert seen == ["from round 0"], "what a study that was never stopped draws"
+    for values in (np.zeros(2), np.ones(2)):  # spooled and never paid for, so trained and spooled again
+        vault.remember_values(0, {"model-update": values})
+        seen.append(_stream(vault))
+        assert _stream(vault) == seen[-1], "nothing has left since"
+    vault.remember_checkpoint(Checkpoint(1, b""))
+    seen.append(_stream(vault))
+    assert seen[-1] == "from round 1"
+    assert len(set(seen)) == len(seen)

@@ -221,3 +221,20 @@ def test_the_noise_is_the_channels_and_covers_classes_that_nobody_has() -> None:
     assert noisy[1:].all()
     one = noised_counts(labels, CLASSES, channel(1.0), SeededNoise(b"a"))
     assert not np.array_equal(one, noised_counts(labels, CLASSES, channel(1.0), SeededNoise(b"b")))
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_patient_whose_features_are_none_adds_nothing(broken: float, masked: bool) -> None:
+    """0.5 * NaN is no cut: the sum would say that this patient is there, and nothing else."""
+    shape = (3, FEATURES, 2, 2) if masked else (3, FEATURES)
+    features = np.random.default_rng(1).normal(size=shape)
+    features[1] = broken
+    labels = np.asarray([0, 1, 2])
+    if masked:
+        labels = np.repeat(labels, 4).reshape(3, 2, 2)
+    with np.errstate(invalid="ignore"):
+        found = noised_sums(features, labels, CLASSES, channel(1.0), Silence())  # type: ignore[arg-type]
+    others = [0, 2]
+    expected = noised_sums(features[others], labels[others], CLASSES, channel(1.0), Silence())  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, expected)

@@ -97,3 +97,42 @@ def test_each_rival_alone_is_trained_at_its_own_rate(
     assert (rate_of(False, small=0.1), rate_of(True, small=0.1)) == (0.1, 0.1)
     assert (rate_of(False, **{"small-warm": 0.01}), rate_of(True, **{"small-warm": 0.01})) == (0.5, 0.01)
     assert rate_of(True, **{"small": 0.1, "large-warm": 0.2}) == 0.1, "the large hospital's is another"
+
+
+def test_a_small_hospitals_warm_rival_has_seen_as_much_of_the_public_set_as_the_study(
+    study_with: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a study's model has from public steps in its rounds must not look like the other hospitals' work."""
+    study, taken = study_with(warm_steps=7, public_steps=3), list[int]()
+    made = baselines.warm_model
+
+    def noted(*arguments: Any) -> nn.Module:
+        taken.append(arguments[4])
+        return made(*arguments)
+
+    monkeypatch.setattr(baselines, "warm_model", noted)
+    for name in ("beta", "alpha"):
+        baselines.local_non_private(study.plan, name, study.records[name], study.public, study.teacher)
+    tiers = [study.plan.hospital(name).tier for name in ("beta", "alpha")]
+    assert tiers == ["small", "large"]
+    assert taken == [3 * study.plan.training_rounds, 0]
+
+
+def test_a_hospital_alone_adjusts_to_its_own_class_frequencies_where_the_study_adjusts_to_the_publics(
+    study_with: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them every study would win in macro-F1 by a threshold."""
+    seen: list[tuple[float, ...]] = []
+
+    def noted(*arguments: Any) -> None:
+        seen.append(arguments[4].learning.class_prior)
+
+    monkeypatch.setattr(baselines, "home_steps", noted)
+    records = study_with().records["beta"]
+    for prior in ((0.2, 0.8), ()):
+        study = study_with(class_prior=prior)
+        baselines.local_non_private(study.plan, "beta", records)
+        baselines.local_non_private(study.plan, "beta", records, study.public, study.teacher)
+    own = tuple((np.bincount(records.labels, minlength=2) + 1) / (len(records.labels) + 2))
+    assert seen[0] == pytest.approx(own, abs=6e-4)
+    assert seen[1:] == [(0.2, 0.8), (), ()]

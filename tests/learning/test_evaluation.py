@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.errors import OneClassOnly
+from secure_fedhelp.errors import Diverged, OneClassOnly
 from secure_fedhelp.learning.evaluation import Metrics, evaluate, score
 from secure_fedhelp.learning.models import build
 
@@ -58,3 +58,12 @@ def test_a_model_is_judged_in_batches_as_in_one(monkeypatch: pytest.MonkeyPatch)
     whole = evaluate(model, records)
     monkeypatch.setattr("secure_fedhelp.learning.evaluation._BATCH", 7)
     assert evaluate(model, records).as_dict() == pytest.approx(whole.as_dict(), abs=1e-6)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_model_that_diverged_has_no_figures(broken: float) -> None:
+    """It would score as chance, and whoever it is compared with would seem to gain."""
+    logits = np.zeros((4, 2))
+    logits[1, 0] = broken
+    with pytest.raises(Diverged):
+        score(logits, np.asarray([0, 1, 0, 1]))

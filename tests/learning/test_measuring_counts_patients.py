@@ -86,3 +86,14 @@ def test_nothing_counted_is_no_figure() -> None:
     found = pooled(one_class, EXACT, 2)
     assert (found.accuracy, found.balanced_accuracy, found.auroc) == (1.0, 1.0, None)
     assert found.as_dict()["confusion"] == [[5.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_patient_for_whom_the_model_has_no_answer_is_counted_like_any_other(broken: float) -> None:
+    """An error in place of counts would tell that this patient is there."""
+    whole = records(12, 3, 1)
+    whole.inputs[4] = broken
+    moved = count(Fixed(), whole, EXACT, 3) - count(Fixed(), whole.take([*range(4), *range(5, 12)]), EXACT, 3)
+    assert moved[:9].sum() == 1
+    assert (moved[9:].reshape(3, -1).sum(axis=1) == 1).all()
+    assert (moved >= 0).all()

@@ -13,7 +13,7 @@ from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
 from secure_fedhelp.learning.models import Surrogate, build, flatten
 from secure_fedhelp.privacy import training
-from secure_fedhelp.privacy.gradients import BookKeeping
+from secure_fedhelp.privacy.gradients import BookKeeping, Explicit, Gradients, OpacusHooks, OuterProducts
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise, SystemNoise
 from secure_fedhelp.privacy.training import check_model, draw_records, train_private
@@ -99,6 +99,59 @@ def test_one_patient_moves_the_model_by_at_most_the_clipping_norm() -> None:
     train(without, wild, Scripted([[0, 3]]), nominal=2, clipping_norm=0.1)
     moved = np.linalg.norm(flatten(with_patient) - flatten(without))
     assert 0.05 < moved <= 0.1 * (1 + 1e-5)
+
+
+class Standardises(nn.Module):
+    """Divides each record by its own spread, as many pipelines do: a blank image gives NaN."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = inputs.flatten(1)
+        return torch.as_tensor(self.inner(inputs / flat.std(dim=1).view(-1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("way", [BookKeeping, OpacusHooks])
+def test_a_patient_whose_gradient_is_none_adds_nothing_and_silences_nobody(
+    way: type[Gradients], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN passes every clipping factor. A hospital that goes silent because of one patient has told who is there."""
+    monkeypatch.setattr(training, "choose", lambda *_: way)
+    blank = some_records()
+    blank.inputs[3] = 0.0
+    with_patient, without = Standardises(model()), Standardises(model())
+    train(with_patient, blank, Scripted([[0, 3, 7]]))
+    train(without, blank, Scripted([[0, 7]]))
+    assert np.isfinite(flatten(with_patient)).all()
+    np.testing.assert_allclose(flatten(with_patient), flatten(without), atol=1e-7)
+    alone = Standardises(model())
+    before = flatten(alone)
+    train(alone, blank, Scripted([[3]]))
+    np.testing.assert_array_equal(flatten(alone), before)
+
+
+def test_an_infinite_gradient_adds_nothing() -> None:
+    values = torch.tensor([[1.0, 2.0], [torch.inf, 0.0], [3.0, torch.nan]])
+    weights = torch.tensor([0.5, 0.0, 0.0])
+    np.testing.assert_array_equal(Explicit(values).weighted_sum(weights), [0.5, 1.0])
+    product = OuterProducts(values, torch.ones(3, 1))
+    np.testing.assert_array_equal(product.weighted_sum(weights), [[0.5], [1.0]])
+    assert not torch.isfinite(product.norms()[1:]).any()
+
+
+def test_a_model_that_mixes_only_certain_records_is_named_after_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial went well, so this is of these patients: what was spent by then has to be paid."""
+
+    def mixing(self: object, losses: Tensor) -> None:
+        raise UnsupportedModel("a layer was used twice in one pass, or not at all")
+
+    net = model()
+    check_model(net, (1, 8, 8))
+    monkeypatch.setattr(BookKeeping, "backward", mixing)
+    with pytest.raises(InvalidContribution, match="used twice"):
+        train(net, some_records(), Scripted([[1]]))
 
 
 def test_a_large_batch_in_parts_is_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import VALUES, changed
+from plans import VALUES, changed, example_plan
 
 from secure_fedhelp.errors import InvalidPlan
 from secure_fedhelp.study.canonical import canonical_bytes, digest
@@ -176,3 +176,15 @@ def test_plans_are_frozen() -> None:
     plan: StudyPlan = parse_plan(VALUES)
     with pytest.raises(Exception, match="frozen"):
         plan.consortium = "south"  # type: ignore[misc]  # the point of the test
+
+
+def test_a_changed_copy_of_a_plan_has_a_hash_and_weights_of_its_own() -> None:
+    """A copy that kept those of the plan it came from would be signed, and weighted, as another study."""
+    plan = example_plan()
+    before = (plan.hash, dict(plan.weights), plan.largest_length)
+    privacy = plan.privacy | {"small": plan.privacy["small"].model_copy(update={"noise_multiplier": 9.0})}
+    copy = plan.model_copy(update={"privacy": privacy})
+    assert copy.hash != before[0]
+    assert copy.weights != before[1]
+    assert (plan.hash, plan.weights) == before[:2]
+    assert plan.model_copy().hash == plan.hash
