@@ -72,11 +72,10 @@ def local_non_private(
 ) -> nn.Module:
     """The hospital's own alternative: its own records, no noise, nothing shared; a large one uses the large network.
 
-    With ``public`` it starts from what the public set teaches: a small hospital from as many public steps as the
-    study takes over all its rounds, and then takes the same steps at home as its personal model there; a large one as
-    its pupil, from the warm start. From nothing a small one takes as many as a large one: fewer would leave a model
-    from scratch half trained. And where the study's losses are adjusted to the public class frequencies, these are to
-    its own, which it may count for a model that never leaves.
+    With ``public`` it starts from the public warm start, and a small hospital then takes the same steps at home as its
+    personal model in the study; a large one those of its pupil. From nothing a small one takes as many as a large one:
+    fewer would leave a model from scratch half trained; and where the study's losses are adjusted to the public class
+    frequencies, these are to its own, which it may count for a model that never leaves.
     """
     learning, tier = plan.learning, plan.hospital(hospital).tier
     architecture = plan.model.of(tier)
@@ -85,8 +84,7 @@ def local_non_private(
         plan = _with_prior(plan, class_frequencies(records.labels, len(plan.data.classes)))
         model = fresh_model(plan, architecture)
     else:
-        more = plan.training_rounds * learning.public_steps if tier == "small" else 0
-        model = warm_model(plan, architecture, public, _float64(teacher_logits), more)
+        model = warm_model(plan, architecture, public, _float64(teacher_logits))
         if tier == "small":
             steps, rate = learning.personal_steps, learning.personal_learning_rate
     home_steps(model, records, steps, rate, plan, _rng(plan, _HOME, hospital))

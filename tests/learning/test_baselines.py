@@ -99,25 +99,6 @@ def test_each_rival_alone_is_trained_at_its_own_rate(
     assert rate_of(True, **{"small": 0.1, "large-warm": 0.2}) == 0.1, "the large hospital's is another"
 
 
-def test_a_small_hospitals_warm_rival_has_seen_as_much_of_the_public_set_as_the_study(
-    study_with: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a study's model has from public steps in its rounds must not look like the other hospitals' work."""
-    study, taken = study_with(warm_steps=7, public_steps=3), list[int]()
-    made = baselines.warm_model
-
-    def noted(*arguments: Any) -> nn.Module:
-        taken.append(arguments[4])
-        return made(*arguments)
-
-    monkeypatch.setattr(baselines, "warm_model", noted)
-    for name in ("beta", "alpha"):
-        baselines.local_non_private(study.plan, name, study.records[name], study.public, study.teacher)
-    tiers = [study.plan.hospital(name).tier for name in ("beta", "alpha")]
-    assert tiers == ["small", "large"]
-    assert taken == [3 * study.plan.training_rounds, 0]
-
-
 def test_a_hospital_alone_adjusts_to_its_own_class_frequencies_where_the_study_adjusts_to_the_publics(
     study_with: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,10 @@ class FedHelp(Averaging):
             self.large, self._trained_large = self._trained_large, None
 
     def large_model(self) -> TwoHeaded:
-        """As for all methods; a twin's is trained with its proxy, and this is it as trained so far."""
+        """As for all methods; a twin's is trained with its proxy, and this is it as trained so far.
+
+        A process killed between a release and its sum has released the proxy of a round whose large model is lost.
+        """
         if self.large is None:
             return super().large_model()
         return trained_model(self.plan, self.plan.model.large, self.large)

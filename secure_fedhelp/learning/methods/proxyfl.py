@@ -80,7 +80,10 @@ class ProxyFl(Averaging):
     # -- what stays at home --------------------------------------------------------------------------------------------
 
     def private_model(self) -> TwoHeaded:
-        """The private model as trained so far."""
+        """The private model as trained so far.
+
+        A process killed between a release and its sum has released the proxy of a round whose twin is lost.
+        """
         return trained_model(self.plan, self.architecture, self.private)
 
     def personalise(self) -> nn.Module:
