@@ -67,7 +67,6 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
     from secure_fedhelp.research.records_table import print_records
     from secure_fedhelp.research.sweep.engines import processes
     from secure_fedhelp.research.sweep.runs import expand, own_method, usual_epsilon
-    from secure_fedhelp.research.sweep.store import Store
 
     if (out / "plan.toml").exists():
         raise InvalidConfiguration(f"{out} is the run directory of an encrypted study", "Choose another --out.")
@@ -77,6 +76,4 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
     contenders = [own_method(study), "local-dp", "local", "public"]
     alone = study.model_copy(update={"variants": {}})  # of which one may have the method's name
     runs = expand(alone, contenders, [usual_epsilon(study)], 1, encrypted=False, data_dir=data_dir)
-    if overwrite:
-        Store(out).forget(runs)
-    run_all(screen, runs, out, lambda left: processes(left, 1))
+    run_all(screen, runs, out, lambda left: processes(left, 1), anew=overwrite)

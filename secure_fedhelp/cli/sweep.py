@@ -89,18 +89,26 @@ def sweep(
     run_all(screen, runs, out, chosen, log)
 
 
-def run_all(screen: Console, runs: Sequence[Run], out: Path, engine: Engine, log: MlflowLog | None = None) -> None:
-    """Do what is left of ``runs`` with a bar, and print their tables. Exits with 1 if a run failed."""
+def run_all(
+    screen: Console,
+    runs: Sequence[Run],
+    out: Path,
+    engine: Engine,
+    log: MlflowLog | None = None,
+    *,
+    anew: bool = False,
+) -> None:
+    """Do what is left of ``runs``, or all ``anew``, with a bar, and print their tables. Exits with 1 if one failed."""
     from secure_fedhelp.research.sweep.store import Store
     from secure_fedhelp.research.sweep.sweep import sweep as run
 
     store = Store(out)
-    left = [r for r in runs if not store.done(r)]
+    left = [r for r in runs if anew or not store.done(r)]
     screen.print(f"{len(runs)} runs, {len(runs) - len(left)} done before, in {out}", markup=False)
     if others := store.others(runs):
         screen.print(f"{others} other finished run(s) are in the folder, and in no table of this call", markup=False)
     with RunProgress(screen, len(left)) as progress:
-        results = run(runs, out, engine, progress.told, log or (lambda result: None))
+        results = run(runs, out, engine, progress.told, log or (lambda result: None), anew=anew)
     _print(screen, runs, results, list(dict.fromkeys(r.contender for r in runs)))
     screen.print(f"\nReport: {out / 'report.html'}", markup=False)
     screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)

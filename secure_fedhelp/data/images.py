@@ -15,8 +15,8 @@ from secure_fedhelp.data.records import Inputs, Labels, PublicSet, Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, PublicSetMismatch
 from secure_fedhelp.study.sections import DataSection
 
-#: Larger float inputs are refused: they would make a gradient infinite, and training would stop because of one record.
-LARGEST_VALUE = 1e3
+#: Larger float inputs are refused: grey values that nobody has scaled, or a record that would drown all others.
+LARGEST_VALUE = 100.0
 #: Grey values 0..255 become (v / 255 - 0.5) / 0.25: public constants, near centre and spread of most images.
 CENTER, SCALE = 0.5, 0.25
 
@@ -101,6 +101,12 @@ def write_public(path: Path, public: PublicSet) -> None:
 
 def _inputs(array: NDArray[Any], path: Path) -> Inputs:
     """float32 [n, C, H, W], or [n, features] of a table's public set."""
+    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] <= 4:
+        reason = f"{path.name}: images of shape {array.shape[1:]}; channels come first, then height and width"
+        raise InvalidData(reason, "Move them: np.moveaxis(images, -1, 1).")
+    if array.dtype == np.float32 and array.ndim == 3:
+        reason = f"{path.name}: float32 images of shape {array.shape[1:]}; channels, height and width are needed"
+        raise InvalidData(reason, "Of grey images the channel is one: images[:, None].")
     if array.dtype == np.uint8 and array.ndim in (3, 4):
         array = normalise(array)
     if array.dtype != np.float32:

@@ -65,6 +65,11 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (),
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # a malformed archive or array header: numpy and zipfile raise many kinds
+        if "Object arrays" in str(error):
+            hint = "Store text as text, array.astype(str), and numbers as numbers."
+            raise InvalidData(
+                f"{path.name}: an array of Python objects, which would have to be unpickled", hint
+            ) from error
         raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
 
 

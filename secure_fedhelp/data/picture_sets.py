@@ -44,7 +44,7 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> 
     for number, (stem, path) in enumerate(images.items()):
         progress(folder.name, number, len(images))
         image, mask = read_png(path, data.input_shape[0]), read_png_mask(masks[stem])
-        inputs.append(fit_image(image, data))
+        inputs.append(fit_image(image, data, path.name))
         labels.append(fit_mask(_same_size(mask, image, stem), data, masks[stem].name))
     progress(folder.name, len(images), len(images))
     names = tuple(stem if patients is None else patients[stem] for stem in images)
@@ -68,7 +68,7 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Lo
         seen[key] = place
         patients.append(patient_of(row, data.patient_id, where))
         image = files.image(row, where)
-        inputs.append(fit_image(image, data))
+        inputs.append(fit_image(image, data, where))
         if masked:
             labels.append(fit_mask(_same_size(files.mask(row, where), image, where), data, row["mask"]))
         else:
@@ -103,8 +103,22 @@ def files_of(path: Path) -> dict[str, Path]:
     return listed
 
 
+#: Left out without a word, these would be missed by nobody.
+_OTHER_IMAGES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".gz", ".npy")
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.glob("*.png"))}
+    """The PNG files of a folder by their names without ending; InvalidData for images that would be left out."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (ending := path.suffix.lower()) in _OTHER_IMAGES:
+            raise InvalidData(f"{path}: no PNG, and nothing else is read here", "Convert it, or take it away.")
+        if ending != ".png" or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InvalidData(f"{path}: the same name as {found[path.stem].name}", "Rename one of them, and its mask.")
+        found[path.stem] = path
+    return found
 
 
 class _Files:

@@ -45,10 +45,16 @@ def read_png_mask(path: Path) -> Raw:
         return np.asarray(image, dtype=np.float32)
 
 
-def fit_image(raw: Raw, data: DataSection) -> Inputs:
-    """[channels, H, W] of raw values to the plan's shape: ``intensity`` to black and white, cut, resized bilinearly."""
+def fit_image(raw: Raw, data: DataSection, name: str) -> Inputs:
+    """[channels, H, W] of raw values to the plan's shape: ``intensity`` to black and white, cut, resized bilinearly.
+
+    Raises InvalidValue, naming the image, where nothing of it would be left: all of it beyond one end of the intensity.
+    """
     low, high = data.intensity
     _, height, width = data.input_shape
+    if raw.min() < raw.max() and (raw.max() <= low or raw.min() >= high):
+        reason = f"{name}: values from {raw.min():g} to {raw.max():g}, all beyond the intensity of {low:g} to {high:g}"
+        raise InvalidValue(reason, "Give [data] intensity the raw values that are black and white (docs/data.md).")
     grey = (np.clip(raw, low, high) - low) / (high - low)
     resized = [_resize(channel, width, height, Image.Resampling.BILINEAR) for channel in grey]
     return np.asarray((np.stack(resized) - CENTER) / SCALE, dtype=np.float32)

@@ -24,7 +24,7 @@ _SAMPLES, _PHOTOMETRIC, _FRAMES = "00280002", "00280004", "00280008"
 
 def is_volume(path: Path) -> bool:
     """Whether a path is read by MONAI: NIfTI, DICOM (``.dcm``), or a folder, which is a DICOM series."""
-    return path.name.endswith((*NIFTI, ".dcm")) or path.is_dir()
+    return path.name.lower().endswith((*NIFTI, ".dcm")) or path.is_dir()
 
 
 class VolumeReader:
@@ -54,7 +54,7 @@ class VolumeReader:
 
 def _read(path: Path, intensity: tuple[float, float] | None) -> NDArray[np.float32]:
     """[x, y, slices] of raw values."""
-    nifti = path.name.endswith(NIFTI)
+    nifti = path.name.lower().endswith(NIFTI)
     package = "nibabel" if nifti else "pydicom"
     if importlib.util.find_spec(package) is None:
         raise MissingExtra(f"{path.name}: {'NIfTI' if nifti else 'DICOM'} files need {package}, of the extra 'imaging'")
@@ -64,8 +64,10 @@ def _read(path: Path, intensity: tuple[float, float] | None) -> NDArray[np.float
     # With its pruned header a file could not say that it is inverted, coloured or a film.
     reader = NibabelReader() if nifti else PydicomReader(prune_metadata=False)
     try:
+        if path.is_dir():
+            _require_one_series(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about slices without a number, which are left out: an index names those
+            warnings.simplefilter("ignore")
             array, header = LoadImage(reader=reader, image_only=False)(str(path))
         volume = np.asarray(array, dtype=np.float32)
         if not nifti:
@@ -79,6 +81,35 @@ def _read(path: Path, intensity: tuple[float, float] | None) -> NDArray[np.float
     if volume.ndim != 3 or not np.isfinite(volume).all():
         raise InvalidData(f"{path.name}: shape {volume.shape}; one finite volume of slices is needed")
     return volume
+
+
+def _require_one_series(folder: Path) -> None:
+    """InvalidData unless the DICOM files of a folder are one series whose slices have numbers of their own.
+
+    MONAI's reader sorts by these and leaves out a slice without one: slices of two series would be mixed, all later
+    ones be counted otherwise than in the index, and masks be of other images.
+    """
+    from pydicom import dcmread
+    from pydicom.misc import is_dicom
+
+    headers = {
+        path.name: dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "InstanceNumber"])
+        for path in sorted(folder.iterdir())
+        if path.is_file() and is_dicom(path)
+    }
+    if len(headers) < 2:
+        return
+    hint = "Give each series a folder of its own, or list the files one by one."
+    if len({header.get("SeriesInstanceUID") for header in headers.values()}) > 1:
+        raise InvalidData(f"{folder}: more than one DICOM series", hint)
+    first: dict[object, str] = {}
+    for name, header in headers.items():
+        number = header.get("InstanceNumber")
+        if number is None:
+            raise InvalidData(f"{folder / name}: a slice without an instance number, among others", hint)
+        if number in first:
+            raise InvalidData(f"{folder / name}: the instance number of {first[number]}", hint)
+        first[number] = name
 
 
 def _upright(

@@ -6,6 +6,7 @@ alone, as it would in a deployment: nothing is fitted to records that a hospital
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
-from secure_fedhelp.data.tables import category, encode_rows, patient_of, read_rows, require_distinct
+from secure_fedhelp.data.tables import MISSING, category, encode_rows, patient_of, read_rows, require_distinct
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
 from secure_fedhelp.research.dealing import Dealt, deal
@@ -83,6 +84,11 @@ def _table(
         raise MissingColumn(f"{data.path.name}: no column {', '.join(map(repr, missing))}")
     patients = tuple(patient_of(row, data.patient, f"{data.path.name}, {place}") for place, row in rows)
     raw = [row[data.target].strip() for _, row in rows]
+    if unlabelled := [place for (place, _), text in zip(rows, raw, strict=True) if text in MISSING]:
+        reason = (
+            f"{data.path.name}, {unlabelled[0]}: no {data.target!r}, and {len(unlabelled) - 1} more records without"
+        )
+        raise InvalidValue(reason, "Fill it in, or leave these records out: an empty text would be a class of its own.")
     _require_test(data.path, parts)
     strata = np.unique(raw, return_inverse=True)[1]
     test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
@@ -114,7 +120,7 @@ def _table(
 def _images(
     name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
 ) -> Dealt:
-    classes = len(data.classes)
+    classes, notes = len(data.classes), tuple[str, ...]()
     if not data.files and is_medmnist(array_names(data.path)):
         if parts.test:
             raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
@@ -139,6 +145,7 @@ def _images(
         else:
             loaded = read_image_set(data.path, classes, "open", progress)
         records = loaded.records
+        notes = _copies(records)
         sites = all_sites = _sites(data, partition, len(records))
         everything, counts = records, (parts.test, parts.public, parts.reference)
         test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
@@ -146,7 +153,18 @@ def _images(
     hospitals = deal(partition, everything.patients, strata, sites, pool, rng)
     fields = _image_fields(name, data, everything.inputs.shape[1:])
     fields |= {"task": "segmentation"} if everything.masked else {}
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites, loaded.notes)
+    notes = loaded.notes + notes
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites, notes)
+
+
+def _copies(records: Records) -> tuple[str, ...]:
+    """A note on images that are the same to the last value and said to be of several patients."""
+    who: dict[bytes, set[str]] = {}
+    for image, patient in zip(records.inputs, records.patients, strict=True):
+        who.setdefault(hashlib.sha256(image.tobytes()).digest(), set()).add(patient)
+    if not (several := sum(len(patients) > 1 for patients in who.values())):
+        return ()
+    return (f"{several} image(s) are of more than one patient: copies may be trained and tested on",)
 
 
 def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:

@@ -17,12 +17,20 @@ _HINT = "Set more aside with [parts] public, or list the columns yourself: [[dat
 
 
 def infer_column(name: str, public_values: Sequence[str]) -> Column:
-    """Numeric if every public value that is not missing is a finite number, else categorical; raises InvalidData."""
+    """Numeric if every public value that is not missing is a finite number, else categorical.
+
+    Raises InvalidData, also where most are numbers: NA among them is no category, nor are the numbers.
+    """
     known = [value.strip() for value in public_values if value.strip() not in MISSING]
     if not known:
         raise InvalidData(f"column {name!r} has no value in the public part", _HINT)
     if all(map(_is_number, known)):
         return numeric_column(name, known)
+    words = [value for value in known if not _is_number(value)]
+    if len(words) < len(known) / 2:
+        listed = ", ".join(map(repr, sorted(set(words))[:3]))
+        hint = "Leave missing values empty (or ?), or say in [[data.columns]] what the column is."
+        raise InvalidData(f"column {name!r} has numbers, and {listed} among them", hint)
     if len(categories := sorted(set(known))) > MOST_CATEGORIES:
         raise InvalidData(f"column {name!r} has {len(categories)} different words in the public part alone", _HINT)
     return Column(name=name, kind="categorical", categories=tuple(categories))

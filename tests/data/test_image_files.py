@@ -329,3 +329,58 @@ def test_a_loader_tells_how_far_it_is(tmp_path: Path) -> None:
         assert told[0][0] == 0
         assert told[-1][0] == told[-1][1] > 0
         assert told == sorted(told)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ([{"SeriesInstanceUID": "1.2.3"}, {"SeriesInstanceUID": "1.2.4"}], "more than one DICOM series"),
+        ([{}, {"InstanceNumber": 1}], "the instance number of 1.dcm"),
+        ([{}, {"InstanceNumber": None}], "without an instance number"),
+    ],
+    ids=["two-series", "one-number-twice", "no-number"],
+)
+def test_slices_that_would_be_counted_otherwise_than_in_the_index_are_refused(
+    tmp_path: Path, tags: list[dict[str, Any]], words: str
+) -> None:
+    """Slices of a localiser among those of a scan: each mask would be of another image, and nobody would see it."""
+    for number, changed in enumerate(tags, 1):
+        dicom(tmp_path / "series" / f"{number}.dcm", RAMP // number, number, **changed)
+    with pytest.raises(InvalidData, match=words):
+        index(tmp_path, "file,slice,patient_id,target\nseries,0,a,ill\n")
+
+
+def test_endings_in_capitals_are_the_same_format(tmp_path: Path) -> None:
+    dicom(tmp_path / "CT.DCM", RAMP)
+    np.testing.assert_allclose(index(tmp_path, HEADER + "CT.DCM,a,ill\n").records.inputs[0, 0], grey(RAMP), atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [500.0, -4000.0])
+def test_an_image_that_the_intensity_would_blank_is_refused(tmp_path: Path, shift: float) -> None:
+    """Deep images without an intensity of their own would all be white, and train something."""
+    dicom(tmp_path / "ct.dcm", RAMP, RescaleSlope="1", RescaleIntercept=str(shift))
+    with pytest.raises(InvalidValue, match="all beyond the intensity of 0 to 255"):
+        index(tmp_path, HEADER + "ct.dcm,a,ill\n")
+
+
+def test_a_black_image_is_an_image(tmp_path: Path) -> None:
+    png(tmp_path / "black.png", np.zeros((4, 6), dtype=np.uint8))
+    assert (index(tmp_path, HEADER + "black.png,a,ill\n").records.inputs == -2.0).all()
+
+
+def test_no_image_of_a_folder_is_left_out_without_a_word(tmp_path: Path) -> None:
+    for part, values in (("images", RAMP), ("masks", (RAMP > 100).astype(np.uint8))):
+        for name in ("one.png", "two.PNG"):
+            png(tmp_path / "scans" / part / name, values)
+    folder = tmp_path / "scans"
+    data = DATA.model_copy(update={"task": "segmentation"})
+    assert len(load_records(folder, data).records) == 2
+    (folder / "images" / "Thumbs.db").write_text("x")
+    assert len(load_records(folder, data).records) == 2, "what is no image is nobody's loss"
+    png(folder / "images" / "two.png", RAMP)
+    with pytest.raises(InvalidData, match="the same name as two"):
+        load_records(folder, data)
+    (folder / "images" / "two.png").unlink()
+    Image.fromarray(RAMP.astype(np.uint8)).save(folder / "images" / "three.jpg")
+    with pytest.raises(InvalidData, match="three.jpg: no PNG"):
+        load_records(folder, data)

@@ -70,7 +70,12 @@ GOOD = {"images": GREY, "labels": LABELS, "patients": np.asarray(["a", "b", "c"]
         ({"labels": LABELS[:2]}, InvalidData, "3 inputs"),
         ({"patients": np.asarray([0.5, 1, 2])}, InvalidData, "text or integers"),
         ({"patients": np.asarray(["a"])}, InvalidData, "patient identifiers"),
-        ({"images": np.asarray([{"a": 1}], dtype=object)}, InvalidData, "readable"),
+        ({"images": np.asarray([{"a": 1}], dtype=object)}, InvalidData, "Python objects"),
+        ({"patients": np.asarray(["a", "b", "c"], dtype=object)}, InvalidData, "Python objects"),
+        ({"images": np.zeros((3, 32, 32, 3), dtype=np.uint8)}, InvalidData, "channels come first"),
+        ({"images": np.zeros((3, 32, 32, 1), dtype=np.float32)}, InvalidData, "channels come first"),
+        ({"images": GREY.astype(np.float32)}, InvalidData, "channels, height and width"),
+        ({"images": np.full((3, 1, 4, 4), 255.0, dtype=np.float32)}, InvalidValue, "scale images"),
     ],
 )
 def test_each_fault_is_named(tmp_path: Path, change: dict[str, Any], error: type[InvalidData], words: str) -> None:

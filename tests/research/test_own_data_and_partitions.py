@@ -526,3 +526,25 @@ def test_a_study_on_a_table_of_ones_own_runs(tmp_path: Path) -> None:
     plan, run = parse_plan(values), create_run_folder(tmp_path / "run", overwrite=False)
     run_simulation(run, plan, data, Console(quiet=True))
     assert all((run.hospital(name).models / "personal.pt").exists() for name in data.hospitals)
+
+
+@pytest.mark.parametrize("missing", ["", "?"])
+def test_a_record_without_a_target_is_no_class_of_its_own(tmp_path: Path, missing: str) -> None:
+    table(tmp_path, {18: {"outcome": missing}, 40: {"outcome": missing}})
+    with pytest.raises(InvalidValue, match=r"own\.csv, line 20: no 'outcome', and 1 more"):
+        study_data(study(tmp_path, own()), None)
+
+
+def test_words_among_numbers_are_missing_values_in_disguise(tmp_path: Path) -> None:
+    """With NA each number would be a category of its own."""
+    table(tmp_path, {number: {"age": "NA"} for number in range(0, 400, 5)})
+    with pytest.raises(InvalidData, match="column 'age' has numbers, and 'NA' among them"):
+        study_data(study(tmp_path, own()), None)
+
+
+def test_images_of_two_patients_that_are_one_image_are_told(tmp_path: Path) -> None:
+    arrays = scans(200)
+    arrays["images"][7] = arrays["images"][120]
+    np.savez(tmp_path / "own.npz", **arrays)
+    notes = study_data(study(tmp_path, IMAGE + PARTS + EQUAL), None).notes
+    assert any("1 image(s) are of more than one patient" in note for note in notes)

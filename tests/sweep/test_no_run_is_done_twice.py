@@ -30,12 +30,12 @@ from secure_fedhelp.research.study_file import StudyFile, load_study
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
 from secure_fedhelp.research.sweep.execute import execute
-from secure_fedhelp.research.sweep.runs import RIVALS, Run, expand, parse_epsilons, versions
+from secure_fedhelp.research.sweep.runs import REVISIONS, RIVALS, Run, expand, parse_epsilons, versions
 from secure_fedhelp.research.sweep.statistics import difference, level, values
 from secure_fedhelp.research.sweep.store import Store
 from secure_fedhelp.research.sweep.sweep import sweep
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.methods import Prr
+from secure_fedhelp.study.methods import BUILT_IN, Prr
 
 # -- identity ----------------------------------------------------------------------------------------------------------
 
@@ -391,3 +391,51 @@ def test_a_variant_called_as_a_method_is_of_that_method() -> None:
 
 def test_budgets_that_look_alike_are_two_runs() -> None:
     assert len(runs("fedavg", epsilons=(1.0, 1.0000004), seeds=1)) == 2
+
+
+def test_code_that_makes_something_else_of_a_contender_gives_its_runs_another_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Versions and constants stay the same from one commit to the next, and what is computed may not."""
+    before = {run.contender: run.id for run in runs("fedavg", "local", seeds=1)}
+    monkeypatch.setitem(REVISIONS, "fedavg", 7)
+    after = {run.contender: run.id for run in runs("fedavg", "local", seeds=1)}
+    assert after["fedavg"] != before["fedavg"]
+    assert after["local"] == before["local"]
+    assert REVISIONS.keys() <= {*RIVALS, *BUILT_IN}
+
+
+def test_one_seed_that_cannot_be_dealt_costs_its_own_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rare class that is in nobody's public part under one seed must not keep the other seeds from being run."""
+
+    def dealt(study: StudyFile, data_dir: Path | None) -> None:
+        asked.append(study.seed)
+        if study.seed in broken:
+            raise InvalidPartition(f"seed {study.seed}")
+
+    asked, broken = list[int](), {1}
+    monkeypatch.setattr("secure_fedhelp.research.sweep.sweep.study_data", dealt)
+    assert len(sweep(runs("fedavg", "fedhelp", seeds=3), tmp_path, Counting())) == 6
+    assert asked == [1, 2], "one dealing that works is enough"
+    broken.update({2, 3})
+    with pytest.raises(InvalidPartition, match="seed 1"):
+        sweep(runs("fedavg", seeds=3), tmp_path / "all", Counting())
+
+
+def test_runs_are_forgotten_under_the_lock_alone(tmp_path: Path) -> None:
+    """Else a second call would take away what a sweep at work has done, before it is told that there is one."""
+
+    def nested(given: Sequence[Run]) -> Iterator[Outcome]:
+        done = Counting()(given)
+        yield next(done)
+        with pytest.raises(InvalidConfiguration, match="another sweep"):
+            sweep(runs("fedavg"), tmp_path, Counting(), anew=True)
+        assert len(list((tmp_path / "runs").glob("*.json"))) == 1
+        yield from done
+
+    assert len(sweep(runs("fedavg"), tmp_path, nested)) == 2
+    again = Counting()
+    assert len(sweep(runs("fedavg"), tmp_path, again, anew=True)) == 2
+    assert len(again.done) == 2

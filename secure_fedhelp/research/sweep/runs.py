@@ -34,6 +34,9 @@ RIVALS: dict[str, str] = {
     "teacher": "the teacher itself, asked about every patient",
     "pooled": "all records in one place, no noise: the ceiling",
 }
+#: Raised with each change of what the code makes of a contender: a result of the code before has another name then, and
+#: is not taken for one of today's. (Constants of the plans and versions of packages are in a run's name anyway.)
+REVISIONS: dict[str, int] = {"local": 1}
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "public-labels", "teacher", "pooled"})
 _PACKAGES = ("torch", "monai", "opacus", "dp-accounting", "tenseal", "numpy", "scikit-learn")
@@ -79,6 +82,8 @@ class Run:
             "study": study,
             "versions": self.versions,
         }
+        if self.contender in REVISIONS:
+            about["revision"] = REVISIONS[self.contender]
         code = {path: source_sha256(path) for path in sorted(self._imported)}
         return digest(about | ({"code": code} if code else {}))[:16]
 

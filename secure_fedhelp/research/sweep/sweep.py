@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.errors import FedHelpError, InvalidConfiguration
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.sweep.asked import remember
 from secure_fedhelp.research.sweep.engines import Outcome
@@ -33,19 +33,23 @@ def sweep(
     told: Callable[[Outcome], None] = lambda outcome: None,
     log: Log = lambda result: None,
     clock: Callable[[], float] = time.monotonic,
+    anew: bool = False,
 ) -> list[RunResult]:
     """Do the runs that ``folder`` does not have yet, and write tables and page of all of ``runs`` that are done.
 
     Tables are written on the way too, so a sweep can be looked at while it goes, and they and the page at its end,
-    whatever ends it. ``told`` hears of each run that ends; ``clock`` gives seconds. Raises InvalidConfiguration if
+    whatever ends it. ``told`` hears of each run that ends; ``clock`` gives seconds; ``anew`` forgets what ``folder``
+    has of these runs. Raises InvalidConfiguration if
     another sweep is at work in the folder, and what data and folder raise.
     """
     with _locked(folder):
         store = Store(folder)
         remember(folder, runs)
+        if anew:  # under the lock: not what a sweep at work has just done
+            store.forget(runs)
         left = [run for run in runs if not store.done(run)]
-        for run in _one_of_each(left):
-            study_data(run.study, run.data_dir)  # a missing file, or a part nobody can deal, is told before all starts
+        for dealings in _by_dealing(left):
+            _require_data(dealings)  # a missing file, or a part nobody can deal, is told before all starts
         done = {result.run: result for result in store.results(runs)}
         for result in done.values():
             log(result)
@@ -71,12 +75,26 @@ def _in_order(runs: Sequence[Run], done: Mapping[str, RunResult]) -> list[RunRes
     return [done[run.id] for run in runs if run.id in done]
 
 
-def _one_of_each(runs: Sequence[Run]) -> list[Run]:
-    """The first run of every way in which the study's data are dealt, seeds apart."""
-    found: dict[str, Run] = {}
+def _by_dealing(runs: Sequence[Run]) -> list[list[Run]]:
+    """One run of each seed, for every way in which the study's data are dealt."""
+    found: dict[str, dict[int, Run]] = {}
     for run in runs:
-        found.setdefault(run.study.model_dump_json(include=DEALT_BY), run)
-    return list(found.values())
+        found.setdefault(run.study.model_dump_json(include=DEALT_BY), {}).setdefault(run.study.seed, run)
+    return [list(seeds.values()) for seeds in found.values()]
+
+
+def _require_data(dealings: Sequence[Run]) -> None:
+    """Raise what is wrong with the data of all these; where one seed alone cannot be dealt, its runs will say so."""
+    first: FedHelpError | None = None
+    for run in dealings:
+        try:
+            study_data(run.study, run.data_dir)
+        except FedHelpError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 @contextmanager
