@@ -235,7 +235,9 @@ class Agent:
         """The upload of this attempt, of an earlier run or new; None if we have declined, or the attempt goes on
         without us."""
         spooled = self.vault.upload(number)
-        if spooled is not None and json.loads(spooled[0])["attempt"] == attempt:
+        if spooled is not None and (header := json.loads(spooled[0]))["attempt"] == attempt:
+            # A ledger that was put back since has forgotten what this upload cost.
+            self.ledger.require_witnessed(header["ledger_entries"], header["ledger_head"])
             return SignedUpload(*spooled)
         masking = UNMASKED
         if self.plan.aggregation.masks != "none":

@@ -40,6 +40,7 @@ largest_epsilon = 3.0
 largest_delta = 1e-3
 # lifetime_epsilon = 3.0                    # over all studies on the same patients; absent: largest_epsilon
 unit = "patient"
+patient_columns = ["patient_id"]            # the columns of your files that name the patient, whatever a plan says
 smallest_cohort = 3
 channels_allowed = ["model-update", "public-logits", "metrics"]
 # models_allowed = ["mlp-*", "package.module:function"]   # networks; imported code by its whole path only

@@ -96,7 +96,9 @@ def take_part(
         with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), clock) as ledger:
             # Under the ledger's lock, which guards the book of patients beside it too.
             book = patient_book(member, ledger)
-            gate = ReleaseGate(ledger, member.plan, name, know_patients(member, records, book))
+            # The book hears of each release at once: after a crash it must miss what a ledger has lost.
+            budget = know_patients(member, records, book)
+            gate = ReleaseGate(ledger, member.plan, name, budget, spent=lambda: book.follow(ledger))
             say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
             journal = _Journal(member, records, method, gate, say)
             agent = Agent(

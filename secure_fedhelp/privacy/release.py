@@ -145,10 +145,14 @@ class ReleaseGate:
     was stated at, so that a plan with a large delta cannot make earlier studies look cheap.
     """
 
-    def __init__(self, ledger: Ledger, plan: StudyPlan, hospital: str, budget: Budget) -> None:
+    def __init__(
+        self, ledger: Ledger, plan: StudyPlan, hospital: str, budget: Budget, spent: Callable[[], None] = lambda: None
+    ) -> None:
+        """``spent`` is called when a release's entry is on the disk, before anybody gets what it paid for."""
         if ledger.hospital != hospital:
             raise NotReleasable(f"the ledger of {ledger.hospital} cannot pay for {hospital}")
         self._ledger, self._plan, self._hospital, self._budget = ledger, plan, hospital, budget
+        self._spent = spent
         self._privacy = plan.privacy_of(hospital)
 
     def epsilon_spent(self) -> float:
@@ -272,6 +276,7 @@ class ReleaseGate:
             ],
             noise_source=output.noise_source,
         )
+        self._spent()
         return Released(_GATE, entry, vectors, clipped)
 
     def recover(self, round: int, channels: Mapping[str, Vector]) -> Released | None:

@@ -180,6 +180,7 @@ def write_hospitals(
         policy = {
             "largest_epsilon": privacy.epsilon,
             "largest_delta": privacy.delta,
+            "patient_columns": [plan.data.patient_id],
             "smallest_cohort": plan.aggregation.minimum_cohort,
             "channels_allowed": [channel.name for channel in plan.channels],
             "smallest_coalition": min(1, plan.coalition[1]),

@@ -38,6 +38,9 @@ class SitePolicy(Strict):
     #: study's delta. Absent: ``largest_epsilon``, so one study may use all of it.
     lifetime_epsilon: float | None = Field(default=None, gt=0)
     unit: Literal["patient"] = "patient"
+    #: Columns of this hospital's files that name the patient. A plan says which one to go by; by a column of visits it
+    #: would protect visits, and the ledger would take the same people for others.
+    patient_columns: tuple[str, ...] = ("patient_id",)
     #: Fewest hospitals in a sum.
     smallest_cohort: int = Field(default=3, ge=2)
     #: Largest share of a sum's weight that one hospital may have, in any cohort of the plan. Weights are public, and
@@ -126,6 +129,12 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: 
         *([] if policy.lifetime_epsilon is None else [at_most("lifetime_epsilon", privacy.epsilon, policy.lifetime)]),
         at_most("largest_delta", privacy.delta, policy.largest_delta),
         Clause("unit", privacy.unit, policy.unit, privacy.unit != policy.unit),
+        Clause(
+            "patient_columns",
+            column := plan.data.patient_id,
+            ", ".join(policy.patient_columns) or "none",
+            column not in policy.patient_columns,
+        ),
         Clause("smallest_cohort", str(cohort), f"at least {policy.smallest_cohort}", cohort < policy.smallest_cohort),
         Clause(
             "smallest_coalition",

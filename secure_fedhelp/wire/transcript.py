@@ -120,6 +120,11 @@ class WitnessedHead:
     head: str
 
 
+#: Of a line of the transcript, for each hospital and for the rest: far more than its keys, hashes and signatures take,
+#: and far less than what parsing it could not be afforded with (some twenty times its length in memory).
+LARGEST_LINE_A_HOSPITAL = 64 * 2**10
+
+
 class TranscriptChecker:
     """The rules above, one line at a time. After an error it must not be used on."""
 
@@ -171,6 +176,8 @@ class TranscriptChecker:
         return entry
 
     def _signed_entry(self, line: bytes) -> TranscriptEntry:
+        if len(line) > (largest := LARGEST_LINE_A_HOSPITAL * (1 + len(self._plan.hospitals))):
+            raise TranscriptInvalid(f"{len(line)} bytes, at most {largest} in a study of so many hospitals")
         try:
             values = json.loads(line)
             signature = bytes.fromhex(values["signature"])

@@ -287,10 +287,10 @@ def test_a_torn_or_missing_file_is_named(tmp_path: Path, honest: Scribe) -> None
 
 
 def test_what_the_coordinator_did_not_sign_is_not_even_read(scribe: Scribe) -> None:
-    """A line that is wrong in a hundred thousand places would cost hundreds of times its size to explain."""
+    """A line that is wrong in fifty thousand places would cost hundreds of times its size to explain."""
     scribe.round()
     line = json.loads(scribe.lines[0])
-    line["entry"]["cohort"] = [{}] * 100_000
+    line["entry"]["cohort"] = [{}] * 50_000
     forged = canonical_bytes(line)
     tracemalloc.start()
     with pytest.raises(TranscriptInvalid, match="signature of the coordinator") as caught:
@@ -299,3 +299,16 @@ def test_what_the_coordinator_did_not_sign_is_not_even_read(scribe: Scribe) -> N
     tracemalloc.stop()
     assert peak < 60 * len(forged)
     assert len(caught.value.message) < 200
+
+
+def test_a_line_too_long_to_be_parsed_is_not(scribe: Scribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON takes some twenty times its length in memory, and whoever is named coordinator may send anything."""
+
+    def parsed(line: bytes) -> None:
+        raise AssertionError("read")
+
+    scribe.round()
+    huge = b'{"entry":[' + b"[]," * 100_000 + b"[]]}"
+    monkeypatch.setattr("secure_fedhelp.wire.transcript.json.loads", parsed)
+    with pytest.raises(TranscriptInvalid, match="bytes, at most"):
+        verify(scribe, [huge])

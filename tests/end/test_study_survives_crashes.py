@@ -19,6 +19,7 @@ from secure_fedhelp.errors import UnderQuorum
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.research.results import measured_error, read_cohorts
@@ -76,6 +77,15 @@ def assert_the_study_ended_right(running: Study) -> None:
     assert [f for f in verify_run(running.run.root, time.time()) if not f.ok] == []
 
 
+def assert_the_book_has_seen(running: Study, name: str, releases: int) -> None:
+    """After a power cut the ledger may be gone or an older copy: the next study must miss every release of this one."""
+    folder = running.run.hospital(name)
+    key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root, running.run.key_file(name)))
+    seen, _ = PatientBook(folder.ledger, key.derive(KEY_PURPOSE))._seen
+    lines = folder.ledger.read_text(encoding="utf-8").splitlines()
+    assert sum('"kind":"release"' in line for line in lines[:seen]) == releases
+
+
 def test_coordinator_killed_while_uploads_arrive(tmp_path: Path) -> None:
     with study(tmp_path / "run", rounds=2) as running:
         running.start_coordinator()
@@ -116,6 +126,7 @@ def test_hospital_killed_after_it_spent_and_before_it_uploaded(
         assert done.returncode == -signal.SIGKILL, done.stderr
         paid = running.ledger(victim)
         assert [entry["round"] for entry in paid] == paid_rounds
+        assert_the_book_has_seen(running, victim, len(paid))
         running.start_thread(victim)
         running.join_threads()
         assert "resumed rounds=1" in running.said[victim]

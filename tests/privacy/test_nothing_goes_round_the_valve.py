@@ -456,6 +456,17 @@ def test_after_a_crash_the_same_values_come_out_without_paying_twice(tmp_path: P
         assert ledger.count == 1
 
 
+def test_whoever_watches_the_ledger_hears_of_a_release_before_it_comes_out(ledger: Ledger) -> None:
+    """After a crash the book beside the ledger has to miss what a ledger has lost."""
+    heard: list[int] = []
+    gate = ReleaseGate(ledger, PLAN, "alpha", BUDGET, spent=lambda: heard.append(ledger.count))
+    gate.reserve(0)
+    assert heard == []
+    gate.release(0, output())
+    gate.spend_without_release(1, "system")
+    assert heard == [2, 3]
+
+
 def test_only_what_was_paid_for_is_recovered(gate: ReleaseGate, ledger: Ledger) -> None:
     gate.release(1, output())
     assert gate.recover(1, values()) is not None, "clipping again changes nothing"

@@ -164,3 +164,13 @@ def test_the_share_of_the_sum_is_judged_in_the_smallest_cohort() -> None:
     (broken,) = broken_clauses(SitePolicy(largest_weight_share=0.5), plan, "h00", None)
     assert broken.clause == "largest_weight_share"
     assert "0.89 for one hospital in the smallest cohort" in broken.plan
+
+
+def test_a_plan_does_not_say_which_column_is_the_patient() -> None:
+    """By a column of visits DP-SGD would protect visits, and a second study would find none of the first one's people:
+    the lifetime budget would begin anew."""
+    by_visit = example_plan(data__patient_id="visit", aggregation__masks="repairing")
+    assert [b.clause for b in broken_clauses(SitePolicy(), by_visit, "beta", None)] == ["patient_columns"]
+    assert not broken_clauses(SitePolicy(patient_columns=("visit",)), by_visit, "beta", None)
+    (broken,) = broken_clauses(SitePolicy(patient_columns=()), PLAN, "beta", None)
+    assert str(broken) == "patient_columns: the plan asks patient_id, the policy allows none"
