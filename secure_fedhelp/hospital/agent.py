@@ -7,7 +7,7 @@ run has already done. It knows no sockets and no torch: the coordinator and the 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
@@ -64,7 +64,7 @@ class Agent:
     coordinator: Coordinator
     clock: Callable[[], float]
     progress: Progress
-    _cards: dict[str, MemberCard] = field(default_factory=dict, init=False)
+    _cards: Mapping[str, MemberCard] = field(default_factory=dict, init=False)
     _checker: TranscriptChecker | None = field(default=None, init=False)
     _lines: list[bytes] = field(default_factory=list, init=False)
     #: Published rounds that are not absorbed yet, and who had left before each.
@@ -90,6 +90,7 @@ class Agent:
         """Take part until the study ends. Raises StudyEnded or UnderQuorum when it ends before its last round."""
         self._resume()
         if self._rounds == self.plan.study.rounds:
+            self._forget_study()
             return  # an earlier run has absorbed everything: the coordinator may be gone by now
         self.coordinator.join(self.card)
         self.progress("joined", {})
@@ -107,7 +108,7 @@ class Agent:
                 self.coordinator.goodbye()
                 raise ended
             known = state.version
-        self._forget_key()
+        self._forget_study()
         self.coordinator.goodbye()
         self.progress("finished", {"rounds": self._rounds})
 
@@ -159,21 +160,26 @@ class Agent:
         if checkpoint is not None:
             self.method.load(checkpoint.method)
             self._rounds = checkpoint.rounds
-            self.vault.forget_rounds_before(self._rounds)  # of a crash between absorbing and forgetting
+            self._forget_rounds()  # of a crash between absorbing and forgetting
             self.progress("resumed", {"rounds": self._rounds})
 
     def _learn_roster(self) -> None:
         if self._cards:
             return
-        coordinator, self._cards = check_roster(
-            self.coordinator, self.credentials, self.plan, self.clock(), self.hospital, self.signing.public_hex
+        kept = self.vault.accepted_cards()
+        roster = check_roster(
+            self.coordinator, self.credentials, self.plan, self.clock(), self.hospital, self.signing.public_hex, kept
         )
+        if roster.accepted != kept:
+            self.vault.remember_accepted_cards(roster.accepted)
+        self._cards = roster.hospitals
         publics = {name: card.signing_key for name, card in self._cards.items()}
-        self._checker = TranscriptChecker(coordinator.signing_key, publics, self.plan)
+        self._checker = TranscriptChecker(roster.coordinator.signing_key, publics, self.plan)
         self._masked = MaskedRounds(
             self.plan, self.policy, self.hospital, publics, self.signing, self.vault, self.coordinator
         )
         self._read_lines(self.vault.transcript())
+        self.vault.forget_study_keys_before(self._key_needed)  # of a crash between absorbing and forgetting
 
     # -- a round: out ----------------------------------------
 
@@ -256,7 +262,12 @@ class Agent:
         return upload
 
     def _prepared(self, number: int, epoch: int) -> tuple[Released, EpochKey] | None:
-        """What this round uploads, paid for, and the key for it; None if the budget does not reach (we decline)."""
+        """What this round uploads, paid for, and the key for it; None if the budget does not reach (we decline), or an
+        earlier run paid for training that failed: the round goes on without us."""
+        if self.vault.failed(number):
+            # What failed would fail again, and whatever starts this process anew by itself would pay each time.
+            self.progress("left out: this round's training failed in an earlier run", {"round": number})
+            return None
         # Before anything is spent: without a key it would be spent for nothing.
         key = self._epoch_key(epoch, self._known.out)
         if self._ready is None or self._ready[0] != number:
@@ -279,6 +290,20 @@ class Agent:
         if self._key is not None:
             self._key.cipher.forget()
             self._key = None
+
+    def _forget_study(self) -> None:
+        """The last sum is open: what was recorded of the study shall be opened by nothing that is found here later."""
+        self._forget_key()
+        self.vault.forget_study_keys_before(self.plan.study.rounds)  # an epoch has a round at least
+
+    def _forget_rounds(self) -> None:
+        """Of the rounds that are absorbed. A research study keeps its values, to measure the encryption's error."""
+        self.vault.forget_rounds_before(self._rounds, values=self.plan.study.mode != "research")
+
+    @property
+    def _key_needed(self) -> int:
+        """The key epoch of the next sum to open, or of the next round."""
+        return self._waiting[0][0].key_epoch if self._waiting else self._known.key_epoch
 
     def _require_one_key(self, epoch: int) -> Callable[[frozenset[str]], None]:
         """Asks whether all members of an attempt have signed for the study key that this hospital holds: masks among
@@ -306,6 +331,7 @@ class Agent:
             raise  # nothing can be written or paid; or the network was refused before a record was drawn
         except Exception:
             # The mechanism ran, and that it failed will show, whatever it failed of: nobody tries again for nothing.
+            self.vault.remember_failed(number)
             self.gate.spend_without_release(number, "system")
             raise
 
@@ -387,13 +413,11 @@ class Agent:
         self.method.absorb(number, opened.means)
         self._rounds = number + 1
         self.vault.remember_checkpoint(Checkpoint(self._rounds, self.method.save()))
-        self.vault.forget_body(number)
         self.masked.forget(number)
-        if (self._waiting[0][0].key_epoch if self._waiting else self._known.key_epoch) != entry.key_epoch:
+        self._forget_rounds()
+        if self._key_needed != entry.key_epoch:
             self._forget_key()
-            self.vault.forget_study_key(entry.key_epoch)  # its last sum is open
-        if self.plan.study.mode != "research":
-            self.vault.forget_values(number)
+            self.vault.forget_study_keys_before(self._key_needed)  # its last sum is open
         self.progress(
             "absorbed",
             {

@@ -94,7 +94,8 @@ def take_part(
     try:
         # The ledger outlives a study and its suite: it is always signed in Ed25519.
         with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), clock) as ledger:
-            # Under the ledger's lock, which guards the book of patients beside it too.
+            # Under the ledger's lock, which guards the book of patients beside it and the folder's state too.
+            member.vault.clear_leftovers()
             book = patient_book(member, ledger)
             # The book hears of each release at once: after a crash it must miss what a ledger has lost.
             budget = know_patients(member, records, book)

@@ -1,8 +1,8 @@
 """What a hospital must find again after a crash: checkpoint, spool of each round, study keys, secrets of the masks.
 
 Everything is replaced atomically and readable by the owner only. What is secret is sealed under the folder's root key
-(identity/sealed_files.py): study keys, masks' secrets, values, bodies, sums, checkpoint. In clear are only what the
-transcript shows anyway and marks without content. The order of one round is
+(identity/sealed_files.py): study keys, masks' secrets, values, bodies, sums, checkpoint; and the members' cards as they
+were checked. In clear are only what the transcript shows anyway and marks without content. The order of one round is
 
     1. the values to release are spooled (``values``): they have not left, nothing is spent;
     2. the ledger entry is written and synced: spent;
@@ -18,6 +18,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,14 @@ class Checkpoint:
     method: bytes
 
 
+@dataclass(frozen=True)
+class AcceptedCard:
+    """A member's card as it came (canonical JSON), and when this hospital checked it (unix seconds)."""
+
+    card: bytes
+    time: float
+
+
 class Vault:
     """Files under ``state/``; every write is atomic and synced before it returns. StorageError on a full disk.
 
@@ -51,15 +60,13 @@ class Vault:
     """
 
     def __init__(self, folder: Path, unlock: Unlock) -> None:
-        """For the hospital's own process: makes the folder, and clears what a write left that a crash cut off."""
+        """For the hospital's own process: makes the folder."""
         self._folder, self._unlock, self._reading_only = folder, unlock, False
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StorageError(f"cannot create {folder}: {error.strerror}") from error
         require_own_folder(folder)
-        for leftover in folder.glob(".*.part"):  # it never counted
-            leftover.unlink(missing_ok=True)
 
     @classmethod
     def read_only(cls, folder: Path, unlock: Unlock) -> Vault:
@@ -67,6 +74,12 @@ class Vault:
         vault = cls.__new__(cls)
         vault._folder, vault._unlock, vault._reading_only = folder, unlock, True
         return vault
+
+    def clear_leftovers(self) -> None:
+        """Delete what a write left that a crash cut off: it never counted. Only for who holds the ledger's lock, so
+        that it is no write of another process that is running."""
+        for leftover in self._folder.glob(".*.part"):
+            self._forget(leftover.name)
 
     def seal_clear_files(self) -> list[Path]:
         """Seal every secret that an earlier version left in clear; the files it sealed. Running it again goes on."""
@@ -88,6 +101,20 @@ class Vault:
     def remember_plan(self, plan_hash: str) -> None:
         self._write("signed-plan", plan_hash.encode())
 
+    # -- members' cards ----------------------------------------
+
+    def accepted_cards(self) -> dict[str, AcceptedCard]:
+        """Every hospital's card that this hospital has checked, by name."""
+        data = self._open("cards")
+        if data is None:
+            return {}
+        return {name: AcceptedCard(v["card"].encode(), v["time"]) for name, v in json.loads(data).items()}
+
+    def remember_accepted_cards(self, cards: Mapping[str, AcceptedCard]) -> None:
+        # Nothing in it is secret. Sealed, so that nobody else gives an ended certificate a time at which it held.
+        record = {name: {"card": c.card.decode(), "time": c.time} for name, c in cards.items()}
+        self._seal("cards", json.dumps(record, sort_keys=True).encode())
+
     # -- study keys ----------------------------------------
 
     def study_key(self, epoch: int) -> bytes | None:
@@ -96,9 +123,12 @@ class Vault:
     def remember_study_key(self, epoch: int, key: bytes) -> None:
         self._seal(f"study-key-{epoch}", key)
 
-    def forget_study_key(self, epoch: int) -> None:
+    def forget_study_keys_before(self, epoch: int) -> None:
         """After its epoch a key opens nothing more. That it was confirmed stays known: no other takes its place."""
-        self._forget(f"study-key-{epoch}")
+        for path in self._folder.glob("study-key-*"):
+            number = path.name.removeprefix("study-key-")
+            if number.isdigit() and int(number) < epoch:
+                self._forget(path.name)
 
     def confirmed_key(self, epoch: int) -> bool:
         """Whether this hospital has signed that it holds the epoch's key: from then on it takes no other."""
@@ -144,6 +174,13 @@ class Vault:
     def forget_values(self, round_number: int) -> None:
         self._forget(f"round-{round_number:05d}-values")
 
+    def failed(self, round_number: int) -> bool:
+        """Whether this round's training was paid for and gave nothing that can be released."""
+        return self._path(f"round-{round_number:05d}-failed").exists()
+
+    def remember_failed(self, round_number: int) -> None:
+        self._write(f"round-{round_number:05d}-failed", b"")
+
     def upload(self, round_number: int) -> tuple[bytes, bytes, bytes] | None:
         """(header, signature, body) spooled for a round, or None."""
         body, meta = self._open(f"round-{round_number:05d}-body"), self._read(f"round-{round_number:05d}-header")
@@ -169,10 +206,6 @@ class Vault:
 
     def remember_acknowledged(self, round_number: int, attempt: int = 0) -> None:
         self._write(f"round-{round_number:05d}-acknowledged-{attempt}", b"")
-
-    def forget_body(self, round_number: int) -> None:
-        """After a round is absorbed its ciphertext is of no more use."""
-        self._forget(f"round-{round_number:05d}-body")
 
     def sum(self, round_number: int) -> Vector | None:
         data = self._open(f"round-{round_number:05d}-sum")
@@ -200,11 +233,12 @@ class Vault:
         """
         self._forget(f"round-{round_number:05d}-secrets")
 
-    def forget_rounds_before(self, round_number: int) -> None:
-        """Forget bodies and secrets of all rounds before this one."""
+    def forget_rounds_before(self, round_number: int, values: bool) -> None:
+        """Forget bodies and secrets of all rounds before this one, and the released values too if ``values``."""
+        dropped = {"body", "secrets"} | ({"values"} if values else set())
         for path in self._folder.glob("round-*-*"):
             _, number, what = path.name.split("-", 2)
-            if what in ("body", "secrets") and int(number) < round_number:
+            if what in dropped and int(number) < round_number:
                 self._forget(path.name)
 
     # -- transcript ----------------------------------------

@@ -126,9 +126,16 @@ def make_card(
 
 
 def check_card(
-    card_bytes: bytes, ca_pem: bytes, plan: StudyPlan, now: float, revocations: bytes | None = None
+    card_bytes: bytes,
+    ca_pem: bytes,
+    plan: StudyPlan,
+    now: float,
+    revocations: bytes | None = None,
+    accepted: float | None = None,
 ) -> MemberCard:
     """The card in ``card_bytes`` if everything in it holds; ``now`` in unix seconds, ``revocations`` a CRL in PEM.
+
+    ``accepted`` is when this very card was checked before, if it was: its certificate may have ended since.
 
     Raises ProtocolError for malformed or non-canonical bytes, PlanChanged if the card is of another study, NotOnRoster
     if the plan does not list the hospital, WrongAuthority, CertificateExpired or CertificateRevoked for the
@@ -147,7 +154,7 @@ def check_card(
     if card.role == "hospital" and card.name not in {h.name for h in plan.hospitals}:
         raise NotOnRoster(f"hospital {card.name} is not in the plan")
     certificate_pem = card.certificate.encode()
-    identity = check_certificate(certificate_pem, ca_pem, now, revocations)
+    identity = check_certificate(certificate_pem, ca_pem, now, revocations, accepted)
     _require_same_member(card, identity, plan)
     fields = card.model_dump(mode="json", exclude={"signature"})
     key = pem.require_p256(pem.read_certificate(certificate_pem).public_key(), f"certificate of {card.name}")

@@ -129,8 +129,13 @@ def certificate_fingerprint(cert_pem: bytes) -> str:
 # --- checking --------------------------------------------------------------------------------------------------------
 
 
-def check_certificate(cert_pem: bytes, ca_pem: bytes, now: float, revocations: bytes | None = None) -> Identity:
+def check_certificate(
+    cert_pem: bytes, ca_pem: bytes, now: float, revocations: bytes | None = None, accepted: float | None = None
+) -> Identity:
     """Whom ``cert_pem`` names, after every check; ``now`` in unix seconds, ``revocations`` a CRL in PEM.
+
+    ``accepted`` is for who keeps the certificate of a signature made earlier: when it was checked before, and at which
+    its own dates are judged again. The authority's dates and the revocations are judged now.
 
     A chain here has exactly one step: the consortium's CA signed this certificate itself. Raises WrongAuthority if it
     did not (or PEM is malformed, or the name is of another consortium, or the CRL is not the CA's), CertificateExpired
@@ -144,7 +149,7 @@ def check_certificate(cert_pem: bytes, ca_pem: bytes, now: float, revocations: b
     except (InvalidSignature, *pem.MALFORMED) as error:
         raise WrongAuthority("the certificate was not signed by this consortium's CA") from error
     require_valid(authority, now, "the consortium CA's certificate")
-    require_valid(certificate, now, "the certificate")
+    require_valid(certificate, now if accepted is None else accepted, "the certificate")
     try:  # only now, on bytes that the CA signed, are extensions parsed
         identity = _identity(certificate, authority)
     except (*pem.MALFORMED, x509.ExtensionNotFound) as error:

@@ -394,6 +394,15 @@ def test_training_that_failed_is_paid_for_before_anybody_can_notice(
         assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
         assert mine.gate.epsilon_spent() > 0
 
+        # Whatever starts the process anew by itself would fail again, and pay again, until nothing is left.
+        again, said = agent(running, relay(running, answer(running))), []
+        again.ledger, again.gate, again.method = ledger, mine.gate, mine.method
+        again.progress = lambda what, details: said.append((what, details))
+        assert again._prepared(0, 0) is None
+        assert said == [("left out: this round's training failed in an earlier run", {"round": 0})]
+        assert len(ledger.entries) == 2
+    (running.run.hospital(ME).state / "round-00000-failed").unlink()
+
 
 def test_an_output_that_the_gate_refuses_is_paid_for(running: Study, tmp_path: Path) -> None:
     class TooLong:
@@ -408,6 +417,7 @@ def test_an_output_that_the_gate_refuses_is_paid_for(running: Study, tmp_path: P
         with pytest.raises(InvalidContribution):
             mine._released(0)
         assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
+    (running.run.hospital(ME).state / "round-00000-failed").unlink()
 
 
 def test_a_network_that_is_refused_before_a_record_is_drawn_costs_nothing(running: Study, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_an_empty_vault_knows_nothing(tmp_path: Path) -> None:
 def test_the_header_outlives_the_body(tmp_path: Path) -> None:
     vault = Vault(tmp_path / "state", UNLOCK)
     vault.remember_upload(0, b"{}", b"s", b"body")
-    vault.forget_body(0)
+    vault.forget_rounds_before(1, values=False)
     assert vault.upload(0) is None
     assert vault.upload_header(0) == b"{}"
 
@@ -108,9 +108,32 @@ def test_damaged_values_are_a_storage_error(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_cut_off_write_are_cleared(tmp_path: Path) -> None:
     Vault(tmp_path / "state", UNLOCK)
-    (tmp_path / "state" / ".round-00000-values.ab12.part").write_bytes(b"private")
-    Vault(tmp_path / "state", UNLOCK)
+    leftover = tmp_path / "state" / ".round-00000-values.ab12.part"
+    leftover.write_bytes(b"private")
+    again = Vault(tmp_path / "state", UNLOCK)
+    assert leftover.exists(), "it may be of a process that is running: who holds the ledger knows that there is none"
+    again.clear_leftovers()
     assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_what_a_crash_left_of_absorbed_rounds_and_old_epochs_is_forgotten(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state", UNLOCK)
+    for number in range(3):
+        vault.remember_values(number, {"model-update": np.zeros(1)})
+        vault.remember_upload(number, b"{}", b"s", b"body")
+        vault.remember_round_secrets(number, b"masks")
+        vault.remember_study_key(number, b"key")
+        vault.remember_confirmed_key(number)
+    vault.forget_rounds_before(2, values=True)
+    vault.forget_study_keys_before(2)
+    for number in range(3):
+        kept = number == 2
+        assert (vault.values(number) is not None) == kept
+        assert (vault.upload(number) is not None) == kept
+        assert (vault.round_secrets(number) is not None) == kept
+        assert (vault.study_key(number) is not None) == kept
+        assert vault.upload_header(number) == b"{}"
+        assert vault.confirmed_key(number)
 
 
 def test_a_confirmed_key_is_remembered(tmp_path: Path) -> None:

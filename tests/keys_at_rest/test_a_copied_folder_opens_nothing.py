@@ -369,7 +369,7 @@ def test_the_vault_is_never_changed_by_who_only_reads(hospital: HospitalFolder) 
         lambda: vault.remember_round_secrets(4, b"x"),
         lambda: vault.remember_plan("cd" * 32),
         lambda: vault.forget_round_secrets(3),
-        lambda: vault.forget_study_key(0),
+        lambda: vault.forget_study_keys_before(1),
     ):
         with pytest.raises(StorageError, match="reading only"):
             attempt()
@@ -383,7 +383,7 @@ def test_secrets_of_a_round_and_of_an_epoch_are_forgotten(hospital: HospitalFold
     vault = Vault(hospital.state, open_lock(hospital.root))
     vault.remember_confirmed_key(0)
     vault.forget_round_secrets(3)
-    vault.forget_study_key(0)
+    vault.forget_study_keys_before(1)
     assert (vault.round_secrets(3), vault.study_key(0)) == (None, None)
     assert not any(p.name in ("round-00003-secrets", "study-key-0") for p in hospital.state.iterdir())
     assert vault.confirmed_key(0), "another key must not take the forgotten one's place"

@@ -21,13 +21,17 @@ from secure_fedhelp.identity.signing import HYBRID, ledger_key, suite_of
 pytestmark = pytest.mark.end
 
 #: In clear by intent: what the transcript shows anyway, and marks without content.
-OPEN = ("signed-plan", "transcript", "-header", "-confirmed", "-acknowledged")
+OPEN = ("signed-plan", "transcript", "-header", "-confirmed", "-acknowledged", "-failed")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     folder = tmp_path_factory.mktemp("hybrid") / "run"
-    with study(folder, rounds=1, study__signatures=HYBRID) as running:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        study(folder, rounds=1, study__signatures=HYBRID) as running,
+    ):
+        patch.setattr(Vault, "forget_study_keys_before", lambda vault, epoch: None)  # to know what to look for
         running.start_coordinator()
         for name in running.names:
             running.start_thread(name)
@@ -58,8 +62,8 @@ def test_no_private_key_and_no_study_key_lies_in_clear_anywhere_in_the_run(finis
         needles[f"Ed25519 key of {name}"], needles[f"ML-DSA seed of {name}"] = signing[:32], signing[32:]
         needles[f"sealing key of {name}"] = read_key(folder.keys / "sealing.key", unlock)[:32]
         study_key = Vault.read_only(folder.state, unlock).study_key(0)
-        if study_key is not None:  # kept for as long as its epoch lasts
-            needles["study key"] = study_key[256:288]
+        assert study_key is not None
+        needles["study key"] = study_key[256:288]
     found = [
         (what, path.name)
         for path, content in files(finished.run.root).items()

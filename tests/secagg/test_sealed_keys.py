@@ -36,6 +36,15 @@ def test_another_key_cannot_open(recipient: SealingKey) -> None:
         SealingKey.generate().open(seal(recipient.public_hex, b"secret", CONTEXT), CONTEXT)
 
 
+@pytest.mark.parametrize("half", ["ML-KEM-768", "X25519"])
+def test_one_half_of_the_key_opens_nothing(recipient: SealingKey, half: str) -> None:
+    """Who breaks one of the two (a quantum computer X25519, a new attack ML-KEM) still needs the other."""
+    mine, guessed = recipient.to_private_bytes(), SealingKey.generate().to_private_bytes()
+    broken = mine[:64] + guessed[64:] if half == "ML-KEM-768" else guessed[:64] + mine[64:]
+    with pytest.raises(KeyCeremonyFailed):
+        SealingKey.from_private_bytes(broken).open(seal(recipient.public_hex, b"secret", CONTEXT), CONTEXT)
+
+
 @pytest.mark.parametrize(
     "other",
     [

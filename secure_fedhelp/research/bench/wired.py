@@ -189,7 +189,7 @@ class WiredRounds:
         for site in self._sites[1:]:
             site.checker.check(line)
         for site in self._sites:
-            site.vault.forget_body(entry.round)
+            site.vault.forget_rounds_before(entry.round + 1, values=False)
             site.masked.forget(entry.round)
 
     # -- small steps of all hospitals ---------------------------------------------------------------------------------

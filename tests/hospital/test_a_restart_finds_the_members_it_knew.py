@@ -1,0 +1,127 @@
+"""After a restart each card is judged as it was when it came: a member that lost its place keeps nobody else out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consortia import DAY, NOW, Consortium
+from plans import example_plan
+from unlocking import UNLOCK
+
+from secure_fedhelp.errors import CertificateExpired, CertificateRevoked, TranscriptInvalid
+from secure_fedhelp.hospital.roster import Roster, check_roster
+from secure_fedhelp.hospital.vault import AcceptedCard, Vault
+from secure_fedhelp.identity.cards import make_card
+from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.tls import Credentials, load_credentials
+
+PLAN = example_plan()
+NAMES = [hospital.name for hospital in PLAN.hospitals]
+ME, BRIEF = NAMES[0], NAMES[-1]
+SEALING = "5e" * 1216
+
+
+class Members:
+    """A consortium in which the certificate of ``BRIEF`` ends after ten days, and a coordinator that relays cards."""
+
+    def __init__(self, root: Path) -> None:
+        self.north = Consortium.create(root, PLAN.consortium)
+        for name in NAMES:
+            self.north.member(name, days=10 if name == BRIEF else 365)
+        self.north.member("hub", "coordinator")
+        self.cards = {name: self.card(name) for name in NAMES}
+
+    def card(self, name: str, role: str = "hospital", sealing: str = SEALING) -> bytes:
+        folder = self.north.root / name
+        key = SigningKey.load(folder / "signing.key", UNLOCK)
+        return make_card(PLAN.hash, role, name, key.public_hex, sealing, folder, key, UNLOCK)
+
+    def roster(self) -> dict[str, bytes]:
+        return self.cards
+
+    def coordinator_card(self) -> bytes:
+        return self.card("hub", "coordinator", "")
+
+    def check(self, now: float, kept: dict[str, AcceptedCard]) -> Roster:
+        folder = self.north.root / ME
+        credentials: Credentials = load_credentials(folder, now, UNLOCK)
+        coordinator: Any = self  # the two calls that a roster is made of
+        key = SigningKey.load(folder / "signing.key", UNLOCK).public_hex
+        return check_roster(coordinator, credentials, PLAN, now, ME, key, kept)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory: pytest.TempPathFactory) -> Members:
+    return Members(tmp_path_factory.mktemp("members"))
+
+
+@pytest.fixture
+def kept(members: Members) -> dict[str, AcceptedCard]:
+    return dict(members.check(NOW + DAY, {}).accepted)
+
+
+def test_another_members_certificate_that_ended_keeps_nobody_out(
+    members: Members, kept: dict[str, AcceptedCard]
+) -> None:
+    again = members.check(NOW + 20 * DAY, kept)
+    assert sorted(again.hospitals) == sorted(NAMES)
+    assert again.accepted == kept, "the time of the first check is what counts, at every later start too"
+
+
+def test_a_card_that_was_never_checked_while_it_held_is_refused(
+    members: Members, kept: dict[str, AcceptedCard]
+) -> None:
+    others = {name: card for name, card in kept.items() if name != BRIEF}
+    with pytest.raises(CertificateExpired):
+        members.check(NOW + 20 * DAY, others)
+
+
+def test_the_authority_and_the_coordinator_must_hold_now(members: Members, kept: dict[str, AcceptedCard]) -> None:
+    with pytest.raises(CertificateExpired):
+        members.check(NOW + 366 * DAY, kept)
+
+
+def test_a_renewed_certificate_is_a_new_card_of_the_same_keys(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    renewed = members.north.authority.sign(
+        members.north.request(BRIEF), "hospital", BRIEF, NOW + DAY, 365, (), renew=True
+    )
+    (members.north.root / BRIEF / "tls.crt").write_bytes(renewed)
+    members.cards[BRIEF] = members.card(BRIEF)
+    again = members.check(NOW + 20 * DAY, kept)
+    assert again.accepted[BRIEF] == AcceptedCard(members.cards[BRIEF], NOW + 20 * DAY)
+    assert again.accepted[ME] == kept[ME]
+
+
+@pytest.mark.parametrize("what", ["signing key", "sealing key"])
+def test_a_member_cannot_come_with_other_keys_to_who_restarts(tmp_path: Path, what: str) -> None:
+    """It would sign for another history, or be sealed another key, at one hospital alone."""
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    if what == "signing key":
+        SigningKey.generate().save(members.north.root / BRIEF / "signing.key", UNLOCK)
+    members.cards[BRIEF] = members.card(BRIEF, sealing="5f" * 1216 if what == "sealing key" else SEALING)
+    with pytest.raises(TranscriptInvalid, match="other keys"):
+        members.check(NOW + DAY, kept)
+
+
+def test_a_revoked_member_is_refused_however_early_its_card_came(tmp_path: Path) -> None:
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    members.north.authority.revoke(BRIEF, NOW + DAY)
+    (members.north.root / ME / "revoked.crl").write_bytes(members.north.crl)
+    with pytest.raises(CertificateRevoked):
+        members.check(NOW + DAY, kept)
+
+
+def test_the_times_of_checked_cards_are_nobody_elses_to_set(
+    tmp_path: Path, members: Members, kept: dict[str, AcceptedCard]
+) -> None:
+    vault = Vault(tmp_path / "state", UNLOCK)
+    assert vault.accepted_cards() == {}
+    vault.remember_accepted_cards(kept)
+    assert Vault(tmp_path / "state", UNLOCK).accepted_cards() == kept
+    assert members.cards[BRIEF] not in (tmp_path / "state" / "cards").read_bytes(), "sealed"
