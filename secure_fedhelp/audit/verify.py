@@ -103,9 +103,10 @@ def verify_run(folder: Path, now: float, ca_pem: bytes | None = None) -> list[Fi
 def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
     """The run in ``folder`` as far as it verifies; raises InvalidPlan or StorageError if there is no run to check.
 
-    ``ca_pem`` is the auditor's own copy of the consortium's CA; None takes the run's, which proves less. Certificates
-    are judged at the time of the last ledger entry, so that an audit may come years later; ``now`` (unix seconds) is
-    used when there is none.
+    ``ca_pem`` is the auditor's own copy of the consortium's CA; None takes the run's, which proves less. Each member's
+    certificate is judged at the time of its last ledger entry of this study, so that an audit may come years later, and
+    one that ended after its member had left is no fault; that of a member without one, and of the coordinator, at the
+    time of anybody's last entry; ``now`` (unix seconds) is used when there is none.
     """
     if not _given(folder / "plan.toml"):
         raise StorageError(f"{folder} is not a run directory: it has no plan.toml", "Check the path.")
@@ -201,8 +202,13 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _check_cards(run: Run, authority: bytes, now: float) -> str:
     path = run.folder / "coordinator" / "roster.json"
-    times = [(e.time, name, e.index) for name, entries in run.ledgers.items() for e in entries]
-    when = float(max(times)[0]) if times else now
+    # A ledger outlives the study: what it says of later ones does not count here.
+    own = {
+        name: max((e.time, name, e.index) for e in entries if e.study == run.plan.hash)
+        for name, entries in run.ledgers.items()
+        if any(e.study == run.plan.hash for e in entries)
+    }
+    latest = max(own.values(), default=None)
     try:
         cards = json.loads(read_regular(path), object_pairs_hook=_without_doubles)
         if not isinstance(cards, dict):
@@ -213,17 +219,18 @@ def _check_cards(run: Run, authority: bytes, now: float) -> str:
     except (ValueError, RecursionError) as error:
         raise TranscriptInvalid(f"{path} is not JSON, or names something twice") from error
     for name, card_bytes in data.items():
+        judged = own.get(name, latest)
         try:
-            card = check_card(card_bytes, authority, run.plan, when)
+            card = check_card(card_bytes, authority, run.plan, now if judged is None else float(judged[0]))
         except CertificateExpired as error:
-            # A ledger's clock is its hospital's word: one that runs ahead makes every card look expired.
-            at = f"at the time of {run.ledger_path(max(times)[1])}: entry {max(times)[2]}" if times else "now"
+            # A ledger's clock is its hospital's word: one that runs ahead makes a card look expired.
+            at = "now" if judged is None else f"at the time of {run.ledger_path(judged[1])}: entry {judged[2]}"
             raise CertificateExpired(f"{error.message} (judged {at})", error.hint) from error
         if card.name != name:
             raise TranscriptInvalid(f"the card under {name} is that of {card.name}")
         run.cards[name] = card
     _coordinator_key(run)
-    day = datetime.fromtimestamp(when, UTC).date().isoformat()
+    day = datetime.fromtimestamp(now if latest is None else float(latest[0]), UTC).date().isoformat()
     return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {day}"
 
 

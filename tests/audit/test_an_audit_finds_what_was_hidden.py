@@ -378,8 +378,28 @@ def test_a_card_that_stands_twice_is_found(run: Run) -> None:
     assert any(f.subject == "roster" and "names something twice" in f.detail for f in failures(run))
 
 
+def test_a_study_is_audited_after_its_hospitals_went_on_to_others(run: Run) -> None:
+    """Their ledgers go on for years, with certificates that this study never saw."""
+    with Ledger.open(run.ledger("beta"), "beta", run.scribe.hospitals["beta"], lambda: NOW + 4000 * DAY) as ledger:
+        ledger.reserve(planned_events(PLAN, "beta", 0), study="ab" * 32, round=0, delta=1e-4, dataset=DATASET)
+    assert failures(run) == []
+
+
+def test_a_certificate_that_ended_after_its_member_had_left_is_no_fault(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", PLAN, rounds=1, days={"beta": 10})
+
+    def reserves(name: str) -> None:
+        with Ledger.open(run.ledger(name), name, run.scribe.hospitals[name], lambda: NOW + 20 * DAY) as ledger:
+            ledger.reserve(planned_events(PLAN, name, 1), study=PLAN.hash, round=1, delta=1e-4, dataset=DATASET)
+
+    reserves("alpha")
+    assert failures(run) == []
+    reserves("beta")
+    assert any(f.subject == "roster" and "CertificateExpired" in f.detail for f in failures(run))
+
+
 def test_a_ledger_whose_clock_runs_ahead_is_named(run: Run) -> None:
-    """All cards look expired at its time: not they are to blame."""
+    """Its card looks expired at its time: the card is not to blame."""
     key = run.scribe.hospitals["beta"]
     with Ledger.open(run.ledger("beta"), "beta", key, lambda: NOW + 40_000 * DAY) as ledger:
         ledger.reserve(planned_events(PLAN, "beta", 3), study=PLAN.hash, round=3, delta=1e-4, dataset=DATASET)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -199,8 +199,8 @@ class Run:
         self.roster.write_bytes(canonical_bytes(cards))
 
 
-def make_run(root: Path, plan: StudyPlan, rounds: int) -> Run:
-    """A finished study of ``rounds`` honest rounds."""
+def make_run(root: Path, plan: StudyPlan, rounds: int, days: Mapping[str, int] | None = None) -> Run:
+    """A finished study of ``rounds`` honest rounds; ``days`` a member's certificate holds, if not a year."""
     consortium = Consortium.create(root / "consortium", plan.consortium)
     (root / "coordinator").mkdir(parents=True)
     (root / "ca.crt").write_bytes(consortium.ca_pem)
@@ -208,7 +208,7 @@ def make_run(root: Path, plan: StudyPlan, rounds: int) -> Run:
     keys, cards = {}, {}
     for name in ("coordinator", *(h.name for h in plan.hospitals)):
         role = "coordinator" if name == "coordinator" else "hospital"
-        folder = consortium.member(name, role)
+        folder = consortium.member(name, role, days=(days or {}).get(name, 365))
         key = SigningKey.load(folder / "signing.key", UNLOCK).of(plan.study.signatures)
         sealing = "" if role == "coordinator" else "ab" * 32
         cards[name] = json.loads(make_card(plan.hash, role, name, key.public_hex, sealing, folder, key, UNLOCK))
