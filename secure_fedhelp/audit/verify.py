@@ -22,7 +22,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec
 
@@ -104,9 +103,9 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
     """The run in ``folder`` as far as it verifies; raises InvalidPlan or StorageError if there is no run to check.
 
     ``ca_pem`` is the auditor's own copy of the consortium's CA; None takes the run's, which proves less. Each member's
-    certificate is judged at the time of its last ledger entry of this study, so that an audit may come years later, and
-    one that ended after its member had left is no fault; that of a member without one, and of the coordinator, at the
-    time of anybody's last entry; ``now`` (unix seconds) is used when there is none.
+    certificate is judged at the time of its last ledger entry of this study (voids apart), so that an audit may come
+    years later, and one that ended after its member had left is no fault; that of a member without one, and of the
+    coordinator, at the time of anybody's last entry; ``now`` (unix seconds) is used when there is none.
     """
     if not _given(folder / "plan.toml"):
         raise StorageError(f"{folder} is not a run directory: it has no plan.toml", "Check the path.")
@@ -202,12 +201,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _check_cards(run: Run, authority: bytes, now: float) -> str:
     path = run.folder / "coordinator" / "roster.json"
-    # A ledger outlives the study: what it says of later ones does not count here.
-    own = {
-        name: max((e.time, name, e.index) for e in entries if e.study == run.plan.hash)
+    # A ledger outlives the study: neither what it says of others nor what it gives back later counts here.
+    times = {
+        name: [(e.time, name, e.index) for e in entries if e.study == run.plan.hash and e.kind != "void"]
         for name, entries in run.ledgers.items()
-        if any(e.study == run.plan.hash for e in entries)
     }
+    own = {name: max(found) for name, found in times.items() if found}
     latest = max(own.values(), default=None)
     try:
         cards = json.loads(read_regular(path), object_pairs_hook=_without_doubles)
@@ -230,8 +229,8 @@ def _check_cards(run: Run, authority: bytes, now: float) -> str:
             raise TranscriptInvalid(f"the card under {name} is that of {card.name}")
         run.cards[name] = card
     _coordinator_key(run)
-    day = datetime.fromtimestamp(now if latest is None else float(latest[0]), UTC).date().isoformat()
-    return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {day}"
+    when = "now" if latest is None else "when each member was last heard of"
+    return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {when}"
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:

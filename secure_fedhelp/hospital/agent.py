@@ -34,7 +34,14 @@ from secure_fedhelp.privacy.release import Released, ReleaseGate
 from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, StudyState, decline_statement
+from secure_fedhelp.wire.messages import (
+    DECLINE_CONTEXT,
+    FAILED_REASON,
+    FINAL_REASON,
+    Phase,
+    StudyState,
+    decline_statement,
+)
 from secure_fedhelp.wire.transcript import TranscriptChecker, TranscriptEntry
 
 #: Told of each step: (what, details). For the log and the status file.
@@ -105,6 +112,7 @@ class Agent:
                 break
             ended = state.ended_error()
             if ended is not None:
+                self._forget_study()
                 self.coordinator.goodbye()
                 raise ended
             known = state.version
@@ -262,21 +270,24 @@ class Agent:
         return upload
 
     def _prepared(self, number: int, epoch: int) -> tuple[Released, EpochKey] | None:
-        """What this round uploads, paid for, and the key for it; None if the budget does not reach (we decline), or an
-        earlier run paid for training that failed: the round goes on without us."""
-        if self.vault.failed(number):
-            # What failed would fail again, and whatever starts this process anew by itself would pay each time.
-            self.progress("left out: this round's training failed in an earlier run", {"round": number})
-            return None
+        """What this round uploads, paid for, and the key for it; None if we decline: the budget does not reach, or an
+        earlier run paid for training that failed."""
         # Before anything is spent: without a key it would be spent for nothing.
         key = self._epoch_key(epoch, self._known.out)
         if self._ready is None or self._ready[0] != number:
             self.ceremony.require_agreed(key, out=self._known.out)
             try:
-                self._ready = number, self._released(number)
+                released = self._released(number)
             except BudgetExhausted as error:
-                self._decline(number, error)
+                self._decline(number, FINAL_REASON)
+                self._declined = True
+                self.progress("budget exhausted", {"round": number, "message": error.message})
                 return None
+            if released is None:
+                self._decline(number, FAILED_REASON)
+                self.progress("left out, training failed in an earlier run", {"round": number})
+                return None
+            self._ready = number, released
         return self._ready[1], key
 
     def _epoch_key(self, epoch: int, out: frozenset[str]) -> EpochKey:
@@ -292,7 +303,7 @@ class Agent:
             self._key = None
 
     def _forget_study(self) -> None:
-        """The last sum is open: what was recorded of the study shall be opened by nothing that is found here later."""
+        """It is over: what somebody recorded of it shall be opened by nothing that is found here later."""
         self._forget_key()
         self.vault.forget_study_keys_before(self.plan.study.rounds)  # an epoch has a round at least
 
@@ -311,8 +322,9 @@ class Agent:
         out = self._known.out
         return lambda members: self.ceremony.require_agreed(self._epoch_key(epoch, out), members, out)
 
-    def _released(self, number: int) -> Released:
-        """This round's released values: those an earlier run paid for, or new ones."""
+    def _released(self, number: int) -> Released | None:
+        """This round's released values: those an earlier run paid for, or new ones. None if an earlier run's training
+        failed: it would fail again, and whatever starts this process anew by itself would pay each time."""
         values = self.vault.values(number)
         if values is not None:
             recovered = self.gate.recover(number, values)
@@ -320,6 +332,8 @@ class Agent:
                 self.progress("recovered a paid release", {"round": number})
                 return recovered
             self.vault.forget_values(number)  # never paid for, so never left: train again
+        if self.gate.failed(number):
+            return None
         self.gate.reserve(number)
         self.progress("training", {"round": number})
         try:
@@ -331,15 +345,13 @@ class Agent:
             raise  # nothing can be written or paid; or the network was refused before a record was drawn
         except Exception:
             # The mechanism ran, and that it failed will show, whatever it failed of: nobody tries again for nothing.
-            self.vault.remember_failed(number)
             self.gate.spend_without_release(number, "system")
             raise
 
-    def _decline(self, number: int, error: BudgetExhausted) -> None:
-        statement = decline_statement(self.plan.hash, number, self.hospital, FINAL_REASON)
-        self.coordinator.decline(number, FINAL_REASON, self.signing.sign(DECLINE_CONTEXT, statement))
-        self._declined = True
-        self.progress("budget exhausted", {"round": number, "message": error.message})
+    def _decline(self, number: int, reason: str) -> None:
+        """Say that this round goes on without us, so that nobody waits; again after a restart it changes nothing."""
+        statement = decline_statement(self.plan.hash, number, self.hospital, reason)
+        self.coordinator.decline(number, reason, self.signing.sign(DECLINE_CONTEXT, statement))
 
     # -- a round: back ----------------------------------------
 

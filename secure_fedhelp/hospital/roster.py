@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secure_fedhelp.errors import TranscriptInvalid
+from secure_fedhelp.errors import CertificateExpired, TranscriptInvalid
 from secure_fedhelp.hospital.ports import Coordinator
 from secure_fedhelp.hospital.vault import AcceptedCard
 from secure_fedhelp.identity.cards import MemberCard, check_card
@@ -40,22 +40,34 @@ def check_roster(
     """The roster that the coordinator relays; ``hospital``'s card must be ours, with our public key.
 
     ``kept`` are the cards accepted by an earlier run. Raises what :func:`check_card` raises, and TranscriptInvalid for
-    cards that are not those of one whole study, or a member's with other keys than it had before.
+    cards that are not those of one whole study, or not of the members, with the keys, that it had before: after the
+    gathering nobody joins a study or leaves its roster.
     """
     ca_pem, revoked = credentials.ca_pem, credentials.revocations
     own = check_card(coordinator.coordinator_card(), ca_pem, plan, now, revoked)
     if own.role != "coordinator":
         raise TranscriptInvalid("the coordinator presented a hospital's card")
+    relayed = coordinator.roster()
+    if gone := kept.keys() - relayed.keys():
+        raise TranscriptInvalid(f"the roster lacks {', '.join(sorted(gone))}, whose card was there at an earlier start")
     cards: dict[str, MemberCard] = {}
     accepted: dict[str, AcceptedCard] = {}
-    for name, data in coordinator.roster().items():
+    for name, data in relayed.items():
         before = kept.get(name)
         accepted[name] = before if before is not None and before.card == data else AcceptedCard(data, now)
-        cards[name] = check_card(data, ca_pem, plan, now, revoked, accepted[name].time)
-        if cards[name].name != name or cards[name].role != "hospital":
+        try:
+            card = check_card(data, ca_pem, plan, now, revoked, accepted[name].time)
+        except CertificateExpired:
+            if before is None:
+                raise
+            # Its certificate was renewed while we ran, and has ended since: what we checked ourselves is what counts.
+            accepted[name] = before
+            card = check_card(before.card, ca_pem, plan, now, revoked, before.time)
+        if card.name != name or card.role != "hospital":
             raise TranscriptInvalid(f"the card given for {name} is another member's")
         if before is not None:
-            _require_same_keys(cards[name], MemberCard.model_validate_json(before.card))
+            _require_same_keys(card, MemberCard.model_validate_json(before.card))
+        cards[name] = card
     mine = cards.get(hospital)
     if mine is None or mine.signing_key != signing_key:
         raise TranscriptInvalid("the coordinator's roster does not hold our own card")

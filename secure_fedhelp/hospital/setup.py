@@ -138,6 +138,8 @@ def seal_hospital(root: Path, source: SecretSource = USUAL) -> list[Path]:
     """
     folder = HospitalFolder(root)
     unlock, sealed = seal_clear_keys(root, folder.keys, ("tls.key", "signing.key", "sealing.key"), source)
-    sealed += Vault(folder.state, unlock).seal_clear_files()
+    vault = Vault(folder.state, unlock)
+    vault.clear_leftovers()  # of an earlier version's writes, in clear
+    sealed += vault.seal_clear_files()
     unlock.wipe()
     return sealed

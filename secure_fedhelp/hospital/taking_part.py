@@ -163,6 +163,8 @@ class _Journal:
         if what == "budget exhausted":
             ended = int(str(details["round"]))  # rounds that were paid for; people count them from 1
             self._status = f"budget ended in round {ended}" if ended else "budget spent before round 1"
+        if what.startswith("left out"):
+            self._status = f"training failed in round {shown['round']}"
         if what == "absorbed":
             self._record_round(details)
         write_status(self._member.folder.status, what, details)

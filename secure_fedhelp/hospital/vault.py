@@ -76,8 +76,8 @@ class Vault:
         return vault
 
     def clear_leftovers(self) -> None:
-        """Delete what a write left that a crash cut off: it never counted. Only for who holds the ledger's lock, so
-        that it is no write of another process that is running."""
+        """Delete what a write left that a crash cut off: it never counted. Only for who knows that no other process
+        of this hospital runs (by the ledger's lock): it might be writing."""
         for leftover in self._folder.glob(".*.part"):
             self._forget(leftover.name)
 
@@ -173,13 +173,6 @@ class Vault:
 
     def forget_values(self, round_number: int) -> None:
         self._forget(f"round-{round_number:05d}-values")
-
-    def failed(self, round_number: int) -> bool:
-        """Whether this round's training was paid for and gave nothing that can be released."""
-        return self._path(f"round-{round_number:05d}-failed").exists()
-
-    def remember_failed(self, round_number: int) -> None:
-        self._write(f"round-{round_number:05d}-failed", b"")
 
     def upload(self, round_number: int) -> tuple[bytes, bytes, bytes] | None:
         """(header, signature, body) spooled for a round, or None."""

@@ -237,6 +237,15 @@ class ReleaseGate:
         output = PrivateOutput(channels, self._events(round), dict.fromkeys(channels, nothing), noise_source)
         self.release(round, output)
 
+    def failed(self, round: int) -> bool:
+        """Whether this ledger has paid for the round without a release: all of its channels are the zeros of
+        :meth:`spend_without_release`."""
+        return any(
+            (entry.study, entry.round) == (self._plan.hash, round)
+            and all(channel.mechanism == "public" for channel in entry.channels)
+            for entry in releases(self._ledger.entries)
+        )
+
     def give_back(self) -> None:
         """Void this study's open reservations: it is over, and they will not be used."""
         for entry in open_reservations(self._ledger.entries):

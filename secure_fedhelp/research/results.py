@@ -34,7 +34,7 @@ from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import FINAL_REASON
+from secure_fedhelp.wire.messages import FAILED_REASON, FINAL_REASON
 
 
 def collect(
@@ -135,7 +135,7 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
     if not result:
         last = max((i for i, cohort in enumerate(cohorts) if name in cohort), default=-1)
         values |= {"status": f"absent since round {last + 2}", "patients": entry.nominal_patients}
-    values["status"] = _budget_ended(run, name) or values.get("status", "contributed")
+    values["status"] = _declined(run, name) or values.get("status", "contributed")
     return HospitalSummary.model_validate(result | values)
 
 
@@ -146,13 +146,17 @@ def _result(run: RunFolder, name: str) -> dict[str, typing.Any]:
     return found
 
 
-def _budget_ended(run: RunFolder, name: str) -> str | None:
-    """The round that a hospital's budget ended in, by its own signed word; None if it did not end."""
+def _declined(run: RunFolder, name: str) -> str | None:
+    """The round that a hospital's budget ended in, or else the first whose training failed, by its own signed word."""
+    failed = None
     for entry in _entries(run.coordinator / "transcript.jsonl"):
-        if any(d["hospital"] == name and d["reason"] == FINAL_REASON for d in entry["declined"]):
+        reasons = {d["reason"] for d in entry["declined"] if d["hospital"] == name}
+        if FINAL_REASON in reasons:
             # Said before training for this round, which people call one more than the files do.
             return f"budget ended in round {entry['round']}" if entry["round"] else "budget spent before round 1"
-    return None
+        if FAILED_REASON in reasons and failed is None:
+            failed = f"training failed in round {entry['round'] + 1}"
+    return failed
 
 
 def _pooled(run: RunFolder, plan: StudyPlan) -> PooledSummary | None:

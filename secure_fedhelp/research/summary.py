@@ -100,7 +100,8 @@ class HospitalSummary(Strict):
     #: A budget that ended in round k paid for round k, and the hospital stopped before training for the next one.
     status: str = Field(
         default="contributed",
-        pattern=r"^(contributed|(budget ended in|absent since) round [1-9][0-9]{0,5}|budget spent before round 1)$",
+        pattern=r"^(contributed|budget spent before round 1"
+        r"|(budget ended in|absent since|training failed in) round [1-9][0-9]{0,5})$",
     )
     study_model: MetricsSummary | None = None
     personal_model: MetricsSummary | None = None

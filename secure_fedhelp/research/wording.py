@@ -74,7 +74,7 @@ def sentences(summary: Summary) -> list[str]:
     compared = [s for s in said if s]
     if not compared:
         compared = ["No local baselines were measured in this run, so it cannot say who gained."]
-    others = (_dice(summary), _pooled(summary), _budgets(summary), _absent(summary))
+    others = (_dice(summary), _pooled(summary), _budgets(summary), _failed(summary), _absent(summary))
     return compared + [sentence for sentence in others if sentence]
 
 
@@ -124,6 +124,16 @@ def _budgets(summary: Summary) -> str | None:
 def _absent(summary: Summary) -> str | None:
     absent = [f"{h.name} {h.status}" for h in summary.hospitals if h.status.startswith("absent")]
     return f"Not everybody was there to the end: {'; '.join(absent)}." if absent else None
+
+
+def _failed(summary: Summary) -> str | None:
+    """Whose training failed: what it would have released was paid for, and the sum is of the others."""
+    failed = [
+        f"{h.name}'s {h.status.removeprefix('training ')}" for h in summary.hospitals if h.status.startswith("training")
+    ]
+    if not failed:
+        return None
+    return f"Of the hospitals' training {', '.join(failed)}: it was paid for, and the sums went on without it."
 
 
 def _compare(summary: Summary, model: str, rival: str, opening: str) -> str | None:

@@ -32,6 +32,8 @@ DECLINE_CONTEXT: Final = "decline"
 NO_VIEW: Final = GENESIS
 #: The reason that takes a hospital out for the rest of the study; any other is for one round.
 FINAL_REASON: Final = "BudgetExhausted"
+#: The reason of a hospital whose training for the round failed in an earlier run, and was paid for.
+FAILED_REASON: Final = "TrainingFailed"
 
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 

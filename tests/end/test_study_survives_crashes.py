@@ -23,7 +23,7 @@ from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
-from secure_fedhelp.research.results import measured_error, read_cohorts
+from secure_fedhelp.research.results import _hospital, measured_error, read_cohorts
 from secure_fedhelp.secagg.picker import plan_profile
 
 pytestmark = pytest.mark.end
@@ -57,6 +57,14 @@ if moment == "spent-not-encrypted":
     agent.make_upload = dies(agent.make_upload, lambda plan, hospital, number, *rest: number == 1)
 if moment == "encrypted-not-uploaded":
     CoordinatorClient.upload = dies(CoordinatorClient.upload, lambda client, number, *rest: number == 1)
+if moment == "training-fails":
+    from secure_fedhelp.learning.methods.fedhelp import FedHelp
+    contribute = FedHelp.contribute
+    def fails(method, number):
+        if number == 1:
+            raise MemoryError("short of memory")
+        return contribute(method, number)
+    FedHelp.contribute = fails
 for name in ("post_round_key", "post_shares", "upload", "agree"):
     if moment == "after " + name:
         setattr(CoordinatorClient, name, died(getattr(CoordinatorClient, name)))
@@ -128,12 +136,40 @@ def test_hospital_killed_after_it_spent_and_before_it_uploaded(
         paid = running.ledger(victim)
         assert [entry["round"] for entry in paid] == paid_rounds
         assert_the_book_has_seen(running, victim, len(paid))
+        leftover = running.run.hospital(victim).state / ".round-00001-values.ab12.part"
+        leftover.write_bytes(b"of a write that the kill cut off")
         running.start_thread(victim)
         running.join_threads()
+        assert not leftover.exists()
         assert "resumed rounds=1" in running.said[victim]
         assert any(line.startswith(said) for line in running.said[victim]), running.said[victim]
         assert_the_study_ended_right(running)
         assert running.ledger(victim)[: len(paid)] == paid
+
+
+def test_a_round_whose_training_failed_is_paid_once_and_goes_on_without_that_hospital(tmp_path: Path) -> None:
+    with study(tmp_path / "run", rounds=3) as running:
+        running.start_coordinator()
+        victim, *others = running.names
+        folder = running.run.hospital(victim).root
+        for name in others:
+            running.start_thread(name)
+        failing = [sys.executable, "-c", DYING_HOSPITAL, str(folder), str(running.run.plan), running.address]
+        done = subprocess.run([*failing, "training-fails"], capture_output=True, text=True, check=False, timeout=120)
+        assert "MemoryError" in done.stderr
+        paid = running.ledger(victim)
+        assert [entry["round"] for entry in paid] == [0, 1]
+        running.start_thread(victim)
+        running.join_threads()
+        assert running.cohorts() == [set(running.names), set(others), set(running.names)]
+        assert [(d["hospital"], d["reason"]) for d in running.entries()[1]["declined"]] == [(victim, "TrainingFailed")]
+        assert [entry["round"] for entry in running.ledger(victim)] == [0, 1, 2]
+        assert running.ledger(victim)[:2] == paid
+        wait_until((running.run.coordinator / "roster.json").exists)
+        assert [f for f in verify_run(running.run.root, time.time()) if not f.ok] == []
+        cohorts = read_cohorts(running.run.coordinator / "transcript.jsonl")
+        statuses = {name: _hospital(running.run, running.plan, name, cohorts).status for name in running.names}
+        assert statuses == dict.fromkeys(others, "contributed") | {victim: "training failed in round 2"}
 
 
 @pytest.mark.parametrize("moment", ["after post_shares", "after upload", "after agree"])

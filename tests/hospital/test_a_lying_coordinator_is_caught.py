@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,17 @@ from secure_fedhelp.errors import (
     KeyCeremonyFailed,
     NotReleasable,
     TranscriptInvalid,
+    UnderQuorum,
     UnsupportedModel,
     WrongRound,
 )
 from secure_fedhelp.hospital.agent import Agent
+from secure_fedhelp.hospital.ceremony import KeyCeremony
 from secure_fedhelp.hospital.contribution import EpochKey, OpenedSum, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.preparation import Membership, prepare_membership
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.lock import open_lock
-from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.identity.signing import SigningKey, verify
 from secure_fedhelp.identity.tls import load_credentials
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
@@ -42,7 +45,7 @@ from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.secagg.sealing import key_context, seal
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.policy import SitePolicy
-from secure_fedhelp.wire.messages import Phase, SealedStudyKey, StudyState, key_statement
+from secure_fedhelp.wire.messages import Phase, SealedStudyKey, StudyState, decline_statement, key_statement
 from secure_fedhelp.wire.transcript import TranscriptEntry
 
 ME, MAKER = "small-1", "large-1"
@@ -248,8 +251,11 @@ def coordinator_card(running: Study) -> bytes:
     return make_card(running.plan.hash, "coordinator", "coordinator", key.public_hex, "", folder, key, unlock)
 
 
-def agent(running: Study, relay: Relay) -> Agent:
+def agent(running: Study, relay: Relay, *, restarted: bool = False) -> Agent:
+    """This hospital at its first start, or later with the cards that it has checked before."""
     mine = member(running, ME)
+    if not restarted:
+        (running.run.hospital(ME).state / "cards").unlink(missing_ok=True)
     nothing: Any = None
     made = Agent(
         plan=mine.plan,
@@ -395,13 +401,92 @@ def test_training_that_failed_is_paid_for_before_anybody_can_notice(
         assert mine.gate.epsilon_spent() > 0
 
         # Whatever starts the process anew by itself would fail again, and pay again, until nothing is left.
-        again, said = agent(running, relay(running, answer(running))), []
+        again = agent(running, relay(running, answer(running)))
         again.ledger, again.gate, again.method = ledger, mine.gate, mine.method
-        again.progress = lambda what, details: said.append((what, details))
-        assert again._prepared(0, 0) is None
-        assert said == [("left out: this round's training failed in an earlier run", {"round": 0})]
+        assert again._released(0) is None
         assert len(ledger.entries) == 2
-    (running.run.hospital(ME).state / "round-00000-failed").unlink()
+
+
+def test_a_study_that_ended_early_leaves_no_study_key(running: Study) -> None:
+    """What was recorded of its uploads shall be opened by nothing that is found here later."""
+    mine = agent(running, relay(running, answer(running)))
+    ended = StudyState(version=9, phase=Phase.ENDED, round=0, key_epoch=0, reason="UnderQuorum: too few are left")
+    mine.coordinator = SimpleNamespace(join=lambda card: None, watch=lambda *_: ended, goodbye=lambda: None)  # type: ignore[assignment]
+    mine.vault.remember_study_key(0, b"key")
+    with pytest.raises(UnderQuorum):
+        mine.run()
+    assert mine.vault.study_key(0) is None
+    (running.run.hospital(ME).state / "signed-plan").unlink()
+
+
+def test_a_kill_between_failing_and_paying_is_no_way_out(running: Study, tmp_path: Path) -> None:
+    """It trains again, and pays: that the hospital was silent has been seen, and a reservation is given back."""
+
+    class Diverges:
+        def contribute(self, number: int) -> None:
+            raise InvalidContribution("diverged")
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_: object) -> None:
+        raise Killed
+
+    mine = agent(running, relay(running, answer(running)))
+    with Ledger.open(tmp_path / "ledger.jsonl", ME, mine.signing.of("ed25519"), time.time) as ledger:
+        mine.ledger, mine.gate = ledger, ReleaseGate(ledger, mine.plan, ME, Budget("d" * 64))
+        mine.method = Diverges()  # type: ignore[assignment]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ReleaseGate, "spend_without_release", dies)
+            with pytest.raises(Killed):
+                mine._released(0)
+        assert [entry.kind for entry in ledger.entries] == ["reservation"]
+        with pytest.raises(InvalidContribution):
+            mine._released(0)
+        assert mine._released(0) is None
+        mine.gate.give_back()
+        assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
+
+
+def test_a_round_whose_training_failed_is_declined_by_name(running: Study) -> None:
+    """So that the others do not wait for this hospital until the deadline."""
+    mine = agent(running, relay(running, answer(running)))
+    told: list[tuple[int, str]] = []
+    said: list[str] = []
+
+    def decline(number: int, reason: str, signature: bytes) -> None:
+        verify(mine.signing.public_hex, "decline", decline_statement(mine.plan.hash, number, ME, reason), signature)
+        told.append((number, reason))
+
+    class Failed:
+        def failed(self, number: int) -> bool:
+            return True
+
+    mine.gate = Failed()  # type: ignore[assignment]  # the one call that is made
+    mine.coordinator.decline = decline  # type: ignore[method-assign]
+    mine.progress = lambda what, details: said.append(what)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyCeremony, "require_agreed", lambda *_, **__: None)
+        assert mine._prepared(0, 0) is None
+    mine._forget_key()
+    assert told == [(0, "TrainingFailed")]
+    assert said == ["left out, training failed in an earlier run"]
+    assert not mine._declined, "the next round is ours again"
+    (running.run.hospital(ME).state / "study-key-0").unlink()
+
+
+def test_a_restart_takes_the_cards_that_were_checked_before(running: Study) -> None:
+    """The roster is kept by the agent: were it not, an ended certificate of another's would keep this hospital out."""
+    vault, honest = member(running, ME).vault, relay(running, answer(running))
+    first = agent(running, honest)
+    kept = vault.accepted_cards()
+    assert {name: card.card for name, card in kept.items()} == honest.roster()
+    later = agent(running, honest, restarted=True)
+    assert vault.accepted_cards() == kept, "with the times of the first check"
+    assert later._cards == first._cards
+    vault.remember_accepted_cards(kept | {"gone": kept[ME]})
+    with pytest.raises(TranscriptInvalid, match="lacks gone"):
+        agent(running, honest, restarted=True)
 
 
 def test_an_output_that_the_gate_refuses_is_paid_for(running: Study, tmp_path: Path) -> None:
@@ -417,7 +502,6 @@ def test_an_output_that_the_gate_refuses_is_paid_for(running: Study, tmp_path: P
         with pytest.raises(InvalidContribution):
             mine._released(0)
         assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
-    (running.run.hospital(ME).state / "round-00000-failed").unlink()
 
 
 def test_a_network_that_is_refused_before_a_record_is_drawn_costs_nothing(running: Study, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from consortia import DAY, NOW, Consortium
 from plans import example_plan
 from unlocking import UNLOCK
 
-from secure_fedhelp.errors import CertificateExpired, CertificateRevoked, TranscriptInvalid
+from secure_fedhelp.errors import CertificateExpired, CertificateRevoked, StorageError, TranscriptInvalid
 from secure_fedhelp.hospital.roster import Roster, check_roster
 from secure_fedhelp.hospital.vault import AcceptedCard, Vault
 from secure_fedhelp.identity.cards import make_card
@@ -96,6 +96,30 @@ def test_a_renewed_certificate_is_a_new_card_of_the_same_keys(tmp_path: Path) ->
     assert again.accepted[ME] == kept[ME]
 
 
+def test_a_renewed_certificate_that_ended_too_keeps_nobody_out(tmp_path: Path) -> None:
+    """Whoever ran while it was renewed has checked the first one only."""
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    renewed = members.north.authority.sign(
+        members.north.request(BRIEF), "hospital", BRIEF, NOW + DAY, 15, (), renew=True
+    )
+    (members.north.root / BRIEF / "tls.crt").write_bytes(renewed)
+    members.cards[BRIEF] = members.card(BRIEF)
+    again = members.check(NOW + 20 * DAY, kept)
+    assert again.accepted == kept
+    with pytest.raises(CertificateExpired):
+        members.check(NOW + 20 * DAY, {name: card for name, card in kept.items() if name != BRIEF})
+
+
+def test_the_coordinator_cannot_make_a_hospital_forget_whom_it_knew(tmp_path: Path) -> None:
+    """By leaving a card out once, and relaying one with other keys at the next start."""
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    del members.cards[BRIEF]
+    with pytest.raises(TranscriptInvalid, match=f"lacks {BRIEF}"):
+        members.check(NOW, kept)
+
+
 @pytest.mark.parametrize("what", ["signing key", "sealing key"])
 def test_a_member_cannot_come_with_other_keys_to_who_restarts(tmp_path: Path, what: str) -> None:
     """It would sign for another history, or be sealed another key, at one hospital alone."""
@@ -124,4 +148,8 @@ def test_the_times_of_checked_cards_are_nobody_elses_to_set(
     assert vault.accepted_cards() == {}
     vault.remember_accepted_cards(kept)
     assert Vault(tmp_path / "state", UNLOCK).accepted_cards() == kept
-    assert members.cards[BRIEF] not in (tmp_path / "state" / "cards").read_bytes(), "sealed"
+    path = tmp_path / "state" / "cards"
+    assert str(kept[BRIEF].time).encode() not in path.read_bytes()
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
+    with pytest.raises(StorageError):
+        vault.accepted_cards()

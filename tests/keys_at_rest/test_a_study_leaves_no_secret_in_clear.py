@@ -21,7 +21,7 @@ from secure_fedhelp.identity.signing import HYBRID, ledger_key, suite_of
 pytestmark = pytest.mark.end
 
 #: In clear by intent: what the transcript shows anyway, and marks without content.
-OPEN = ("signed-plan", "transcript", "-header", "-confirmed", "-acknowledged", "-failed")
+OPEN = ("signed-plan", "transcript", "-header", "-confirmed", "-acknowledged")
 
 
 @pytest.fixture(scope="module")

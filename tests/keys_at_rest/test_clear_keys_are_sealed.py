@@ -21,6 +21,7 @@ from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.sealed_files import is_sealed, read_key
 from secure_fedhelp.identity.signing import SigningKey
 
+LEFTOVER = ".round-00001-values.ab12.part"
 SECRETS = ("study-key-0", "checkpoint", "round-00001-values", "round-00001-body")
 
 
@@ -60,6 +61,7 @@ def old(tmp_path: Path) -> tuple[HospitalFolder, Ed25519PrivateKey]:
     for name, data in opened.items():
         assert data is not None
         in_clear(folder.state / name, data)
+    in_clear(folder.state / LEFTOVER, b"of a write that a crash cut off")
     (folder.root / "unlock.json").unlink()
     (tmp_path / "alpha.unlock").unlink()
     return folder, key
@@ -76,6 +78,7 @@ def everything_opens(folder: HospitalFolder, key: Ed25519PrivateKey) -> None:
     assert values is not None
     assert values["model-update"].tolist() == [1, 1]
     assert vault.upload(1) == (b"{}", b"s", b"body")
+    assert not (folder.state / LEFTOVER).exists()
     for path in (
         *(folder.keys / n for n in ("tls.key", "signing.key", "sealing.key")),
         *(folder.state / n for n in SECRETS),

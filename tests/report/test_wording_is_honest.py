@@ -64,6 +64,15 @@ def test_who_left_early_is_said(ended: Summary) -> None:
     assert "one seed" in str(wording.caveat(ended))
 
 
+def test_whose_training_failed_is_said(summary: Summary) -> None:
+    first, second, *rest = summary.hospitals
+    failed = [h.model_copy(update={"status": f"training failed in round {n}"}) for n, h in ((2, first), (3, second))]
+    assert wording.sentences(summary.model_copy(update={"hospitals": (*failed, *rest)}))[-1] == (
+        "Of the hospitals' training large-1's failed in round 2, large-2's failed in round 3: it was paid for, and the "
+        "sums went on without it."
+    )
+
+
 def test_several_budgets_that_ended_share_a_sentence(ended: Summary) -> None:
     first, *rest = ended.hospitals
     none_left = first.model_copy(update={"status": "budget spent before round 1"})
