@@ -223,14 +223,16 @@ def _rows(path: Path, changed: int) -> list[Row]:
 
 
 def contender_of(who: str) -> tuple[str, str]:
-    """Contender and model of ``fedhelp:shared``, or of a rival's name, which has only one."""
-    name, _, model = who.partition(":")
+    """Contender and model of ``fedhelp:shared``, or of a rival's name, which has only one; ``@EPSILON`` apart."""
+    name, _, model = who.partition("@")[0].partition(":")
     return name, model or name
 
 
 def by_seed(part: str, who: str, tier: str, metric: str, epsilon: str = "3") -> dict[int, float]:
-    """The mean over a tier's hospitals, or one hospital's figure, by seed; ``tier`` names either."""
+    """The mean over a tier's hospitals, or one hospital's figure, by seed; ``tier`` names either. ``fedhelp:shared@1``
+    is at epsilon 1, whatever the table's."""
     name, model = contender_of(who)
+    epsilon = who.partition("@")[2] or epsilon
     wanted, column = "inf" if name in FREE else epsilon, f"{tier}_{model}_{metric}"
     return {
         int(row["seed"]): float(row[column])
@@ -272,7 +274,7 @@ def _fewer(part: str, seeds: int) -> str:
 def levels(part: str, who: str, tier: str, metric: str) -> list[list[str]]:
     """``levels PART fedhelp:shared,local-dp TIER|HOSPITAL METRIC``: a row each, a column for every epsilon."""
     epsilons = names(parts()[part].epsilon)
-    headings = ["no privacy" if epsilon == "inf" else f"epsilon {epsilon}" for epsilon in epsilons]
+    headings = [budget_words(epsilon) for epsilon in epsilons]
     rows = [[f"{metric_name(metric)}, {tier}{' hospitals' * (tier in ('large', 'small'))}", *headings]]
     for one in names(who):
         free = contender_of(one)[0] in FREE
@@ -311,8 +313,19 @@ def _pairs(said: str) -> list[tuple[str, str]]:
 
 
 def _differences(asked: Sequence[tuple[str, str]]) -> list[str]:
-    """The heading of a table whose columns are differences."""
-    return ["", *(f"{words(one)} − {words(two)}" for one, two in asked)]
+    """The heading of a table whose columns are differences: of two contenders, or of one at two epsilons."""
+    return ["", *(_difference(one, two) for one, two in asked)]
+
+
+def _difference(one: str, two: str) -> str:
+    (who, _, at), (other, _, elsewhere) = one.partition("@"), two.partition("@")
+    if who == other and at and elsewhere:
+        return f"{words(who)}: {budget_words(at)} − {budget_words(elsewhere)}"
+    return f"{words(one)} − {words(two)}"
+
+
+def budget_words(epsilon: str) -> str:
+    return "no privacy" if epsilon == "inf" else f"epsilon {epsilon}"
 
 
 def without(many: str, base: str, rivals: str, tier: str, metric: str) -> list[list[str]]:
@@ -349,7 +362,8 @@ def _masked(part: str) -> bool:
 def words(who: str) -> str:
     """How a table names a contender's model."""
     name, model = contender_of(who)
-    return SHORT.get(name, f"{name} {model}")
+    said, at = SHORT.get(name, f"{name} {model}"), who.partition("@")[2]
+    return f"{said}, {budget_words(at)}" if at else said
 
 
 TABLES: dict[str, Callable[..., list[list[str]]]] = {

@@ -126,6 +126,20 @@ def test_a_gain_that_is_not_shown_is_not_bold(results: ModuleType) -> None:
     assert results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc").startswith("+0.000 [")
 
 
+def test_what_privacy_costs_is_one_contender_at_two_epsilons(results: ModuleType) -> None:
+    rows = [
+        {"contender": "fedhelp", "epsilon": epsilon, "seed": seed, "small_shared_auroc": value + 0.01 * seed}
+        for epsilon, value in (("1", 0.7), ("3", 0.75), ("inf", 0.8))
+        for seed in (1, 2, 3)
+    ]
+    results.keep("x", rows)
+    heading, row = results.gains(
+        "x", "fedhelp:shared@inf/fedhelp:shared@1,fedhelp:shared@3/fedhelp:shared", "small", "auroc"
+    )
+    assert heading == ["", "fedhelp shared: no privacy − epsilon 1", "fedhelp shared, epsilon 3 − fedhelp shared"]
+    assert row == ["x", "**+0.100 [+0.100, +0.100]**", "+0.000 [+0.000, +0.000]"]
+
+
 def test_only_seeds_that_both_have_are_compared(results: ModuleType) -> None:
     keep(results, "x", fedhelp=[0.9, 0.8, 0.1], local_dp=[0.8, 0.7])
     found = results.gain("x", "fedhelp:shared", "local-dp", "small", "auroc")
