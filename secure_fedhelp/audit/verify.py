@@ -37,7 +37,7 @@ from secure_fedhelp.errors import (
     TranscriptInvalid,
 )
 from secure_fedhelp.hospital.folder import HospitalFolder
-from secure_fedhelp.identity.cards import MemberCard, check_card
+from secure_fedhelp.identity.cards import MemberCard, begins, check_card
 from secure_fedhelp.privacy.entries import LedgerEntry, releases
 from secure_fedhelp.privacy.ledger import read_history
 from secure_fedhelp.secagg.picker import plan_profile
@@ -104,8 +104,9 @@ def examine_run(folder: Path, now: float, ca_pem: bytes | None = None) -> Run:
 
     ``ca_pem`` is the auditor's own copy of the consortium's CA; None takes the run's, which proves less. Each member's
     certificate is judged at the time of its last ledger entry of this study (voids apart), so that an audit may come
-    years later, and one that ended after its member had left is no fault; that of a member without one, and of the
-    coordinator, at the time of anybody's last entry; ``now`` (unix seconds) is used when there is none.
+    years later, and one that ended after its member had left, or was renewed after that entry, is no fault; that of a
+    member without one, and of the coordinator, at the time of anybody's last entry; ``now`` (unix seconds) is used when
+    there is none.
     """
     if not _given(folder / "plan.toml"):
         raise StorageError(f"{folder} is not a run directory: it has no plan.toml", "Check the path.")
@@ -219,8 +220,10 @@ def _check_cards(run: Run, authority: bytes, now: float) -> str:
         raise TranscriptInvalid(f"{path} is not JSON, or names something twice") from error
     for name, card_bytes in data.items():
         judged = own.get(name, latest)
+        # A certificate that was renewed since stands in the first one's place, for the same keys.
+        when = max(now if judged is None else float(judged[0]), begins(card_bytes))
         try:
-            card = check_card(card_bytes, authority, run.plan, now if judged is None else float(judged[0]))
+            card = check_card(card_bytes, authority, run.plan, when)
         except CertificateExpired as error:
             # A ledger's clock is its hospital's word: one that runs ahead makes a card look expired.
             at = "now" if judged is None else f"at the time of {run.ledger_path(judged[1])}: entry {judged[2]}"
@@ -229,8 +232,8 @@ def _check_cards(run: Run, authority: bytes, now: float) -> str:
             raise TranscriptInvalid(f"the card under {name} is that of {card.name}")
         run.cards[name] = card
     _coordinator_key(run)
-    when = "now" if latest is None else "when each member was last heard of"
-    return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {when}"
+    at = "now" if latest is None else "when each member was last heard of"
+    return f"{len(run.cards)} cards of {run.plan.hash[:16]}, valid {at}"
 
 
 def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:

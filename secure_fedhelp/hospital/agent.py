@@ -16,6 +16,7 @@ from secure_fedhelp.errors import (
     PlanChanged,
     RetryRefused,
     StorageError,
+    StudyEnded,
     TranscriptInvalid,
     UnsupportedModel,
     WrongRound,
@@ -141,6 +142,9 @@ class Agent:
                 # The others went on without us, or the deadline passed while we trained. What was spent stays spent;
                 # the next round or attempt is ours again.
                 self.progress("too late", {"round": state.round})
+            except StudyEnded:
+                # While we trained. The next state says how, and what there is to take home.
+                self.progress("too late, the study is over", {"round": state.round})
             self._taken = step
 
     def _take(self, state: StudyState) -> None:
@@ -168,7 +172,7 @@ class Agent:
         if checkpoint is not None:
             self.method.load(checkpoint.method)
             self._rounds = checkpoint.rounds
-            self._forget_rounds()  # of a crash between absorbing and forgetting
+            self._forget_rounds(self._rounds)  # of a crash between absorbing and forgetting
             self.progress("resumed", {"rounds": self._rounds})
 
     def _learn_roster(self) -> None:
@@ -306,10 +310,11 @@ class Agent:
         """It is over: what somebody recorded of it shall be opened by nothing that is found here later."""
         self._forget_key()
         self.vault.forget_study_keys_before(self.plan.study.rounds)  # an epoch has a round at least
+        self._forget_rounds(self.plan.study.rounds)
 
-    def _forget_rounds(self) -> None:
-        """Of the rounds that are absorbed. A research study keeps its values, to measure the encryption's error."""
-        self.vault.forget_rounds_before(self._rounds, values=self.plan.study.mode != "research")
+    def _forget_rounds(self, before: int) -> None:
+        """Bodies, masks and values. A research study keeps its values, to measure the encryption's error."""
+        self.vault.forget_rounds_before(before, values=self.plan.study.mode != "research")
 
     @property
     def _key_needed(self) -> int:
@@ -426,7 +431,7 @@ class Agent:
         self._rounds = number + 1
         self.vault.remember_checkpoint(Checkpoint(self._rounds, self.method.save()))
         self.masked.forget(number)
-        self._forget_rounds()
+        self._forget_rounds(self._rounds)
         if self._key_needed != entry.key_epoch:
             self._forget_key()
             self.vault.forget_study_keys_before(self._key_needed)  # its last sum is open

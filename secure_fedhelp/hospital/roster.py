@@ -48,8 +48,9 @@ def check_roster(
     if own.role != "coordinator":
         raise TranscriptInvalid("the coordinator presented a hospital's card")
     relayed = coordinator.roster()
-    if gone := kept.keys() - relayed.keys():
-        raise TranscriptInvalid(f"the roster lacks {', '.join(sorted(gone))}, whose card was there at an earlier start")
+    if kept and kept.keys() != relayed.keys():
+        others = ", ".join(sorted(kept.keys() ^ relayed.keys()))
+        raise TranscriptInvalid(f"the roster has other members than at an earlier start: {others}")
     cards: dict[str, MemberCard] = {}
     accepted: dict[str, AcceptedCard] = {}
     for name, data in relayed.items():

@@ -163,8 +163,6 @@ class _Journal:
         if what == "budget exhausted":
             ended = int(str(details["round"]))  # rounds that were paid for; people count them from 1
             self._status = f"budget ended in round {ended}" if ended else "budget spent before round 1"
-        if what.startswith("left out"):
-            self._status = f"training failed in round {shown['round']}"
         if what == "absorbed":
             self._record_round(details)
         write_status(self._member.folder.status, what, details)
@@ -174,6 +172,9 @@ class _Journal:
         self._say("training the personal model at home")
         write_status(self._member.folder.status, "personalising", {})
         method, member = self._method, self._member
+        failed = next((n for n in range(member.plan.study.rounds) if self._gate.failed(n)), None)
+        if failed is not None and self._status == "contributed":
+            self._status = f"training failed in round {failed + 1}"
         if not all(bool(p.isfinite().all()) for p in method.personalise().parameters()):
             self._say("the personal model diverged and is of no use: the plan's steps at home are too long for it")
         member.folder.models.mkdir(exist_ok=True, mode=0o700)

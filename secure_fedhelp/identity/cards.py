@@ -167,6 +167,12 @@ def check_card(
     return card
 
 
+def begins(card_bytes: bytes) -> float:
+    """From when on the certificate of a card holds, in unix seconds; nothing of it is checked. Raises ProtocolError for
+    malformed bytes, WrongAuthority for a malformed certificate."""
+    return pem.read_certificate(_parse(card_bytes).certificate.encode()).not_valid_before_utc.timestamp()
+
+
 def _parse(card_bytes: bytes) -> MemberCard:
     if len(card_bytes) > LARGEST_CARD_BYTES:
         raise ProtocolError(f"a member card of {len(card_bytes)} bytes, at most {LARGEST_CARD_BYTES} are allowed")

@@ -135,7 +135,8 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
     if not result:
         last = max((i for i, cohort in enumerate(cohorts) if name in cohort), default=-1)
         values |= {"status": f"absent since round {last + 2}", "patients": entry.nominal_patients}
-    values["status"] = _declined(run, name) or values.get("status", "contributed")
+    values["status"] = _declined(run, name, FINAL_REASON) or values.get("status") or _declined(run, name, FAILED_REASON)
+    values["status"] = values["status"] or "contributed"
     return HospitalSummary.model_validate(result | values)
 
 
@@ -146,17 +147,15 @@ def _result(run: RunFolder, name: str) -> dict[str, typing.Any]:
     return found
 
 
-def _declined(run: RunFolder, name: str) -> str | None:
-    """The round that a hospital's budget ended in, or else the first whose training failed, by its own signed word."""
-    failed = None
+def _declined(run: RunFolder, name: str, why: str) -> str | None:
+    """The first round that a hospital declined for this reason, by its own signed word, in words; None if none."""
     for entry in _entries(run.coordinator / "transcript.jsonl"):
-        reasons = {d["reason"] for d in entry["declined"] if d["hospital"] == name}
-        if FINAL_REASON in reasons:
+        if (name, why) in {(d["hospital"], d["reason"]) for d in entry["declined"]}:
+            if why == FAILED_REASON:
+                return f"training failed in round {entry['round'] + 1}"
             # Said before training for this round, which people call one more than the files do.
             return f"budget ended in round {entry['round']}" if entry["round"] else "budget spent before round 1"
-        if FAILED_REASON in reasons and failed is None:
-            failed = f"training failed in round {entry['round'] + 1}"
-    return failed
+    return None
 
 
 def _pooled(run: RunFolder, plan: StudyPlan) -> PooledSummary | None:

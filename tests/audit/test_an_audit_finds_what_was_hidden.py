@@ -16,11 +16,13 @@ from plans import example_plan
 from runs import Run, make_run
 from stories import pay, story_plan
 from typer.testing import CliRunner
+from unlocking import UNLOCK
 
 from secure_fedhelp.audit.epsilon import recompute, shown
 from secure_fedhelp.audit.verify import Finding, verify_run
 from secure_fedhelp.cli.audit import app
 from secure_fedhelp.errors import LedgerInvalid, StorageError
+from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.entries import ChannelRelease
@@ -399,6 +401,20 @@ def test_a_certificate_that_ended_after_its_member_had_left_is_no_fault(tmp_path
     assert failures(run) == []
     reserves("beta")
     assert any(f.subject == "roster" and "CertificateExpired" in f.detail for f in failures(run))
+
+
+def test_a_certificate_that_was_renewed_after_its_members_last_entry_is_no_fault(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", PLAN, rounds=1)
+    folder = run.consortium.root / "beta"
+    (folder / "tls.crt").write_bytes(
+        run.consortium.authority.sign(
+            run.consortium.request("beta"), "hospital", "beta", NOW + 9 * DAY, 365, (), renew=True
+        )
+    )
+    key = run.scribe.hospitals["beta"]
+    card = make_card(PLAN.hash, "hospital", "beta", key.public_hex, "ab" * 32, folder, key, UNLOCK)
+    run.change_roster(lambda cards: cards.update(beta=json.loads(card)))
+    assert failures(run) == []
 
 
 def test_a_ledger_whose_clock_runs_ahead_is_named(run: Run) -> None:

@@ -413,8 +413,40 @@ def test_a_study_that_ended_early_leaves_no_study_key(running: Study) -> None:
     ended = StudyState(version=9, phase=Phase.ENDED, round=0, key_epoch=0, reason="UnderQuorum: too few are left")
     mine.coordinator = SimpleNamespace(join=lambda card: None, watch=lambda *_: ended, goodbye=lambda: None)  # type: ignore[assignment]
     mine.vault.remember_study_key(0, b"key")
+    mine.vault.remember_round_secrets(0, b"masks")
+    mine.vault.remember_upload(0, b"{}", b"s", b"body")
     with pytest.raises(UnderQuorum):
         mine.run()
+    assert mine.vault.study_key(0) is None
+    assert mine.vault.round_secrets(0) is None
+    assert mine.vault.upload(0) is None
+    (running.run.hospital(ME).state / "round-00000-header").unlink()
+    (running.run.hospital(ME).state / "signed-plan").unlink()
+
+
+def test_a_hospital_that_trained_while_the_study_ended_learns_how(running: Study) -> None:
+    """Its upload is refused; what it has kept of the study goes as if it had watched."""
+    mine = agent(running, relay(running, answer(running)))
+    states = [
+        StudyState(version=9, phase=Phase.COLLECTING, round=0, key_epoch=0),
+        StudyState(version=10, phase=Phase.ENDED, round=0, key_epoch=0, reason="UnderQuorum: too few are left"),
+    ]
+    said: list[str] = []
+    calls = {"join": lambda card: None, "goodbye": lambda: None, "watch": lambda *_: states.pop(0)}
+    for name, call in calls.items():
+        setattr(mine.coordinator, name, call)
+    mine.progress = lambda what, details: said.append(what)
+    mine.vault.remember_study_key(0, b"key")
+
+    def refused(*_: object) -> None:
+        raise UnderQuorum("too few are left")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Agent, "_take", refused)
+        with pytest.raises(UnderQuorum):
+            mine.run()
+    assert states == []
+    assert "too late, the study is over" in said
     assert mine.vault.study_key(0) is None
     (running.run.hospital(ME).state / "signed-plan").unlink()
 
@@ -485,7 +517,7 @@ def test_a_restart_takes_the_cards_that_were_checked_before(running: Study) -> N
     assert vault.accepted_cards() == kept, "with the times of the first check"
     assert later._cards == first._cards
     vault.remember_accepted_cards(kept | {"gone": kept[ME]})
-    with pytest.raises(TranscriptInvalid, match="lacks gone"):
+    with pytest.raises(TranscriptInvalid, match="other members than at an earlier start: gone"):
         agent(running, honest, restarted=True)
 
 
