@@ -135,8 +135,9 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
     if not result:
         last = max((i for i, cohort in enumerate(cohorts) if name in cohort), default=-1)
         values |= {"status": f"absent since round {last + 2}", "patients": entry.nominal_patients}
-    values["status"] = _declined(run, name, FINAL_REASON) or values.get("status") or _declined(run, name, FAILED_REASON)
-    values["status"] = values["status"] or "contributed"
+    absent = values.get("status")
+    failed = _declined(run, name, FAILED_REASON)
+    values["status"] = _declined(run, name, FINAL_REASON) or absent or failed or "contributed"
     return HospitalSummary.model_validate(result | values)
 
 
