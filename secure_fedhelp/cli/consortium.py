@@ -122,12 +122,12 @@ def revoke(
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Revoke every valid certificate of a member (a lost or stolen key, or a member that left)."""
+    """Revoke every certificate of a member (a lost or stolen key, or a member that left)."""
     revoked = _opened(authority, key_file, passphrase_file).revoke(name, _now())
     _say(
         f"Revoked {len(revoked)} certificate(s) of {name}."
         if revoked
-        else f"{name} has no valid certificate left to revoke; the list was written anew.",
+        else f"{name} has no certificate left to revoke; the list was written anew.",
         f"Next: send {authority / 'revoked.crl'} to every member, at once.",
         "It takes the place of the old one beside tls.crt; certs/README.md says which processes need a restart.",
     )

@@ -77,7 +77,7 @@ def init(
         markup=False,
     )
     if like is not None:
-        out.print("Under the same authority it is signed with --renew, for your name has a certificate there already.", markup=False)
+        out.print("Under the same authority it is signed with --renew: your name is known there.", markup=False)
     out.print(f"Then: write your limits into {folder / 'policy.toml'} and your paths into hospital.toml.", markup=False)
 
 

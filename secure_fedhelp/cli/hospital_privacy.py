@@ -14,6 +14,7 @@ from secure_fedhelp.cli.unlocking import KeyFile, PassphraseFile
 
 if TYPE_CHECKING:
     from secure_fedhelp.hospital.budget import DataSetBudget
+    from secure_fedhelp.hospital.vault import Vault
     from secure_fedhelp.identity.signing import SigningKey
 
 Folder = Annotated[Path, typer.Option("--folder", help="The hospital's own folder.")]
@@ -66,7 +67,10 @@ def budget(
     ] = None,
     give_back: Annotated[
         str | None,
-        typer.Option(metavar="STUDY", help="Give back what this study (by its hash's first digits) has reserved."),
+        typer.Option(
+            metavar="STUDY",
+            help="Give back what this study (by its hash's first digits) has reserved, and delete its keys here.",
+        ),
     ] = None,
     key_file: KeyFile = None,
     passphrase_file: PassphraseFile = None,
@@ -80,6 +84,7 @@ def budget(
     """
     from secure_fedhelp.hospital.budget import budgets, rounds_left
     from secure_fedhelp.hospital.folder import HospitalFolder
+    from secure_fedhelp.hospital.vault import Vault
     from secure_fedhelp.identity.lock import open_lock
     from secure_fedhelp.identity.secret_source import SecretSource
     from secure_fedhelp.identity.signing import SigningKey
@@ -94,7 +99,7 @@ def budget(
     path = folder / config.ledger
     out = Console(highlight=False)
     if give_back is not None:
-        out.print(_give_back(path, config.name, signing, give_back), markup=False)
+        out.print(_give_back(path, config.name, signing, Vault(place.state, unlock), give_back), markup=False)
     entries = read_ledger(path, signing.public_hex) if path.exists() else []
     study = None if plan is None else load_plan(plan)
     if study is not None:
@@ -116,7 +121,8 @@ def budget(
         out.print(f"{left} more round(s) of study {study.study.name} fit ({study.study.rounds} planned).", markup=False)
 
 
-def _give_back(path: Path, name: str, signing: SigningKey, study: str) -> str:
+def _give_back(path: Path, name: str, signing: SigningKey, vault: Vault, study: str) -> str:
+    """Void a study's reservations, and if it is this folder's own, forget its keys: it will open nothing any more."""
     import time
 
     from secure_fedhelp.errors import InvalidConfiguration
@@ -125,14 +131,20 @@ def _give_back(path: Path, name: str, signing: SigningKey, study: str) -> str:
 
     with Ledger.open(path, name, signing, time.time) as ledger:
         found = [e for e in open_reservations(ledger.entries) if e.study.startswith(study)]
-        if len({e.study for e in found}) != 1:
+        signed = vault.signed_plan() or ""
+        own = study != "" and signed.startswith(study)
+        named = {e.study for e in found} | ({signed} if own else set())
+        if len(named) != 1:
             waiting = ", ".join(sorted({e.study[:16] for e in open_reservations(ledger.entries)})) or "none"
             raise InvalidConfiguration(
                 f"no one study beginning with {study!r} has reserved anything", f"Studies with reservations: {waiting}."
             )
         for entry in found:
             ledger.void(entry)
-    return f"Gave back {len(found)} reservation(s) of study {found[0].study[:16]}."
+        if own:  # under the ledger's lock, so that no process of this hospital needs them
+            vault.forget_study(values=True)
+    given = f"Gave back {len(found)} reservation(s) of study {named.pop()[:16]}."
+    return f"{given}\nIts keys in this folder are deleted." if own else given
 
 
 def _table(rows: list[DataSetBudget], limit: float) -> Table:

@@ -202,8 +202,12 @@ class State:
         return self.earlier_keys.get(epoch, PostedKey("", "", {}))
 
     def over_error(self) -> FedHelpError:
-        """What to tell a member that wants to go on with a study that is over."""
-        return StudyEnded("the study has finished") if self.phase is Phase.FINISHED else reason_error(self.reason)
+        """What to tell a member that wants to go on with a study that is over: StudyEnded, of whatever it ended, so
+        that who asks late knows that it is not itself at fault."""
+        if self.phase is Phase.FINISHED:
+            return StudyEnded("the study has finished")
+        error = reason_error(self.reason)
+        return error if isinstance(error, StudyEnded) else StudyEnded(f"the study has ended ({self.reason})")
 
     def end(self, error: FedHelpError) -> State:
         """The same study, ended early by ``error``; everything is kept."""

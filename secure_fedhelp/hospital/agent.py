@@ -95,10 +95,11 @@ class Agent:
     # -- the loop ----------------------------------------
 
     def run(self) -> None:
-        """Take part until the study ends. Raises StudyEnded or UnderQuorum when it ends before its last round."""
+        """Take part until the study ends, or until the last round that this hospital has a key for, if it has left for
+        good. Raises StudyEnded or UnderQuorum when it ends before its last round."""
         self._resume()
-        if self._rounds == self.plan.study.rounds:
-            self._forget_study()
+        if self._rounds == self.plan.study.rounds or self.vault.left():
+            self._over()
             return  # an earlier run has absorbed everything: the coordinator may be gone by now
         self.coordinator.join(self.card)
         self.progress("joined", {})
@@ -108,6 +109,9 @@ class Agent:
             if self.hospital in state.absent and state.phase in _RUNNING:
                 self.coordinator.join(self.card)  # we were slow, not gone
             self._step(state)
+            if self._has_left:
+                self.vault.remember_left()
+                break
             if state.phase is Phase.FINISHED:
                 self._require_complete()
                 break
@@ -117,9 +121,22 @@ class Agent:
                 self.coordinator.goodbye()
                 raise ended
             known = state.version
-        self._forget_study()
+        self._over()
         self.coordinator.goodbye()
-        self.progress("finished", {"rounds": self._rounds})
+
+    @property
+    def _has_left(self) -> bool:
+        """Whether we left for good in a round before the last, and have opened every sum that we have a key for: keys
+        of later epochs are sealed to nobody who left."""
+        out = self._checker is not None and self.hospital in self._checker.out
+        return out and not self._waiting and self._rounds < self.plan.study.rounds
+
+    def _over(self) -> None:
+        self._forget_study()
+        if self._rounds < self.plan.study.rounds:
+            self.progress("left for good", {"round": self._rounds - 1})
+        else:
+            self.progress("finished", {"rounds": self._rounds})
 
     def _step(self, state: StudyState) -> None:
         if state.phase is Phase.GATHERING or (state.phase is Phase.ENDED and state.round <= self._rounds):
@@ -129,23 +146,23 @@ class Agent:
         self._declined = self._declined or self.hospital in state.declined
         if state.phase not in _RUNNING or self._declined or not self._is_next(state):
             return
-        # An unconfirmed key after keying means that we came back after the ceremony.
-        if self.hospital in state.unconfirmed:
-            if not self.ceremony.take_part(state.key_epoch, state.maker, self._known.out):
-                return  # without the key there is nothing to do yet
-            self.progress("key confirmed", {"epoch": state.key_epoch})
-        step = state.phase, state.round, state.attempt
-        if step != self._taken:
-            try:
+        try:
+            # An unconfirmed key after keying means that we came back after the ceremony.
+            if self.hospital in state.unconfirmed:
+                if not self.ceremony.take_part(state.key_epoch, state.maker, self._known.out):
+                    return  # without the key there is nothing to do yet
+                self.progress("key confirmed", {"epoch": state.key_epoch})
+            step = state.phase, state.round, state.attempt
+            if step != self._taken:
+                self._taken = step
                 self._take(state)
-            except WrongRound:
-                # The others went on without us, or the deadline passed while we trained. What was spent stays spent;
-                # the next round or attempt is ours again.
-                self.progress("too late", {"round": state.round})
-            except StudyEnded:
-                # While we trained. The next state says how, and what there is to take home.
-                self.progress("too late, the study is over", {"round": state.round})
-            self._taken = step
+        except WrongRound:
+            # The others went on without us, or the deadline passed while we trained. What was spent stays spent;
+            # the next round or attempt is ours again.
+            self.progress("too late", {"round": state.round})
+        except StudyEnded:
+            # While we trained. The next state says how, and what there is to take home.
+            self.progress("too late, the study is over", {"round": state.round})
 
     def _take(self, state: StudyState) -> None:
         """This hospital's part in one phase of a round; it may be repeated after a crash."""
@@ -309,12 +326,16 @@ class Agent:
     def _forget_study(self) -> None:
         """It is over: what somebody recorded of it shall be opened by nothing that is found here later."""
         self._forget_key()
-        self.vault.forget_study_keys_before(self.plan.study.rounds)  # an epoch has a round at least
-        self._forget_rounds(self.plan.study.rounds)
+        self.vault.forget_study(values=self._values_too)
 
     def _forget_rounds(self, before: int) -> None:
-        """Bodies, masks and values. A research study keeps its values, to measure the encryption's error."""
-        self.vault.forget_rounds_before(before, values=self.plan.study.mode != "research")
+        """Bodies, masks and values."""
+        self.vault.forget_rounds_before(before, values=self._values_too)
+
+    @property
+    def _values_too(self) -> bool:
+        """Whether released values are forgotten: a research study keeps them, to measure the encryption's error."""
+        return self.plan.study.mode != "research"
 
     @property
     def _key_needed(self) -> int:
@@ -350,7 +371,9 @@ class Agent:
             raise  # nothing can be written or paid; or the network was refused before a record was drawn
         except Exception:
             # The mechanism ran, and that it failed will show, whatever it failed of: nobody tries again for nothing.
-            self.gate.spend_without_release(number, "system")
+            # Once: if the release itself stands in the ledger already, the next start recovers it.
+            if self.gate.reserved(number):
+                self.gate.spend_without_release(number, "system")
             raise
 
     def _decline(self, number: int, reason: str) -> None:
@@ -372,7 +395,11 @@ class Agent:
                 f"{state.round} rounds are announced as published, the transcript has {self._known.round}"
             )
         while self._waiting:
-            self._open(*self._waiting.pop(0))
+            entry, out = self._waiting.pop(0)
+            if self.hospital in out:
+                self._waiting.clear()
+                return
+            self._open(entry, out)
 
     def _read_lines(self, lines: list[bytes]) -> None:
         """Check the next lines of the transcript; those of rounds not absorbed yet wait to be opened."""

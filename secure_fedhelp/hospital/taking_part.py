@@ -67,7 +67,9 @@ def take_part(
     member = prepare_membership(root, plan_path, clock(), source)
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
     checkpoint = member.vault.checkpoint()
-    if member.folder.result.exists() and checkpoint and checkpoint.rounds == member.plan.study.rounds:
+    absorbed = checkpoint is not None and checkpoint.rounds == member.plan.study.rounds
+    if member.folder.result.exists() and (absorbed or member.vault.left()):
+        member.vault.forget_study(values=member.plan.study.mode != "research")  # an earlier version kept the last key
         say(f"this study is finished here: see {member.folder.result} and {member.folder.models}")
         return
     write_status(member.folder.status, "loading data and model", {})
@@ -160,7 +162,7 @@ class _Journal:
         # Files count rounds from 0, people from 1.
         shown = {k: int(str(v)) + 1 if k == "round" else v for k, v in details.items()}
         self._say(f"{what} {' '.join(f'{k}={_short(v)}' for k, v in shown.items())}".rstrip())
-        if what == "budget exhausted":
+        if what in ("budget exhausted", "left for good"):
             ended = int(str(details["round"]))  # rounds that were paid for; people count them from 1
             self._status = f"budget ended in round {ended}" if ended else "budget spent before round 1"
         if what == "absorbed":

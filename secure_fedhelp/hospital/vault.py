@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.files import sync_folder, write_atomic
 
 _OWNER_ONLY: Final = 0o600
+#: Above every round and key epoch.
+_ALL: Final = sys.maxsize
 #: Names of the files whose content is secret.
 _SECRET: Final = re.compile(r"study-key-\d+|checkpoint|round-\d+-(values|body|sum|secrets)")
 
@@ -100,6 +103,18 @@ class Vault:
 
     def remember_plan(self, plan_hash: str) -> None:
         self._write("signed-plan", plan_hash.encode())
+
+    def left(self) -> bool:
+        """Whether this hospital left the study for good, by its own word, and has taken home what it could."""
+        return self._path("left").exists()
+
+    def remember_left(self) -> None:
+        self._write("left", b"")
+
+    def forget_study(self, values: bool) -> None:
+        """It is over: forget every key, body and secret, and the released values too if ``values``."""
+        self.forget_study_keys_before(_ALL)
+        self.forget_rounds_before(_ALL, values)
 
     # -- members' cards ----------------------------------------
 

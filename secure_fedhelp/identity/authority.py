@@ -131,8 +131,10 @@ class Authority(AuthorityRecord):
         return certificate.public_bytes(serialization.Encoding.PEM)
 
     def revoke(self, name: str, now: float) -> list[IssuedCertificate]:
-        """Revoke every valid certificate of ``name``, write ``revoked.crl`` anew, and return those revoked just now.
+        """Revoke every certificate of ``name``, write ``revoked.crl`` anew, and return those revoked just now.
 
+        Those that have ended too: a hospital that restarts judges a member's card at the time when it came, and what
+        was signed with a stolen key shall not pass because the certificate of that time has ended since.
         Running it again revokes nothing more and heals a list lost in a crash. IdentityError if the name never had a
         certificate, CertificateExpired if the CA's ended (then none of its certificates is accepted any more).
         """
@@ -142,7 +144,7 @@ class Authority(AuthorityRecord):
             if not known:
                 hint = "'secure-fedhelp consortium list' shows every name."
                 raise IdentityError(f"no certificate was ever issued to {name!r}", hint)
-            fresh = [c for c in known if c.valid(now)]
+            fresh = [c for c in known if c.revoked_at is None]
             if fresh:
                 lines = [RevokedLine(serial=f"{c.serial:x}", at=int(now)) for c in fresh]
                 append_lines(self.folder / "issued.jsonl", lines)

@@ -149,13 +149,14 @@ def check_certificate(
     except (InvalidSignature, *pem.MALFORMED) as error:
         raise WrongAuthority("the certificate was not signed by this consortium's CA") from error
     require_valid(authority, now, "the consortium CA's certificate")
-    require_valid(certificate, now if accepted is None else accepted, "the certificate")
     try:  # only now, on bytes that the CA signed, are extensions parsed
         identity = _identity(certificate, authority)
     except (*pem.MALFORMED, x509.ExtensionNotFound) as error:
         raise IdentityError(f"the certificate lacks an extension or holds a malformed one: {error}") from error
     if revocations is not None and read_revocations(revocations, authority).contains(identity.serial, now):
         raise CertificateRevoked(f"the certificate of {identity.role} {identity.name} was revoked")
+    # After the revocations: that a certificate has ended must not hide that its key was stolen.
+    require_valid(certificate, now if accepted is None else accepted, "the certificate")
     return identity
 
 

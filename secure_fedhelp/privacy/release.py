@@ -229,6 +229,10 @@ class ReleaseGate:
                 unit=self._privacy.unit,
             )
 
+    def reserved(self, round: int) -> bool:
+        """Whether a reservation of this study's round is open: neither used nor given back."""
+        return self._ledger.reservation(self._plan.hash, round) is not None
+
     def spend_without_release(self, round: int, noise_source: NoiseName) -> None:
         """Pay for a round whose mechanism ran and whose output is unusable: that it was (training diverged, and this
         hospital goes silent) is an output too, and nobody may try again for nothing. Raises as :meth:`release`."""

@@ -14,6 +14,7 @@ from secure_fedhelp.cli.main import app
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, LedgerInvalid, NotOnRoster, PolicyViolation
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
+from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.identity.signing import SigningKey
@@ -128,6 +129,21 @@ def test_what_a_study_that_is_over_had_reserved_is_given_back(beta: Hospital) ->
     assert " to " not in said
     with pytest.raises(InvalidConfiguration, match="no one study"):
         beta.budget("--give-back", PLAN.hash[:12])
+
+
+def test_a_study_of_this_folder_that_is_given_back_leaves_no_key(beta: Hospital) -> None:
+    """A hospital that never heard how its study ended has its keys and secrets until then."""
+    state = Vault(beta.root / "state", open_lock(beta.root, SecretSource(beta.key_file)))
+    state.remember_plan(PLAN.hash)
+    state.remember_study_key(0, b"key")
+    state.remember_round_secrets(1, b"masks")
+    with pytest.raises(InvalidConfiguration, match="no one study"):
+        beta.budget("--give-back", "0123456789")
+    assert state.study_key(0) == b"key"
+    said = beta.budget("--give-back", PLAN.hash[:12])
+    assert f"Gave back 0 reservation(s) of study {PLAN.hash[:16]}." in said
+    assert "Its keys in this folder are deleted." in said
+    assert (state.study_key(0), state.round_secrets(1)) == (None, None)
 
 
 def test_a_plan_for_others_is_refused_by_name(beta: Hospital) -> None:

@@ -1,5 +1,7 @@
 """A hospital whose budget ends in round k stops before training for round k + 1; the others go on; the report says so.
 
+Round k + 1 is the last that it can open: it has left for good, so the next study key is sealed to the others alone.
+
 Everything runs as in a demonstration: the coordinator and every hospital as a process of its own, then the summary and
 the report from their files.
 """
@@ -33,30 +35,31 @@ pytestmark = pytest.mark.end
 POOR = "large-3"
 HOSPITALS = ("large-2", POOR, "small-1", "small-2")
 OTHERS = set(HOSPITALS) - {POOR}
-ROUNDS = 3
+ROUNDS = 4
 
 
-def spend_one_round_elsewhere(running: Study) -> None:
-    """An earlier study on the same patients, whose one round cost as much as one of this study."""
+def spend_two_rounds_elsewhere(running: Study) -> None:
+    """An earlier study on the same patients, whose two rounds cost as much as two of this study."""
     folder = running.run.hospital(POOR)
     key = SigningKey.load(folder.keys / "signing.key", open_lock(folder.root)).of(ED25519)
     with Ledger.open(folder.ledger, POOR, key, lambda: 1_700_000_000.0) as ledger:
-        ledger.release(
-            planned_events(running.plan, POOR, 0),
-            study="e" * 64,
-            round=0,
-            delta=running.plan.privacy_of(POOR).delta,
-            dataset="d" * 64,  # a data set that nobody knows any more counts as the same patients
-            channels=channels()[:1],
-            noise_source="system",
-        )
+        for number in (0, 1):
+            ledger.release(
+                planned_events(running.plan, POOR, number),
+                study="e" * 64,
+                round=number,
+                delta=running.plan.privacy_of(POOR).delta,
+                dataset="d" * 64,  # a data set that nobody knows any more counts as the same patients
+                channels=channels(number)[:1],
+                noise_source="system",
+            )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Study, Summary]]:
     folder = tmp_path_factory.mktemp("budget") / "run"
     with study(folder, ROUNDS, HOSPITALS) as running:
-        spend_one_round_elsewhere(running)
+        spend_two_rounds_elsewhere(running)
         write_teachers(running.run, running.plan, running.data.references)
         running.start_coordinator()
         for name in HOSPITALS:
@@ -101,12 +104,13 @@ def test_it_stops_before_training_for_the_round_it_cannot_pay(finished: tuple[St
 
 def test_the_others_go_on_without_it(finished: tuple[Study, Summary]) -> None:
     running, _ = finished
-    assert running.cohorts() == [set(HOSPITALS), set(HOSPITALS), OTHERS]
-    last = running.entries()[-1]
-    assert [(d["hospital"], d["reason"]) for d in last["declined"]] == [(POOR, "BudgetExhausted")]
-    assert last["absent"] == []
+    assert running.cohorts() == [set(HOSPITALS), set(HOSPITALS), OTHERS, OTHERS]
+    third, last = running.entries()[-2:]
+    assert [(d["hospital"], d["reason"]) for d in third["declined"]] == [(POOR, "BudgetExhausted")]
+    assert [third["absent"], last["absent"]] == [[], []]
+    assert last["key_epoch"] == third["key_epoch"] + 1
     for name in OTHERS:
-        assert trained(running, name) == [1, 2, 3]
+        assert trained(running, name) == [1, 2, 3, 4]
     assert [f for f in verify_run(running.run.root, time.time()) if not f.ok] == []
 
 
@@ -115,6 +119,8 @@ def test_it_still_takes_home_what_the_others_learn(finished: tuple[Study, Summar
     result = json.loads(running.run.hospital(POOR).result.read_text(encoding="utf-8"))
     assert [(row["round"], row["cohort"]) for row in result["history"]] == [(0, 4), (1, 4), (2, 3)]
     assert result["history"][2]["epsilon"] == result["history"][1]["epsilon"]
+    richer = json.loads(running.run.hospital("large-2").result.read_text(encoding="utf-8"))
+    assert [row["round"] for row in richer["history"]] == [0, 1, 2, 3], "what came later is under a key of the others"
     models = {name: (running.run.hospital(name).models / "shared.pt").exists() for name in HOSPITALS}
     assert models == dict.fromkeys(HOSPITALS, True)
 
@@ -133,3 +139,15 @@ def test_summary_and_report_say_so(finished: tuple[Study, Summary]) -> None:
     poor, other = (next(h for h in summary.hospitals if h.name == name) for name in (POOR, "large-2"))
     assert poor.epsilon < other.epsilon <= other.epsilon_budget
     assert poor.float32_bytes == 4 * running.plan.largest_length * 2
+
+
+def test_it_keeps_no_key_and_is_done_when_started_again(finished: tuple[Study, Summary]) -> None:
+    running, _ = finished
+    folder = running.run.hospital(POOR)
+    assert said(running, POOR)[-1] == "done"
+    assert list(folder.state.glob("study-key-[0-9]")) == []
+    before = folder.result.read_bytes()
+    running.start_process(POOR)
+    assert running.parties.parties[POOR].process.wait(PATIENCE_SECONDS) == 0
+    assert any("this study is finished here" in line for line in said(running, POOR))
+    assert folder.result.read_bytes() == before

@@ -20,6 +20,7 @@ from secure_fedhelp.errors import (
     InvalidContribution,
     KeyCeremonyFailed,
     NotReleasable,
+    StudyEnded,
     TranscriptInvalid,
     UnderQuorum,
     UnsupportedModel,
@@ -29,6 +30,7 @@ from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.ceremony import KeyCeremony
 from secure_fedhelp.hospital.contribution import EpochKey, OpenedSum, check_round, make_upload, open_sum
 from secure_fedhelp.hospital.preparation import Membership, prepare_membership
+from secure_fedhelp.hospital.vault import Checkpoint
 from secure_fedhelp.identity.cards import make_card
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey, verify
@@ -449,6 +451,110 @@ def test_a_hospital_that_trained_while_the_study_ended_learns_how(running: Study
     assert "too late, the study is over" in said
     assert mine.vault.study_key(0) is None
     (running.run.hospital(ME).state / "signed-plan").unlink()
+
+
+def test_a_fault_after_the_release_is_not_paid_again(running: Study, tmp_path: Path) -> None:
+    """The ledger has the release, and the book of patients could not be written: the next start recovers it."""
+
+    class Trains:
+        def contribute(self, number: int) -> PrivateOutput:
+            channels = {name: np.zeros(length) for name, length in mine.plan.lengths(number).items()}
+            return PrivateOutput(channels, planned_events(mine.plan, ME, number), proofs(mine.plan), "system")
+
+    def short_of_memory() -> None:
+        raise MemoryError
+
+    mine = agent(running, relay(running, answer(running)))
+    with Ledger.open(tmp_path / "ledger.jsonl", ME, mine.signing.of("ed25519"), time.time) as ledger:
+        mine.ledger, mine.gate = ledger, ReleaseGate(ledger, mine.plan, ME, Budget("d" * 64), spent=short_of_memory)
+        mine.method = Trains()  # type: ignore[assignment]
+        with pytest.raises(MemoryError):
+            mine._released(0)
+        assert [entry.kind for entry in ledger.entries] == ["reservation", "release"]
+        assert not mine.gate.failed(0)
+        assert mine._released(0) is not None
+        assert len(ledger.entries) == 2
+    mine.vault.forget_values(0)
+
+
+def test_what_a_crash_left_of_a_study_goes_at_the_next_start(running: Study) -> None:
+    """Of one that was absorbed to its end, by the agent; of an earlier epoch and round, as it goes on."""
+    mine = agent(running, relay(running, answer(running)))
+    mine.method = SimpleNamespace(load=lambda data: None)  # type: ignore[assignment]
+    mine.vault.remember_study_key(0, b"key")
+    mine.vault.remember_upload(0, b"{}", b"s", b"body")
+    mine.vault.remember_checkpoint(Checkpoint(1, b""))
+    mine._resume()
+    assert mine.vault.upload(0) is None
+    assert mine.vault.study_key(0) == b"key", "of the epoch that goes on"
+
+    class Later:
+        round = key_epoch = 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secure_fedhelp.hospital.agent.TranscriptChecker", lambda *_: Later())
+        agent(running, relay(running, answer(running)), restarted=True)
+    assert mine.vault.study_key(0) is None
+
+    mine.vault.remember_study_key(1, b"key")
+    mine.vault.remember_round_secrets(1, b"masks")
+    mine.vault.remember_checkpoint(Checkpoint(mine.plan.study.rounds, b""))
+    said: list[str] = []
+    mine.progress = lambda what, details: said.append(what)
+    mine.run()
+    assert said == ["resumed", "finished"]
+    assert (mine.vault.study_key(1), mine.vault.round_secrets(1)) == (None, None)
+    for name in ("checkpoint", "signed-plan", "round-00000-header"):
+        (running.run.hospital(ME).state / name).unlink()
+
+
+def test_a_hospital_that_left_for_good_needs_nobody_to_finish(running: Study) -> None:
+    """Killed after the last sum it had a key for: the coordinator, who may be gone, is not asked again."""
+    mine, said = agent(running, relay(running, answer(running))), []
+    mine.method = SimpleNamespace(load=lambda data: None)  # type: ignore[assignment]
+    mine.progress = lambda what, details: said.append((what, details))
+    mine.vault.remember_study_key(0, b"key")
+    mine.vault.remember_checkpoint(Checkpoint(1, b""))
+    mine.vault.remember_left()
+    mine.run()
+    assert said == [("resumed", {"rounds": 1}), ("left for good", {"round": 0})]
+    assert mine.vault.study_key(0) is None
+    for name in ("checkpoint", "signed-plan", "left"):
+        (running.run.hospital(ME).state / name).unlink()
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("research", True), ("deployment", False)])
+def test_only_a_research_study_keeps_what_it_released(running: Study, mode: str, kept: bool) -> None:
+    mine = agent(running, relay(running, answer(running)))
+    study = mine.plan.study.model_copy(update={"mode": mode})
+    mine.plan = mine.plan.model_copy(update={"study": study})
+    mine.vault.remember_values(0, {"model-update": np.ones(2)})
+    mine._forget_rounds(1)
+    assert (mine.vault.values(0) is not None) == kept
+    mine.vault.remember_values(0, {"model-update": np.ones(2)})
+    mine._forget_study()
+    assert (mine.vault.values(0) is not None) == kept
+    mine.vault.forget_values(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(WrongRound("too late"), "too late"), (StudyEnded("it is over"), "too late, the study is over")],
+)
+def test_a_key_that_is_confirmed_too_late_ends_no_process(running: Study, error: FedHelpError, told: str) -> None:
+    """The next state says how the study goes on, or how it ended; the step itself is not taken yet."""
+    mine, said = agent(running, relay(running, answer(running))), []
+    mine.progress = lambda what, details: said.append(what)
+
+    def refused(*_: object) -> bool:
+        raise error
+
+    state = StudyState(version=9, phase=Phase.KEYING, round=0, key_epoch=0, maker=MAKER, unconfirmed=(ME,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyCeremony, "take_part", refused)
+        mine._step(state)
+    assert said == [told]
+    assert mine._taken is None
 
 
 def test_a_kill_between_failing_and_paying_is_no_way_out(running: Study, tmp_path: Path) -> None:

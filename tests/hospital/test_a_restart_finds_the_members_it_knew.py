@@ -38,6 +38,16 @@ class Members:
         key = SigningKey.load(folder / "signing.key", UNLOCK)
         return make_card(PLAN.hash, role, name, key.public_hex, sealing, folder, key, UNLOCK)
 
+    def renew(self, now: float, days: int) -> None:
+        """A second certificate for ``BRIEF``, in the first one's place."""
+        request = self.north.request(BRIEF)
+        certificate = self.north.authority.sign(request, "hospital", BRIEF, now, days, (), renew=True)
+        (self.north.root / BRIEF / "tls.crt").write_bytes(certificate)
+
+    def revoke(self, now: float) -> None:
+        self.north.authority.revoke(BRIEF, now)
+        (self.north.root / ME / "revoked.crl").write_bytes(self.north.crl)
+
     def roster(self) -> dict[str, bytes]:
         return self.cards
 
@@ -83,10 +93,7 @@ def test_the_authority_and_the_coordinator_must_hold_now(members: Members, kept:
 def test_a_renewed_certificate_is_a_new_card_of_the_same_keys(tmp_path: Path) -> None:
     members = Members(tmp_path)
     kept = dict(members.check(NOW, {}).accepted)
-    renewed = members.north.authority.sign(
-        members.north.request(BRIEF), "hospital", BRIEF, NOW + DAY, 365, (), renew=True
-    )
-    (members.north.root / BRIEF / "tls.crt").write_bytes(renewed)
+    members.renew(NOW + DAY, 365)
     members.cards[BRIEF] = members.card(BRIEF)
     again = members.check(NOW + 20 * DAY, kept)
     assert again.accepted[BRIEF] == AcceptedCard(members.cards[BRIEF], NOW + 20 * DAY)
@@ -97,10 +104,7 @@ def test_a_renewed_certificate_that_ended_too_keeps_nobody_out(tmp_path: Path) -
     """Whoever ran while it was renewed has checked the first one only."""
     members = Members(tmp_path)
     kept = dict(members.check(NOW, {}).accepted)
-    renewed = members.north.authority.sign(
-        members.north.request(BRIEF), "hospital", BRIEF, NOW + DAY, 15, (), renew=True
-    )
-    (members.north.root / BRIEF / "tls.crt").write_bytes(renewed)
+    members.renew(NOW + DAY, 15)
     members.cards[BRIEF] = members.card(BRIEF)
     again = members.check(NOW + 20 * DAY, kept)
     assert again.accepted == kept
@@ -139,10 +143,34 @@ def test_a_member_cannot_come_with_other_keys_to_who_restarts(tmp_path: Path, wh
 def test_a_revoked_member_is_refused_however_early_its_card_came(tmp_path: Path) -> None:
     members = Members(tmp_path)
     kept = dict(members.check(NOW, {}).accepted)
-    members.north.authority.revoke(BRIEF, NOW + DAY)
-    (members.north.root / ME / "revoked.crl").write_bytes(members.north.crl)
+    members.revoke(NOW + DAY)
     with pytest.raises(CertificateRevoked):
         members.check(NOW + DAY, kept)
+
+
+@pytest.mark.parametrize("again", ["ended", "ended and renewed"])
+def test_a_certificate_that_has_ended_is_revoked_too(tmp_path: Path, again: str) -> None:
+    """Judged at the time when it came, the card of a stolen key would pass for ever; the coordinator may relay the
+    first one though its member has a newer."""
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    if again == "ended and renewed":
+        members.renew(NOW + 9 * DAY, 100)
+    members.revoke(NOW + 12 * DAY)
+    with pytest.raises(CertificateRevoked):
+        members.check(NOW + 13 * DAY, kept)
+
+
+def test_a_revoked_certificate_that_has_ended_since_stays_refused(tmp_path: Path) -> None:
+    """That it ended must not hide that it was revoked."""
+    members = Members(tmp_path)
+    kept = dict(members.check(NOW, {}).accepted)
+    members.renew(NOW + DAY, 15)
+    members.cards[BRIEF] = members.card(BRIEF)
+    members.revoke(NOW + 12 * DAY)
+    for day in (13, 20):
+        with pytest.raises(CertificateRevoked):
+            members.check(NOW + day * DAY, kept)
 
 
 def test_the_times_of_checked_cards_are_nobody_elses_to_set(
