@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from secure_fedhelp.hospital.vault import Vault
     from secure_fedhelp.identity.signing import SigningKey
 
+#: Of a study's hash, to name it for good.
+_FEWEST_DIGITS = 8
+
 Folder = Annotated[Path, typer.Option("--folder", help="The hospital's own folder.")]
 
 policy_app = typer.Typer(
@@ -69,7 +72,7 @@ def budget(
         str | None,
         typer.Option(
             metavar="STUDY",
-            help="Give back what this study (by its hash's first digits) has reserved, and delete its keys here.",
+            help="Give back what this study (8 or more digits of its hash) has reserved, and delete its keys here.",
         ),
     ] = None,
     key_file: KeyFile = None,
@@ -99,7 +102,9 @@ def budget(
     path = folder / config.ledger
     out = Console(highlight=False)
     if give_back is not None:
-        out.print(_give_back(path, config.name, signing, Vault(place.state, unlock), give_back), markup=False)
+        vault = Vault(place.state, unlock)
+        kept = place.result.exists()  # of a study that finished, for its summary
+        out.print(_give_back(path, config.name, signing, vault, give_back, values=not kept), markup=False)
     entries = read_ledger(path, signing.public_hex) if path.exists() else []
     study = None if plan is None else load_plan(plan)
     if study is not None:
@@ -121,18 +126,23 @@ def budget(
         out.print(f"{left} more round(s) of study {study.study.name} fit ({study.study.rounds} planned).", markup=False)
 
 
-def _give_back(path: Path, name: str, signing: SigningKey, vault: Vault, study: str) -> str:
-    """Void a study's reservations, and if it is this folder's own, forget its keys: it will open nothing any more."""
+def _give_back(path: Path, name: str, signing: SigningKey, vault: Vault, study: str, values: bool) -> str:
+    """Void a study's reservations, and if it is this folder's own, end it here: keys, masks and bodies are deleted, and
+    the released values too if ``values``."""
     import time
 
     from secure_fedhelp.errors import InvalidConfiguration
     from secure_fedhelp.privacy.entries import open_reservations
     from secure_fedhelp.privacy.ledger import Ledger
 
+    if len(study) < _FEWEST_DIGITS:
+        raise InvalidConfiguration(
+            f"--give-back {study!r} is too short to name a study", f"Give {_FEWEST_DIGITS} digits of its hash or more."
+        )
     with Ledger.open(path, name, signing, time.time) as ledger:
         found = [e for e in open_reservations(ledger.entries) if e.study.startswith(study)]
         signed = vault.signed_plan() or ""
-        own = study != "" and signed.startswith(study)
+        own = signed.startswith(study)
         named = {e.study for e in found} | ({signed} if own else set())
         if len(named) != 1:
             waiting = ", ".join(sorted({e.study[:16] for e in open_reservations(ledger.entries)})) or "none"
@@ -141,10 +151,12 @@ def _give_back(path: Path, name: str, signing: SigningKey, vault: Vault, study: 
             )
         for entry in found:
             ledger.void(entry)
-        if own:  # under the ledger's lock, so that no process of this hospital needs them
-            vault.forget_study(values=True)
+        if own:
+            vault.give_back(values)
     given = f"Gave back {len(found)} reservation(s) of study {named.pop()[:16]}."
-    return f"{given}\nIts keys in this folder are deleted." if own else given
+    if own:
+        return f"{given}\nIts keys in this folder are deleted; it takes part no more."
+    return f"{given}\nIts keys, if any are left, are in the folder that took part."
 
 
 def _table(rows: list[DataSetBudget], limit: float) -> Table:

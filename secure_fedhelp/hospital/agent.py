@@ -98,7 +98,7 @@ class Agent:
         """Take part until the study ends, or until the last round that this hospital has a key for, if it has left for
         good. Raises StudyEnded or UnderQuorum when it ends before its last round."""
         self._resume()
-        if self._rounds == self.plan.study.rounds or self.vault.left():
+        if self._complete:
             self._over()
             return  # an earlier run has absorbed everything: the coordinator may be gone by now
         self.coordinator.join(self.card)
@@ -109,11 +109,9 @@ class Agent:
             if self.hospital in state.absent and state.phase in _RUNNING:
                 self.coordinator.join(self.card)  # we were slow, not gone
             self._step(state)
-            if self._has_left:
-                self.vault.remember_left()
-                break
             if state.phase is Phase.FINISHED:
                 self._require_complete()
+            if self._complete:
                 break
             ended = state.ended_error()
             if ended is not None:
@@ -125,11 +123,9 @@ class Agent:
         self.coordinator.goodbye()
 
     @property
-    def _has_left(self) -> bool:
-        """Whether we left for good in a round before the last, and have opened every sum that we have a key for: keys
-        of later epochs are sealed to nobody who left."""
-        out = self._checker is not None and self.hospital in self._checker.out
-        return out and not self._waiting and self._rounds < self.plan.study.rounds
+    def _complete(self) -> bool:
+        """Whether every sum that this hospital has a key for is absorbed."""
+        return self._rounds == self.vault.rounds_to_absorb(self.plan.study.rounds)
 
     def _over(self) -> None:
         self._forget_study()
@@ -184,6 +180,7 @@ class Agent:
                 f"this folder signed plan {signed[:16]}…, the plan file now is {self.plan.hash[:16]}…",
                 "Put the signed plan file back, or make the new study a folder with 'hospital init --like' this one.",
             )
+        self.vault.require_not_given_back()  # once more: now under the ledger's lock, under which it is given back
         self.vault.remember_plan(self.plan.hash)
         checkpoint = self.vault.checkpoint()
         if checkpoint is not None:
@@ -397,7 +394,7 @@ class Agent:
         while self._waiting:
             entry, out = self._waiting.pop(0)
             if self.hospital in out:
-                self._waiting.clear()
+                self._waiting.clear()  # under keys that are sealed to nobody who left
                 return
             self._open(entry, out)
 
@@ -413,6 +410,9 @@ class Agent:
                     # Our own earlier words: a ledger put back from a backup has forgotten what was spent.
                     self.ledger.require_witnessed(upload.header.ledger_entries, upload.header.ledger_head)
             self._lines.append(line)
+            if self.hospital in self._known.out - out:
+                # Before that round's sum is opened: a restart after it needs nobody to know that this was the last.
+                self.vault.remember_left(entry.round)
             if entry.round >= self._rounds:
                 self._waiting.append((entry, out))
 
@@ -441,7 +441,7 @@ class Agent:
         return self._spooled(number, attempt) if self.vault.acknowledged(number, attempt) else None
 
     def _require_complete(self) -> None:
-        if self._rounds != self.plan.study.rounds:
+        if not self._complete:
             raise TranscriptInvalid(
                 f"the study is called finished after {self._rounds} of {self.plan.study.rounds} rounds"
             )

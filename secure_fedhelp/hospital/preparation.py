@@ -113,6 +113,8 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
             "Put the signed plan file back, or make the new study a folder of its own with 'secure-fedhelp hospital "
             "init --like' this one: it goes on with the same ledger, so that what was spent still counts.",
         )
+    if not folder.result.exists():
+        vault.require_not_given_back()
     credentials = load_credentials(folder.keys, now, unlock)
     _require_identity(credentials, plan, config)
     signing = SigningKey.load(folder.keys / "signing.key", unlock).of(plan.study.signatures)

@@ -67,8 +67,8 @@ def take_part(
     member = prepare_membership(root, plan_path, clock(), source)
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
     checkpoint = member.vault.checkpoint()
-    absorbed = checkpoint is not None and checkpoint.rounds == member.plan.study.rounds
-    if member.folder.result.exists() and (absorbed or member.vault.left()):
+    rounds = member.vault.rounds_to_absorb(member.plan.study.rounds)
+    if member.folder.result.exists() and checkpoint and checkpoint.rounds == rounds:
         member.vault.forget_study(values=member.plan.study.mode != "research")  # an earlier version kept the last key
         say(f"this study is finished here: see {member.folder.result} and {member.folder.models}")
         return

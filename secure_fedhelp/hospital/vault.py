@@ -26,7 +26,7 @@ from typing import Final
 
 import numpy as np
 
-from secure_fedhelp.errors import StorageError
+from secure_fedhelp.errors import StorageError, StudyEnded
 from secure_fedhelp.identity.private_files import require_own_folder
 from secure_fedhelp.identity.sealed_files import VAULT, is_sealed, unseal, write_sealed
 from secure_fedhelp.identity.unlock import Unlock
@@ -104,12 +104,27 @@ class Vault:
     def remember_plan(self, plan_hash: str) -> None:
         self._write("signed-plan", plan_hash.encode())
 
-    def left(self) -> bool:
-        """Whether this hospital left the study for good, by its own word, and has taken home what it could."""
-        return self._path("left").exists()
+    def rounds_to_absorb(self, planned: int) -> int:
+        """How many rounds of a study this hospital takes home: all, or up to the one in which it left for good."""
+        data = self._read("left")
+        return planned if data is None else int(data) + 1
 
-    def remember_left(self) -> None:
-        self._write("left", b"")
+    def remember_left(self, round_number: int) -> None:
+        """That the transcript has this hospital's own word that it left for good in a round."""
+        self._write("left", str(round_number).encode())
+
+    def require_not_given_back(self) -> None:
+        """StudyEnded if this hospital gave the folder's study back: its keys are gone, and it takes no new ones."""
+        if self._path("given-back").exists():
+            raise StudyEnded(
+                "this hospital gave this study back ('hospital budget --give-back') and takes part no more",
+                "Make a new study a folder of its own: 'hospital init --like' this one.",
+            )
+
+    def give_back(self, values: bool) -> None:
+        """End the study here, for good: :meth:`forget_study`, and no later start takes part again."""
+        self._write("given-back", b"")
+        self.forget_study(values)
 
     def forget_study(self, values: bool) -> None:
         """It is over: forget every key, body and secret, and the released values too if ``values``."""

@@ -140,9 +140,11 @@ def test_a_study_of_this_folder_that_is_given_back_leaves_no_key(beta: Hospital)
     with pytest.raises(InvalidConfiguration, match="no one study"):
         beta.budget("--give-back", "0123456789")
     assert state.study_key(0) == b"key"
+    with pytest.raises(InvalidConfiguration, match="too short to name a study"):
+        beta.budget("--give-back", PLAN.hash[:7])
     said = beta.budget("--give-back", PLAN.hash[:12])
     assert f"Gave back 0 reservation(s) of study {PLAN.hash[:16]}." in said
-    assert "Its keys in this folder are deleted." in said
+    assert "Its keys in this folder are deleted; it takes part no more." in said
     assert (state.study_key(0), state.round_secrets(1)) == (None, None)
 
 

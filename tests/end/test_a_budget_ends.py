@@ -147,7 +147,9 @@ def test_it_keeps_no_key_and_is_done_when_started_again(finished: tuple[Study, S
     assert said(running, POOR)[-1] == "done"
     assert list(folder.state.glob("study-key-[0-9]")) == []
     before = folder.result.read_bytes()
+    (folder.state / "study-key-0").write_bytes(b"what an earlier version left")
     running.start_process(POOR)
     assert running.parties.parties[POOR].process.wait(PATIENCE_SECONDS) == 0
     assert any("this study is finished here" in line for line in said(running, POOR))
     assert folder.result.read_bytes() == before
+    assert list(folder.state.glob("study-key-[0-9]")) == []

@@ -509,18 +509,60 @@ def test_what_a_crash_left_of_a_study_goes_at_the_next_start(running: Study) -> 
 
 
 def test_a_hospital_that_left_for_good_needs_nobody_to_finish(running: Study) -> None:
-    """Killed after the last sum it had a key for: the coordinator, who may be gone, is not asked again."""
+    """Killed after the last sum it had a key for: the coordinator, who may be gone, is not asked again. That it was
+    the last is kept before the sum is opened, with the line that says so."""
     mine, said = agent(running, relay(running, answer(running))), []
     mine.method = SimpleNamespace(load=lambda data: None)  # type: ignore[assignment]
     mine.progress = lambda what, details: said.append((what, details))
     mine.vault.remember_study_key(0, b"key")
+    entry, out = SimpleNamespace(round=0, cohort=()), [frozenset(), frozenset({ME})]
+
+    class Declined:
+        @property
+        def out(self) -> frozenset[str]:
+            return out[0]
+
+        def check(self, line: bytes) -> SimpleNamespace:
+            out.pop(0)
+            return entry
+
+    mine._checker = Declined()  # type: ignore[assignment]  # a line with our own final word
+    mine._read_lines([b"line"])
+    assert mine._waiting == [(entry, frozenset())], "its sum is still to be opened"
+    assert not mine._complete
+
     mine.vault.remember_checkpoint(Checkpoint(1, b""))
-    mine.vault.remember_left()
     mine.run()
     assert said == [("resumed", {"rounds": 1}), ("left for good", {"round": 0})]
     assert mine.vault.study_key(0) is None
     for name in ("checkpoint", "signed-plan", "left"):
         (running.run.hospital(ME).state / name).unlink()
+
+
+def test_rounds_after_it_left_are_not_opened(running: Study) -> None:
+    """It was away for two rounds: of the second it has no key, and nobody would seal it one."""
+    mine, opened = agent(running, relay(running, answer(running))), []
+    first, second = SimpleNamespace(round=0), SimpleNamespace(round=1)
+    mine._checker = SimpleNamespace(round=2)  # type: ignore[assignment]
+    mine._waiting = [(first, frozenset()), (second, frozenset({ME}))]  # type: ignore[list-item]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Agent, "_open", lambda self, entry, out: opened.append(entry))
+        mine._catch_up(StudyState(version=9, phase=Phase.COLLECTING, round=2, key_epoch=1))
+    assert opened == [first]
+    assert mine._waiting == []
+
+
+def test_a_study_that_was_given_back_is_not_taken_up_again(running: Study) -> None:
+    """A supervisor that starts the process again would fetch the deleted key, and pay on."""
+    mine = agent(running, relay(running, answer(running)))
+    mine.vault.remember_study_key(0, b"key")
+    mine.vault.give_back(values=True)
+    assert mine.vault.study_key(0) is None
+    with pytest.raises(StudyEnded, match="gave this study back"):
+        mine.run()
+    with pytest.raises(StudyEnded, match="gave this study back"):
+        member(running, ME)
+    (running.run.hospital(ME).state / "given-back").unlink()
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("research", True), ("deployment", False)])

@@ -305,6 +305,16 @@ def test_an_authority_of_another_kind_of_key_is_refused(north: Consortium, alpha
 # --- revocation ------------------------------------------------------------------------------------------------------
 
 
+def test_a_certificate_that_ended_is_still_called_revoked(tmp_path: Path) -> None:
+    """Whoever forgives an end, since it checked the card before, must not forgive a stolen key with it."""
+    north = Consortium.create(tmp_path)
+    brief = north.certificate("alpha", days=10)
+    north.authority.revoke("alpha", NOW + DAY)
+    for day in (1, 11):
+        with pytest.raises(CertificateRevoked):
+            check_certificate(brief, north.ca_pem, NOW + day * DAY, north.crl)
+
+
 def test_a_revoked_certificate_is_refused_and_a_new_one_is_not(tmp_path: Path) -> None:
     north = Consortium.create(tmp_path)
     stolen, other = north.certificate("alpha"), north.certificate("beta")
