@@ -150,7 +150,8 @@ def run(
         print(f"{name}: {len(asked)} runs, {left} left", flush=True)
         try:
             with RunProgress(screen, left) as progress:
-                sweep(asked, out / name, lambda runs: processes(runs, jobs), progress.told)
+                if asked:  # a page of nothing cannot be made
+                    sweep(asked, out / name, lambda runs: processes(runs, jobs), progress.told)
         except InvalidData as error:
             failed += 1
             print(f"{name}: left out. {error.message} {error.hint}", flush=True)

@@ -107,7 +107,11 @@ class Vault:
     def rounds_to_absorb(self, planned: int) -> int:
         """How many rounds of a study this hospital takes home: all, or up to the one in which it left for good."""
         data = self._read("left")
-        return planned if data is None else int(data) + 1
+        if data is None:
+            return planned
+        if not data.isdigit():
+            raise StorageError(f"{self._path('left')} is damaged", "Restore the folder from a backup.")
+        return int(data) + 1
 
     def remember_left(self, round_number: int) -> None:
         """That the transcript has this hospital's own word that it left for good in a round."""

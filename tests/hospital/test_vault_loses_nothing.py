@@ -163,3 +163,13 @@ def test_a_process_after_a_crash_draws_no_noise_that_has_left(tmp_path: Path) ->
     seen.append(_stream(vault))
     assert seen[-1] == "from round 1"
     assert len(set(seen)) == len(seen)
+
+
+def test_the_round_in_which_it_left_is_the_last_to_take_home(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "state", UNLOCK)
+    assert vault.rounds_to_absorb(8) == 8
+    vault.remember_left(2)
+    assert Vault(tmp_path / "state", UNLOCK).rounds_to_absorb(8) == 3
+    (tmp_path / "state" / "left").write_bytes(b"")
+    with pytest.raises(StorageError, match="damaged"):
+        vault.rounds_to_absorb(8)

@@ -228,6 +228,7 @@ def test_what_is_kept_is_not_run_again_on_another_machine(results: ModuleType, t
     assert len(rows) == 5
     assert set(first) < set(rows)
     again = CliRunner().invoke(results.app, [*command, str(tmp_path / "elsewhere"), "--missing"])
+    assert again.exit_code == 0, again.output
     assert "tiny: 0 runs, 0 left" in again.output
     assert (results.KEPT / "tiny.csv").read_text().splitlines() == rows
     both = CliRunner().invoke(results.app, [*command, str(tmp_path / "here"), "--missing", "--replace"])
