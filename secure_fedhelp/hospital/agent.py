@@ -323,16 +323,11 @@ class Agent:
     def _forget_study(self) -> None:
         """It is over: what somebody recorded of it shall be opened by nothing that is found here later."""
         self._forget_key()
-        self.vault.forget_study(values=self._values_too)
+        self.vault.forget_study(values=not self.plan.study.keeps_values)
 
     def _forget_rounds(self, before: int) -> None:
         """Bodies, masks and values."""
-        self.vault.forget_rounds_before(before, values=self._values_too)
-
-    @property
-    def _values_too(self) -> bool:
-        """Whether released values are forgotten: a research study keeps them, to measure the encryption's error."""
-        return self.plan.study.mode != "research"
+        self.vault.forget_rounds_before(before, values=not self.plan.study.keeps_values)
 
     @property
     def _key_needed(self) -> int:
@@ -452,7 +447,7 @@ class Agent:
         cohort = check_round(self.plan, self.policy, entry, self.hospital, self._sent(number, entry.attempt))
         data = self.coordinator.download(number, entry.sum_bytes)
         opened = open_sum(self.plan, entry, cohort, data, self._epoch_key(entry.key_epoch, out))
-        if self.plan.study.mode == "research":
+        if self.plan.study.keeps_values:
             self.vault.remember_sum(number, opened.exact)
         self.method.absorb(number, opened.means)
         self._rounds = number + 1

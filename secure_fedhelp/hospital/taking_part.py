@@ -69,7 +69,7 @@ def take_part(
     checkpoint = member.vault.checkpoint()
     rounds = member.vault.rounds_to_absorb(member.plan.study.rounds)
     if member.folder.result.exists() and checkpoint and checkpoint.rounds == rounds:
-        member.vault.forget_study(values=member.plan.study.mode != "research")  # an earlier version kept the last key
+        member.vault.forget_study(values=not member.plan.study.keeps_values)  # an earlier version kept the last key
         say(f"this study is finished here: see {member.folder.result} and {member.folder.models}")
         return
     write_status(member.folder.status, "loading data and model", {})

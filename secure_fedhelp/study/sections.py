@@ -34,6 +34,12 @@ class StudySection(Strict):
     #: ``research``: hospitals also train local baselines and report metrics on the plan's test set.
     mode: Literal["research", "deployment"] = "deployment"
 
+    @property
+    def keeps_values(self) -> bool:
+        """Whether hospitals keep what they released and each sum: a research study, to measure the encryption's error.
+        Elsewhere nobody needs them after their round."""
+        return self.mode == "research"
+
 
 class Column(Strict):
     """One column of a table. Centre and scale are public constants (of the public set), never of private records."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 import typer
+from documents import blocks
 from plans import example_plan
 
 from secure_fedhelp.cli.demo import Dataset
@@ -120,8 +121,7 @@ def test_the_project_holds_no_private_key() -> None:
 
 
 def test_the_example_of_the_plan_document_runs(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
-    values, channels = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    values, channels = blocks(ROOT / "docs" / "plan.md", "python")
 
     def said(program: str) -> str:
         done = subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from documents import blocks
 
 from secure_fedhelp.learning.distillation import soft_loss
 from secure_fedhelp.learning.evaluation import predict
@@ -26,8 +26,8 @@ NAMES = ("alpha", "beta", "gamma")
 
 
 def printed() -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
-    return str(block)
+    (block,) = blocks(DOCUMENT, "python")
+    return block
 
 
 @pytest.fixture

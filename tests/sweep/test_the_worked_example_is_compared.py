@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks
 
 import secure_fedhelp
 
 SOURCE = Path(secure_fedhelp.__file__).parents[1]
-TEXT = (SOURCE / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
 
 
 def printed(language: str, mark: str) -> str:
-    (found,) = (block for block in re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL) if mark in block)
-    return str(found)
+    (found,) = (block for block in blocks(SOURCE / "docs" / "adding-a-method.md", language) if mark in block)
+    return found
 
 
 @pytest.mark.end
