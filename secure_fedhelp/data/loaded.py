@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Protocol, TypeVar
 
 from secure_fedhelp.data.records import Records
@@ -32,6 +32,24 @@ def counted(rows: Sequence[Item], what: str, progress: Progress) -> Iterator[Ite
     progress(what, len(rows), len(rows))
 
 
+@dataclass(frozen=True)
+class Tones:
+    """How the raw pixels of images lie against the plan's ``intensity``, before anything is cut.
+
+    ``below`` and ``above`` count the pixels strictly beyond black and white, ``black`` and ``white`` those that become
+    black and white (the cut ones with them).
+    """
+
+    pixels: int = 0
+    below: int = 0
+    above: int = 0
+    black: int = 0
+    white: int = 0
+
+    def __add__(self, other: Tones) -> Tones:
+        return Tones(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """Records, with what the data card says of their file and the arrays cannot show any more."""
@@ -41,3 +59,5 @@ class Loaded:
     missing: Mapping[str, int] = field(default_factory=dict)
     #: What whoever reads the card must know, such as that the file names no patients.
     notes: tuple[str, ...] = ()
+    #: Of image files, whose raw values the plan's ``intensity`` cuts; None for tables and arrays.
+    tones: Tones | None = None

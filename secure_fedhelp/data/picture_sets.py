@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fedhelp.data.encoding import category
 from secure_fedhelp.data.loaded import Loaded, Progress, silent
 from secure_fedhelp.data.pictures import Raw, fit_image, fit_mask, read_png, read_png_mask
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.data.tables import category, patient_of, read_rows
+from secure_fedhelp.data.rows import patient_of, read_rows
 from secure_fedhelp.data.volumes import VolumeReader, is_volume
 from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn
 from secure_fedhelp.study.sections import DataSection

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from secure_fedhelp.data.encoding import encode_rows
 from secure_fedhelp.data.images import normalise
 from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.data.npz import read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
-from secure_fedhelp.data.tables import MISSING, encode_rows
+from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import InvalidData, UnknownDataset
 from secure_fedhelp.research.dealing import Dealt, deal, site_name
 from secure_fedhelp.research.retina import CENTRES, FILE, read_retina

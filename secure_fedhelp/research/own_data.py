@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from secure_fedhelp.data.encoding import category, encode_rows
 from secure_fedhelp.data.images import read_image_set
 from secure_fedhelp.data.loaded import Loaded, Progress, counted, silent
 from secure_fedhelp.data.loading import load_records
@@ -20,7 +21,8 @@ from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
-from secure_fedhelp.data.tables import MISSING, category, encode_rows, patient_of, read_rows, require_distinct
+from secure_fedhelp.data.rows import MISSING, patient_of, read_rows
+from secure_fedhelp.data.tables import require_distinct
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
 from secure_fedhelp.research.dealing import Dealt, deal

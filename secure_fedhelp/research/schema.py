@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secure_fedhelp.data.tables import MISSING
+from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.sections import Column
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secure_fedhelp.data.encoding import LARGEST_STANDARDISED
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.data.tables import LARGEST_STANDARDISED, load_table, write_table
+from secure_fedhelp.data.tables import load_table, write_table
 from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.study.sections import Column, DataSection
 
