@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.plan import explain, read_toml
 from secure_fedhelp.study.policy import SitePolicy, load_policy
+from secure_fedhelp.study.reading import SETTINGS
 from secure_fedhelp.study.sections import Name, Strict
 
 
@@ -121,7 +122,7 @@ class HospitalFolder:
     def config(self) -> HospitalConfig:
         """The checked configuration; InvalidConfiguration names every wrong key."""
         path = self.root / "hospital.toml"
-        values = read_toml(path, InvalidConfiguration)
+        values = read_toml(path, InvalidConfiguration, SETTINGS)
         try:
             return HospitalConfig.model_validate(values)
         except ValidationError as error:

@@ -12,11 +12,13 @@ from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.certificates import make_request, spiffe_uri
 from secure_fedhelp.identity.clear_keys import seal_clear_keys
 from secure_fedhelp.identity.lock import establish_lock, open_lock
+from secure_fedhelp.identity.private_files import read_public
 from secure_fedhelp.identity.sealed_files import write_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import REVOCATIONS, SETTINGS, read_bounded
 
 _CONFIG = """\
 # This hospital's configuration. Paths are relative to this folder; unknown keys are refused.
@@ -125,9 +127,9 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     return _Earlier(
         signing=signing,
         ledger=(root / config.ledger).resolve(),
-        policy=(root / "policy.toml").read_text(encoding="utf-8"),
+        policy=read_bounded(root / "policy.toml", SETTINGS).decode("utf-8"),
         consortium=config.consortium,
-        trusted={f"keys/{file.name}": file.read_bytes() for file in files if file.exists()},
+        trusted={f"keys/{file.name}": read_public(file, kind=REVOCATIONS) for file in files if file.exists()},
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import KeyCeremonyFailed, StudyEnded
+from secure_fedhelp.errors import KeyCeremonyFailed, StorageError, StudyEnded
 from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.preparation import (
     Membership,
@@ -36,6 +36,7 @@ from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import METRICS, parse_json, read_lines
 from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
@@ -245,7 +246,11 @@ class _Journal:
         path = self._member.folder.metrics
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [parse_json(line) for line in read_lines(path, METRICS)]
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise StorageError(f"cannot read {path}: {said}", "Move it away: it is written anew.") from error
 
 
 def _release_record(plan: StudyPlan) -> bytes:

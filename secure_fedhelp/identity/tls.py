@@ -19,6 +19,7 @@ from secure_fedhelp.identity.certificates import Identity, check_certificate
 from secure_fedhelp.identity.private_files import read_public
 from secure_fedhelp.identity.sealed_files import read_key
 from secure_fedhelp.identity.unlock import Unlock
+from secure_fedhelp.study.reading import REVOCATIONS
 
 _HINTS = {
     "tls.key": "Make it with 'secure-fedhelp hospital init' (or 'coordinator init').",
@@ -49,7 +50,7 @@ def load_credentials(folder: Path, now: float, unlock: Unlock) -> Credentials:
     """
     key_pem, certificate_pem = load_pair(folder, unlock)
     ca_pem = read_public(folder / "ca.crt", _HINTS["ca.crt"])
-    revocations = read_public(folder / "revoked.crl") if (folder / "revoked.crl").exists() else None
+    revocations = read_public(folder / "revoked.crl", kind=REVOCATIONS) if (folder / "revoked.crl").exists() else None
     identity = check_certificate(certificate_pem, ca_pem, now, revocations)
     return Credentials(ca_pem, key_pem, certificate_pem, identity, revocations)
 

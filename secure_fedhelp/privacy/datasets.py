@@ -34,6 +34,7 @@ from secure_fedhelp.errors import LedgerInvalid, StorageError
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import PATIENT_BOOK, read_bounded
 
 #: A key of 32 bytes for a purpose; made from the hospital's signing key.
 KEY_PURPOSE: Final = "data-set-fingerprints"
@@ -96,7 +97,7 @@ class PatientBook:
 
     def _read(self) -> None:
         try:
-            sealed = self._path.read_bytes()
+            sealed = read_bounded(self._path, PATIENT_BOOK)
         except FileNotFoundError:
             return
         except OSError as error:

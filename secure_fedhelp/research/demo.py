@@ -34,6 +34,7 @@ from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.summary import write_summary
 from secure_fedhelp.research.table import print_table
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import STATUS, read_bounded
 from secure_fedhelp.study.threshold import Masks
 
 _LOOPBACK = "127.0.0.1:0"
@@ -131,7 +132,7 @@ def _start_hospital(run: RunFolder, parties: Parties, name: str, address: str) -
 
 def _wait_for_address(path: Path, parties: Parties, name: str) -> str:
     _wait_until(path.exists, lambda: parties.require_running(name), _START_SECONDS, f"{name} did not start")
-    return path.read_text(encoding="ascii").strip()
+    return read_bounded(path, STATUS).decode("ascii").strip()
 
 
 def _wait_until(done: Callable[[], bool], check: Callable[[], None], seconds: float, message: str) -> None:
