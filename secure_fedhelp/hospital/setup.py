@@ -31,9 +31,13 @@ ledger = {ledger}
 # test = "data/test.npz"                    # records set aside for evaluation, read here only
 # held_out = "data/held-out.csv"            # records trained on by nobody, for plans that measure the model
 # foundation_url = "https://teacher.example"   # an Open Inference Protocol v2 server, asked once, public inputs only
-# [[foundations]]                           # in its place one or two models, each with its url and its name:
+# [[foundations]]                           # in its place one or two models, each with its url, its name and more:
 # url = "https://teacher.example"
 # model = "teacher"
+# answers = "probabilities"                 # if the server answers after a softmax; absent: logits
+# largest_batch = 8                         # records in one question
+# ca_file = "keys/teacher-ca.crt"           # the authority of the server's certificate, if it is your own
+# token_file = "keys/teacher.token"         # a bearer token, in a file for its owner only (chmod 600)
 """
 
 _POLICY = """\
