@@ -10,6 +10,7 @@ from pathlib import Path
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.data.parquet import check_header, read_parquet
 from secure_fedhelp.errors import InvalidData, InvalidValue
+from secure_fedhelp.study.reading import TABLE, BoundedLines, open_bounded
 
 MISSING = ("", "?")
 
@@ -29,14 +30,16 @@ def read_rows(
 
 def _read_csv(path: Path, needed: Sequence[str] | None, progress: Progress) -> list[tuple[str, dict[str, str]]]:
     try:
-        with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        with open_bounded(path, TABLE) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             size = path.stat().st_size
             progress(path.name, 0, size)
-            reader = csv.reader(file, strict=True)
+            lines = BoundedLines(file, TABLE, records=True)
+            reader = csv.reader(lines, strict=True)
             header = [name.strip() for name in next(reader, [])]
             check_header(path.name, header, needed)
             rows = []
             for cells in reader:
+                lines.next_record()
                 if not cells:
                     continue
                 if len(cells) != len(header):
