@@ -103,7 +103,7 @@ class PatientBook:
         except OSError as error:
             raise StorageError(f"cannot read {self._path}: {error.strerror or error}") from error
         try:
-            data = AESGCM(self._seal_key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _CONTEXT)
+            data = AESGCM(self._seal_key).decrypt(sealed[:_NONCE_BYTES], memoryview(sealed)[_NONCE_BYTES:], _CONTEXT)
         except (InvalidTag, ValueError) as error:
             raise LedgerInvalid(f"{self._path} is damaged, or was made with another signing key", _HINT) from error
         record = json.loads(data)

@@ -30,7 +30,7 @@ from secure_fedhelp.research.dealing import Dealt, deal, site_name
 from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.research.schema import numeric_column, rounded
 from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
-from secure_fedhelp.study.reading import STATUS, read_bounded
+from secure_fedhelp.study.reading import RESULTS, read_bounded
 from secure_fedhelp.study.sections import Column, Tier
 
 DATASETS = ("breast-cancer", "heart", "pneumonia", "breast", "retina")
@@ -176,7 +176,7 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
 
 def _heart_rows(path: Path) -> list[list[str]]:
     """Rows of one UCI file; a cholesterol or pressure of 0 is how some sites wrote 'not measured'."""
-    text = read_bounded(path, STATUS).decode("utf-8")
+    text = read_bounded(path, RESULTS).decode("utf-8")
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline="")) if row]
     for number, row in enumerate(rows, 1):
         if len(row) != len(HEART_COLUMNS) + 1:

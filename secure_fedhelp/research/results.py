@@ -33,7 +33,7 @@ from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.study.reading import SETTINGS, STATUS, TRANSCRIPT, parse_json, parse_toml, read_bounded, read_lines
+from secure_fedhelp.study.reading import RESULTS, SETTINGS, TRANSCRIPT, parse_json, parse_toml, read_bounded, read_lines
 from secure_fedhelp.wire.messages import FAILED_REASON, FINAL_REASON
 
 
@@ -144,7 +144,7 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
 def _result(run: RunFolder, name: str) -> dict[str, typing.Any]:
     """What a hospital wrote when it had finished; empty if it did not."""
     path = run.hospital(name).result
-    found: dict[str, typing.Any] = parse_json(read_bounded(path, STATUS)) if path.exists() else {}
+    found: dict[str, typing.Any] = parse_json(read_bounded(path, RESULTS)) if path.exists() else {}
     return found
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import read_json
-from secure_fedhelp.study.reading import STATUS
+from secure_fedhelp.study.reading import RESULTS
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -149,4 +149,4 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 def read_summary(path: Path) -> Summary:
     """Read ``summary.json``; InvalidConfiguration names every key that is wrong."""
-    return read_json(path, Summary, "Give the summary.json of a finished run.", STATUS)
+    return read_json(path, Summary, "Give the summary.json of a finished run.", RESULTS)

@@ -41,20 +41,20 @@ class Kind:
         return self.largest if self.largest_line is None else self.largest_line
 
 
-#: 20,000 columns (a gene each), each with a name, centre and scale in a section of its own, are 2 MB.
-PLAN = Kind("a plan", 4 * MIB)
+#: 20,000 columns (a gene each), each with a name, centre and scale in a section of its own, are 1.6 MB.
+PLAN = Kind("a plan", 2 * MIB)
 #: A study file of a researcher: names columns as a plan does.
-STUDY_FILE = Kind("a study file", 4 * MIB)
+STUDY_FILE = Kind("a study file", 2 * MIB)
 #: Some thirty keys; lists of channels, endpoints and patient columns.
-SETTINGS = Kind("a file of settings", MIB)
+SETTINGS = Kind("a file of settings", 256 * 2**10)
 #: 10,000 rounds, the most of a plan, are 18 MB at 1.8 kB for a reservation and its release: fourteen such studies, or
 #: 2,900 of fifty rounds. An entry names each channel, some hundred bytes.
 LEDGER = Kind("a ledger", 256 * MIB, 64 * 2**10 + 1)
 #: 10,000 rounds of ten hospitals with hybrid signatures are 1.5 GB. Lines are bounded by the plan's hospitals, at most
 #: 256 (wire/transcript.py), and read one by one.
 TRANSCRIPT = Kind("a transcript", 2 * GIB, 17 * MIB)
-#: 256 hospitals, the most of a plan, with 64 KiB each.
-ROSTER = Kind("a roster", 16 * MIB)
+#: 256 hospitals, the most of a plan, with 32 KiB each: hybrid keys, their signatures and a certificate are half of it.
+ROSTER = Kind("a roster", 8 * MIB)
 #: One member's keys and certificate.
 CARD = Kind("a card", MIB)
 #: A chain of certificates, or one request.
@@ -65,15 +65,17 @@ REVOCATIONS = Kind("a revocation list", 16 * MIB)
 ISSUED = Kind("a list of issued certificates", 64 * MIB, 64 * 2**10)
 #: A sealed private key with its envelope, a passphrase, a bearer token.
 SECRET = Kind("a secret", MIB)
-#: 64 bytes a patient, of all data sets of a ledger: four million.
-PATIENT_BOOK = Kind("a book of patients", 256 * MIB)
+#: 36 bytes a patient, of all data sets of a ledger: three and a half million.
+PATIENT_BOOK = Kind("a book of patients", 128 * MIB)
 #: What a hospital keeps of a running study: a channel has at most 2^28 values of 8 bytes.
 STATE = Kind("a state file", 8 * GIB)
-#: Progress and results of one process or run: some kB, with per-round figures some MB.
-STATUS = Kind("a status file", 64 * MIB)
+#: What one process says of itself, what an audit measured: some kB.
+STATUS = Kind("a status file", 16 * MIB)
+#: A researcher's own: a run's summary, what a sweep was asked for (8 kB a run), an audit as JSON.
+RESULTS = Kind("a file of results", 64 * MIB)
 #: A line a round with its figures: 10,000 rounds of 20 kB.
 METRICS = Kind("a file of metrics", 256 * MIB, MIB)
-#: What a process printed. Only its end is shown.
+#: What a process of a long study printed. Only its end is read.
 LOG = Kind("a log", GIB)
 #: As Parquet unpacked: rows are kept as text, in several times as much memory. A record is 20,000 columns of 50 bytes.
 TABLE = Kind("a table", 4 * GIB, 16 * MIB)
@@ -87,7 +89,12 @@ VOLUME = Kind("an image volume", 8 * GIB)
 SOURCE = Kind("a source file", 16 * MIB)
 
 #: More parts than this in one dotted key of a TOML file: ``tomllib`` would take quadratic time for them.
-_MOST_KEY_PARTS: Final = 64
+_MOST_KEY_PARTS: Final = 256
+#: A number of so many digits is none of ours, and costs ``tomllib`` two hundred times its length.
+_MOST_DIGITS: Final = 1000
+_DIGITS: Final = re.compile(rf"(?<![0-9_])[0-9_]{{{_MOST_DIGITS + 1}}}")
+#: So many values in one list or table: what is checked against a model can be wrong in each, and each fault is kept.
+_MOST_VALUES: Final = 2**15
 _PART: Final = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _DOTTED: Final = re.compile(rf"(?<![A-Za-z0-9_-])(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_KEY_PARTS}}}")
 
@@ -165,6 +172,13 @@ def read_rest(file: BinaryIO, kind: Kind) -> bytes:
     return data
 
 
+def read_end(path: Path, kind: Kind, size: int = 2**16) -> bytes:
+    """The last bytes of a file, ``size`` at most; OSError."""
+    with open_bounded(path, kind) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read(size)
+
+
 def read_lines(path: Path, kind: Kind) -> Iterator[bytes]:
     """The lines of a file, one after another and each with its line feed; the last may lack it. OSError.
 
@@ -230,7 +244,20 @@ def parse_toml(data: bytes) -> dict[str, Any]:
     text = data.decode("utf-8")
     if _DOTTED.search(text):
         raise ValueError(f"a key of more than {_MOST_KEY_PARTS} parts")
+    if _DIGITS.search(text):
+        raise ValueError(f"a number of more than {_MOST_DIGITS} digits")
     try:
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    _require_countable(values)
+    return values
+
+
+def _require_countable(values: dict[str, Any]) -> None:
+    waiting: list[Any] = [values]
+    while waiting:
+        held = waiting.pop()
+        if len(held) > _MOST_VALUES:
+            raise ValueError(f"{len(held)} values in one list or table, at most {_MOST_VALUES} are read")
+        waiting += [v for v in (held.values() if isinstance(held, dict) else held) if isinstance(v, dict | list)]

@@ -19,7 +19,7 @@ from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.runs import RIVALS, Run
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import explain
-from secure_fedhelp.study.reading import STATUS, parse_json, read_bounded
+from secure_fedhelp.study.reading import RESULTS, parse_json, read_bounded
 from secure_fedhelp.study.sections import Strict
 
 
@@ -42,7 +42,7 @@ def remember(folder: Path, runs: Sequence[Run]) -> None:
     if path.exists():
         try:
             # as plain values: another version's entry, which this one might not understand, stays what it is
-            entries = {entry["run"]: entry for entry in parse_json(read_bounded(path, STATUS))}
+            entries = {entry["run"]: entry for entry in parse_json(read_bounded(path, RESULTS))}
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{path} is damaged", "Delete this file: the sweep writes it anew.") from error
     entries |= {run.id: _entry(run) for run in runs}
@@ -73,7 +73,7 @@ def study_of(path: Path, ident: str) -> StudyFile:
     if path.suffix != ".json":
         raise InvalidConfiguration(f"{path} is no sweep's asked.json", "--run is for those; leave it out.")
     try:
-        values = parse_json(read_bounded(path, STATUS))
+        values = parse_json(read_bounded(path, RESULTS))
         entry = {e["run"]: e for e in values}.get(ident)
         found = None if entry is None else Asked.model_validate_json(json.dumps(entry))
     except ValidationError as error:
