@@ -17,8 +17,9 @@ Logits = NDArray[np.float32]
 #: What a hospital has said of its server: ``logits``, or ``probabilities`` over all classes, which add up to 1.
 Answers = Literal["logits", "probabilities"]
 
-#: How far from 1 a sum may lie by rounding to eight bits of significand, and otherwise.
-_BF16_TOLERANCE, _TOLERANCE = 2e-2, 4e-3
+#: How far apart the sums of probabilities may lie: rounded to two decimals, or to the eight bits of BF16. The lesson
+#: does not change by it, as by nothing that is the same for a whole row.
+_TOLERANCE = 2e-2
 #: The smallest number above 0 of a datatype: what was rounded to 0 is taken for it.
 _SMALLEST: Final = {"FP16": 2.0**-24}
 _SMALLEST_OTHERWISE = 2.0**-126
@@ -50,14 +51,13 @@ def as_logits(values: Logits, answers: Answers | None, datatype: str) -> Logits:
 
     Of declared probabilities the logarithm is taken, 0 as the smallest number of the datatype.
     """
-    tolerance = _BF16_TOLERANCE if datatype == "BF16" else _TOLERANCE
     if answers != "probabilities":
-        require_logits(values, answers, tolerance)
+        require_logits(values, answers)
         return values
     sums = values.sum(axis=1, dtype=np.float64)
-    if (values < 0).any() or (values > 1 + tolerance).any():
+    if (values < 0).any() or (values > 1 + _TOLERANCE).any():
         raise NotLogits("numbers below 0 or above 1, declared probabilities", 'Remove answers = "probabilities".')
-    if np.abs(sums - 1).max() > tolerance:
+    if np.abs(sums - 1).max() > _TOLERANCE:
         raise NotLogits(
             f"declared probabilities that add up to {sums.flat[np.abs(sums - 1).argmax()]:.4g} over the classes",
             "A probability of each class by itself says nothing of the others: serve the numbers before the sigmoid.",
@@ -65,7 +65,7 @@ def as_logits(values: Logits, answers: Answers | None, datatype: str) -> Logits:
     return np.log(np.maximum(values, _SMALLEST.get(datatype, _SMALLEST_OTHERWISE)), dtype=np.float32)
 
 
-def require_logits(values: Logits, answers: Answers | None = None, tolerance: float = _TOLERANCE) -> None:
+def require_logits(values: Logits, answers: Answers | None = None) -> None:
     """NotLogits for numbers that must be something else, as far as that can be told from them.
 
     Not negative and with one and the same sum in each row: probabilities, percent, hard labels or votes. All between 0
@@ -75,7 +75,7 @@ def require_logits(values: Logits, answers: Answers | None = None, tolerance: fl
         return
     sums = values.sum(axis=1, dtype=np.float64)
     total = float(np.median(sums))
-    if total > 0 and np.abs(sums / total - 1).max() <= tolerance and (sums.size > 1 or abs(total - 1) <= tolerance):
+    if total > 0 and np.abs(sums / total - 1).max() <= _TOLERANCE and (sums.size > 1 or abs(total - 1) <= _TOLERANCE):
         raise NotLogits(f"no number is negative and each row adds up to {total:.6g}: no logits", PROBABILITIES_HINT)
     if answers is None and values.size >= _TELLING and (values <= 1).all():
         raise NotLogits("every number is between 0 and 1: a sigmoid of each class, no logits", SIGMOIDS_HINT)

@@ -274,7 +274,7 @@ def test_probabilities_that_nobody_declared_are_refused(datatype: str, answers: 
     [
         lambda x: 100 * softmax(logits_of(x)),
         lambda x: np.eye(3, dtype=np.float32)[logits_of(x).argmax(axis=1)],
-        lambda x: np.round(softmax(logits_of(x)), 3),
+        lambda x: np.round(softmax(logits_of(x)), 2),
         lambda x: np.round(50 * np.eye(3, dtype=np.float32)[logits_of(x).argmax(axis=1)]),
     ],
     ids=["percent", "hard labels", "rounded", "votes"],
@@ -326,6 +326,11 @@ def test_a_probability_of_nothing_is_the_smallest_of_its_datatype(datatype: str,
     found = asked(Server(lambda x: one[: len(x)], datatype=datatype), answers="probabilities")
     assert np.allclose(found[:, 0], np.log(floor))
     assert (found[:, 1] == 0).all()
+
+
+def test_declared_probabilities_may_be_rounded() -> None:
+    found = asked(Server(lambda x: np.round(softmax(logits_of(x)), 2)), answers="probabilities")
+    assert np.allclose(softmax(found), softmax(logits_of(INPUTS)), atol=0.01)
 
 
 def test_declared_probabilities_that_are_logits_are_refused() -> None:
