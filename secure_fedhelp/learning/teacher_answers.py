@@ -20,6 +20,8 @@ Answers = Literal["logits", "probabilities"]
 #: How far apart the sums of probabilities may lie: rounded to two decimals, or to the eight bits of BF16. The lesson
 #: does not change by it, as by nothing that is the same for a whole row.
 _TOLERANCE = 2e-2
+#: And those of shares of another sum, relatively.
+_SAME_SUM = 4e-3
 #: The smallest number above 0 of a datatype: what was rounded to 0 is taken for it.
 _SMALLEST: Final = {"FP16": 2.0**-24}
 _SMALLEST_OTHERWISE = 2.0**-126
@@ -68,16 +70,21 @@ def as_logits(values: Logits, answers: Answers | None, datatype: str) -> Logits:
 def require_logits(values: Logits, answers: Answers | None = None) -> None:
     """NotLogits for numbers that must be something else, as far as that can be told from them.
 
-    Not negative and with one and the same sum in each row: probabilities, percent, hard labels or votes. All between 0
-    and 1: a sigmoid of each class, unless the hospital has stated that they are logits.
+    Not negative, and 1 in sum in each row: probabilities or hard labels. Unless the hospital has stated that they are
+    logits, also: another sum that is the same in each row, with numbers near 0 among them: percent or votes; and all
+    between 0 and 1: a sigmoid of each class.
     """
     if (values < 0).any() or values.shape[1] < 2:
         return
     sums = values.sum(axis=1, dtype=np.float64)
+    if np.abs(sums - 1).max() <= _TOLERANCE:
+        raise NotLogits("no number is negative and each row adds up to 1: no logits", PROBABILITIES_HINT)
+    if answers is not None or values.size < _TELLING:
+        return
     total = float(np.median(sums))
-    if total > 0 and np.abs(sums / total - 1).max() <= _TOLERANCE and (sums.size > 1 or abs(total - 1) <= _TOLERANCE):
-        raise NotLogits(f"no number is negative and each row adds up to {total:.6g}: no logits", PROBABILITIES_HINT)
-    if answers is None and values.size >= _TELLING and (values <= 1).all():
+    if total > 0 and np.abs(sums / total - 1).max() <= _SAME_SUM and values.min() < total / values.shape[1] / 10:
+        raise NotLogits(f"no number is negative and each row adds up to {total:.6g}: shares, no logits", SIGMOIDS_HINT)
+    if (values <= 1).all():
         raise NotLogits("every number is between 0 and 1: a sigmoid of each class, no logits", SIGMOIDS_HINT)
 
 

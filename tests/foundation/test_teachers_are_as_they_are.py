@@ -339,8 +339,9 @@ def test_declared_probabilities_that_are_logits_are_refused() -> None:
 
 
 def test_logits_that_happen_to_be_positive_are_logits() -> None:
-    server = Server(lambda x: logits_of(x) + 100)
-    assert (asked(server) > 0).all()
+    assert (asked(Server(lambda x: logits_of(x) + 100)) > 0).all()
+    same_sum = Server(lambda x: logits_of(x) - logits_of(x).mean(axis=1, keepdims=True) + 100)
+    assert (asked(same_sum) > 0).all()
 
 
 # --- classes in another order ----------------------------------------------------------------------------------------
