@@ -442,7 +442,7 @@ def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> 
         study_data(study(tmp_path, own()), None)
     assert str(raised.value).count("own.csv") == 1
     assert "data.columns" in raised.value.hint
-    columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\n'
+    columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\ncolumns_only = true\n'
     assert study_data(study(tmp_path, own(more=columns)), None).data_section_fields["input_shape"] == (1,)
 
 

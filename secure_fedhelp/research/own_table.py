@@ -1,0 +1,139 @@
+"""A table of a researcher's own, as the data of a study: which columns are taken, who is in which part, and whose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secure_fedhelp.data.encoding import category, encode_rows
+from secure_fedhelp.data.loaded import Progress, counted
+from secure_fedhelp.data.records import Indices, Records
+from secure_fedhelp.data.rows import MISSING, patient_of, read_rows
+from secure_fedhelp.data.tables import require_distinct
+from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
+from secure_fedhelp.research.catalog import data_fields
+from secure_fedhelp.research.dealing import About, Dealt, deal
+from secure_fedhelp.research.official import cut_parts, read_split
+from secure_fedhelp.research.schema import infer_column
+from secure_fedhelp.research.sites import choose_sites
+from secure_fedhelp.research.study_file import OwnData, SitePartition, StudyFile
+from secure_fedhelp.research.target import require_classes
+from secure_fedhelp.study.sections import Column
+
+Rows = list[tuple[str, dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a file and what each is for: ``taken`` are learnt from, in the file's order."""
+
+    taken: tuple[str, ...]
+    excluded: tuple[str, ...]
+    site: str | None
+
+
+def layout_of(study: StudyFile, data: OwnData, header: Sequence[str]) -> Layout:
+    """What each column is for. Raises MissingColumn for names that the file does not have, InvalidConfiguration if no
+    column is left."""
+    site = study.partition.column if isinstance(study.partition, SitePartition) else None
+    listed = [column.name for column in data.columns]
+    roles = [data.patient, data.target, *([site] if site else []), *([data.split] if data.split else [])]
+    if missing := [name for name in (*roles, *listed, *data.exclude) if name not in header]:
+        hint = f"It has {', '.join(header)}."
+        raise MissingColumn(f"{data.path.name}: no column {', '.join(map(repr, dict.fromkeys(missing)))}", hint)
+    if data.columns_only:
+        taken = tuple(listed)
+    else:
+        taken = tuple(name for name in header if name in listed or name not in (*roles, *data.exclude))
+    if not taken:
+        raise InvalidConfiguration(f"{data.path.name}: no column is left to learn from", "Exclude fewer in [data].")
+    return Layout(taken, tuple(name for name in header if name not in (*roles, *taken)), site)
+
+
+def deal_table(study: StudyFile, data: OwnData, rows: Rows, rng: np.random.Generator, progress: Progress) -> Dealt:
+    """The study's records and whose they are; ``rows`` are all of the file. Raises InvalidData's kinds, or
+    InvalidConfiguration."""
+    partition = study.partition
+    assert partition is not None  # noqa: S101 - the study file has been checked
+    layout, name = layout_of(study, data, list(rows[0][1])), data.path.name
+    everybody = [patient_of(row, data.patient, f"{name}, {place}") for place, row in rows]
+    chosen = choose_sites(study, everybody, [row[layout.site] for _, row in rows] if layout.site else None)
+    rows, patients = [rows[i] for i in chosen.kept], tuple(everybody[i] for i in chosen.kept)
+    places = [f"{name}, {place}" for place, _ in rows]
+    raw = _targets(rows, data, places)
+    named = None
+    if data.split is not None:
+        named = read_split([row[data.split] for _, row in rows], patients, data.split, places)
+    strata = np.unique(raw, return_inverse=True)[1]
+    cut = cut_parts(patients, strata, study.parts, named, name, rng)
+    classes = data.classes or tuple(sorted({raw[index] for index in cut.public}))
+    columns = _columns(data, layout, rows, cut.public)
+    everything = _encoded(data, rows, raw, patients, classes, columns, progress)
+    require_distinct(data.path, [place for place, _ in rows], everything)  # as the hospital's own loader will
+    sites = [row[layout.site] for _, row in rows] if layout.site else None
+    hospitals = deal(
+        partition, patients, everything.labels, sites, cut.pool, rng, study.hospitals, tuple(chosen.left_out)
+    )
+    fields = data_fields(study.name, "table", _two(classes, name), everything.inputs.shape[1:], columns)
+    fields |= {"target": data.target, "patient_id": data.patient}
+    about = About(
+        frozenset(column.name for column in data.columns), layout.excluded, tuple(chosen.left_out.values()), data.split
+    )
+    return Dealt(
+        everything, strata, partition, hospitals, cut.public, cut.reference, cut.test, fields, sites,
+        rows=[row for _, row in rows], about=about,
+    )  # fmt: skip
+
+
+def read_table_file(data: OwnData, progress: Progress) -> Rows:
+    """All rows of the file, with the place of each; InvalidData if it cannot be read."""
+    return read_rows(data.path, None, progress)
+
+
+def _targets(rows: Rows, data: OwnData, places: Sequence[str]) -> list[str]:
+    """The class of each record as text; InvalidValue where there is none, or where the target is no class at all."""
+    raw = [row[data.target].strip() for _, row in rows]
+    if unlabelled := [place for place, text in zip(places, raw, strict=True) if text in MISSING]:
+        reason = f"{unlabelled[0]}: no {data.target!r}, and {len(unlabelled) - 1} more records without"
+        raise InvalidValue(reason, "Fill it in, or leave these records out: an empty text would be a class of its own.")
+    require_classes(raw, data.target, data.path.name, data.classes)
+    return raw
+
+
+def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tuple[Column, ...]:
+    """The columns that the study file says, and of the others what their public values show."""
+    said: Mapping[str, Column] = {column.name: column for column in data.columns}
+    return tuple(said.get(n) or infer_column(n, [rows[index][1][n] for index in public]) for n in layout.taken)
+
+
+def _encoded(
+    data: OwnData,
+    rows: Rows,
+    raw: Sequence[str],
+    patients: tuple[str, ...],
+    classes: tuple[str, ...],
+    columns: tuple[Column, ...],
+    progress: Progress,
+) -> Records:
+    places = [f"{data.path.name}, {place}" for place, _ in rows]
+    try:
+        labels = [category(text, classes, f"{places[i]}, column {data.target!r}") for i, text in enumerate(raw)]
+        told = zip(places, counted(rows, data.path.name, progress), strict=True)
+        inputs = encode_rows(((place, [row[c.name] for c in columns]) for place, (_, row) in told), columns)
+    except UnknownCategory as error:
+        hint = "Correct it, name it in the study file, or leave the column out: exclude = [...]."
+        if not (data.classes and data.columns):
+            hint = "What the study file leaves out is taken from the public part: name classes or [[data.columns]]."
+        raise UnknownCategory(error.message, hint) from error
+    except InvalidValue as error:
+        hint = "Correct it, or say in the study file's [[data.columns]] what the column is."
+        raise InvalidValue(error.message, hint) from error
+    return Records(inputs, np.asarray(labels, dtype=np.int64), patients)
+
+
+def _two(classes: tuple[str, ...], name: str) -> tuple[str, ...]:
+    if len(classes) < 2:
+        raise InvalidData(f"{name}: the public part has records of one class only", "Set more aside: [parts].")
+    return classes

@@ -1,0 +1,72 @@
+"""Hospitals as the records came: which of them take part, before anything of the records is checked.
+
+A site that ``hospitals`` does not name, or that has fewer patients in the file than ``smallest_site``, is left out of
+everything: of the hospitals, and of public, reference and test part too. Of a data set of the catalog ``hospitals`` is
+another thing: its parts stay those of published figures, and only who takes part is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from secure_fedhelp.data.records import Indices
+from secure_fedhelp.errors import InvalidConfiguration, InvalidPartition
+from secure_fedhelp.research.dealing import hospital_names
+from secure_fedhelp.research.study_file import SitePartition, StudyFile
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The records of the sites that take part, and what is said of the others."""
+
+    kept: Indices
+    #: A sentence for each site that is left out, by its name.
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str] | None) -> Chosen:
+    """Which records are of sites that take part; ``sites`` None where hospitals are not as they came.
+
+    Raises InvalidConfiguration for a hospital that is no site, and InvalidPartition for two sites of one name or one
+    without a name.
+    """
+    everybody = Chosen(np.arange(len(patients)))
+    if sites is None or not isinstance(study.partition, SitePartition):
+        return everybody
+    names = hospital_names(sites)
+    count = {name: 0 for name in sorted(set(names))}
+    for name, _ in {(name, patient) for name, patient in zip(names, patients, strict=True)}:
+        count[name] += 1
+    _require_known(study, count)
+    named, least = set(study.hospitals or count), study.smallest_site or 0
+    if study.public is not None and study.public.hospital is not None:
+        named.add(study.public.hospital)  # it gives the public set, and need not take part
+    left_out = dict[str, str]()
+    for name, many in count.items():
+        if name not in named:
+            left_out[name] = f"{name} is left out, with {many} patients: hospitals does not name it"
+        elif many < least:
+            left_out[name] = f"{name} is left out, with {many} patients: smallest_site = {least}"
+            named.remove(name)
+    if lost := [name for name in study.hospitals if name not in named]:
+        reason = f"hospitals names {lost[0]!r}, which has {count[lost[0]]} patients: smallest_site = {least}"
+        raise InvalidConfiguration(reason, "Take it out of hospitals, or choose a smaller smallest_site.")
+    if not left_out:
+        return everybody
+    if not named:
+        raise InvalidPartition(f"no site has {least} patients", "Choose a smaller smallest_site.")
+    return Chosen(np.flatnonzero([name in named for name in names]), left_out)
+
+
+def _require_known(study: StudyFile, sites: Collection[str]) -> None:
+    assert isinstance(study.partition, SitePartition)  # noqa: S101 - the caller has looked
+    known = f"It has {', '.join(sites)}."
+    if unknown := [name for name in study.hospitals if name not in sites]:
+        raise InvalidConfiguration(f"{study.label} has no hospital {unknown[0]!r}", known)
+    if study.public is not None and study.public.hospital is not None and study.public.hospital not in sites:
+        raise InvalidConfiguration(f"[public] hospital = {study.public.hospital!r} is none of this study", known)
+    if strangers := sorted(set(study.partition.large) - set(sites)):
+        raise InvalidPartition(f"large names no site of the data: {strangers[0]!r} is none of {', '.join(sites)}")
