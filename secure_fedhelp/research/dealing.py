@@ -24,7 +24,8 @@ FEWEST_HOSPITALS = 3
 class About:
     """What somebody who reads the results must know of how the data were taken."""
 
-    #: Columns that the study file says itself; all others are inferred from the public part.
+    #: Whether columns were inferred from the public part, but for those that the study file says itself.
+    inferred: bool = False
     said: frozenset[str] = frozenset()
     #: Columns of the file that are not taken.
     excluded: tuple[str, ...] = ()

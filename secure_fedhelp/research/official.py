@@ -83,7 +83,7 @@ def cut_parts(
     Raises InvalidConfiguration if a part is said twice or not at all, InvalidPartition if there are too few patients.
     """
     wanted = counts or Parts()
-    parts = named.parts if named else ("hospitals",) * len(patients)
+    parts = list(named.parts) if named else [_PARTS[0]] * len(patients)
     said = {part: np.flatnonzero([found == part for found in parts]) for part in _PARTS}
     drawn = list[tuple[Part, int]]()
     for part in _SET_ASIDE:
@@ -100,6 +100,6 @@ def cut_parts(
     pool = said["hospitals"]
     if not len(pool):
         raise InvalidPartition(f"{file}: no record is left for the hospitals", "Name some of them train.")
-    *found, rest = split([patients[i] for i in pool], strata[pool], [count for _, count in drawn], rng)
+    *found, rest = split([patients[int(i)] for i in pool], strata[pool], [count for _, count in drawn], rng)
     said |= {part: pool[at] for (part, _), at in zip(drawn, found, strict=True)}
     return Cut(said["test"], said["public"], said["reference"], pool[rest])

@@ -79,12 +79,26 @@ def deal_table(study: StudyFile, data: OwnData, rows: Rows, rng: np.random.Gener
     fields = data_fields(study.name, "table", _two(classes, name), everything.inputs.shape[1:], columns)
     fields |= {"target": data.target, "patient_id": data.patient}
     about = About(
-        frozenset(column.name for column in data.columns), layout.excluded, tuple(chosen.left_out.values()), data.split
+        inferred=True,
+        said=frozenset(column.name for column in data.columns),
+        excluded=layout.excluded,
+        left_out=tuple(chosen.left_out.values()),
+        split=data.split,
     )
     return Dealt(
         everything, strata, partition, hospitals, cut.public, cut.reference, cut.test, fields, sites,
-        rows=[row for _, row in rows], about=about,
+        notes=_notes(data, columns), rows=[row for _, row in rows], about=about,
     )  # fmt: skip
+
+
+def _notes(data: OwnData, columns: Sequence[Column]) -> tuple[str, ...]:
+    """Once a study file that listed a column took no other one: whoever meant that hears of it."""
+    if not data.columns or len(columns) == len(data.columns):
+        return ()
+    return (
+        f"[[data.columns]] says {len(data.columns)} of the {len(columns)} columns taken, and the others were inferred; "
+        "columns_only = true takes only those that it says",
+    )
 
 
 def read_table_file(data: OwnData, progress: Progress) -> Rows:

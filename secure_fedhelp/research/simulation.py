@@ -37,6 +37,7 @@ from secure_fedhelp.research.demo_setup import (
     write_plan,
     write_teachers,
 )
+from secure_fedhelp.research.fitness import require_fit
 from secure_fedhelp.research.foundation_server import Foundation, Refused
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
@@ -73,8 +74,9 @@ def simulate(
     """
     data = study_data(study, data_dir, progress)
     plan = study_plan(study, data)
+    print_records(study.name, data, screen)
+    require_fit(study, data)
     run = create_run_folder(out, overwrite)
-    print_records(plan, data, screen)
     lock = lock_run(run.root)
     try:
         started = time.monotonic()
