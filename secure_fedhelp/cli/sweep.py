@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from secure_fedhelp.research.sweep.before import Before
     from secure_fedhelp.research.sweep.engines import Outcome
     from secure_fedhelp.research.sweep.execute import RunResult
     from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
@@ -97,8 +99,12 @@ def run_all(
     log: MlflowLog | None = None,
     *,
     anew: bool = False,
+    shown: bool = False,
 ) -> None:
-    """Do what is left of ``runs``, or all ``anew``, with a bar, and print their tables. Exits with 1 if one failed."""
+    """Do what is left of ``runs``, or all ``anew``, with a bar, and print their tables. Exits with 1 if one failed.
+
+    ``shown``: whose records they are of stands on the screen already.
+    """
     from secure_fedhelp.research.sweep.store import Store
     from secure_fedhelp.research.sweep.sweep import sweep as run
 
@@ -108,7 +114,8 @@ def run_all(
     if others := store.others(runs):
         screen.print(f"{others} other finished run(s) are in the folder, and in no table of this call", markup=False)
     with RunProgress(screen, len(left)) as progress:
-        results = run(runs, out, engine, progress.told, log or (lambda result: None), anew=anew)
+        begun = partial(_begun, screen, runs[0].study.name, shown)
+        results = run(runs, out, engine, progress.told, log or (lambda result: None), anew=anew, begun=begun)
     _print(screen, runs, results, list(dict.fromkeys(r.contender for r in runs)))
     screen.print(f"\nReport: {out / 'report.html'}", markup=False)
     screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
@@ -118,6 +125,20 @@ def run_all(
         raise log.failure
     if progress.failed:
         raise typer.Exit(1)
+
+
+def _begun(screen: Console, study: str, shown: bool, before: Before) -> None:
+    """Whose records the runs are of, and which of them cannot be done, before the first one."""
+    from secure_fedhelp.research.records_table import print_cohort
+
+    if before.cohort is not None and not shown:
+        print_cohort(study, before.cohort, screen)
+    if before.problems:
+        rest = "the others are done" if before.impossible else "rivals are trained at the other hospitals"
+        screen.print(f"{len(before.impossible)} run(s) cannot be done with these data; {rest}:", style="bold red")
+        for problem in before.problems:
+            screen.print(f"  {problem.line}", style="red", markup=False)
+        screen.print(f"hint: {before.advice}", markup=False)
 
 
 def _log(uri: str | None, study: str) -> MlflowLog | None:

@@ -10,7 +10,7 @@ hospital, every record in exactly one; InvalidPartition if a hospital would be l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray

@@ -165,9 +165,7 @@ def _breast_cancer(
     return Dealt(everything, labels, partition, sites, public, reference, test, fields, rows=rows)
 
 
-def _heart(
-    folder: Path | None, partition: Partition, rng: np.random.Generator, taking_part: Collection[str]
-) -> Dealt:
+def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator, taking_part: Collection[str]) -> Dealt:
     rows: list[tuple[str, ...]] = []
     labels: list[int] = []
     sites: list[str] = []

@@ -86,7 +86,9 @@ def cohort_of(data: StudyData) -> Cohort:
     classes = tuple(map(_label, fields["classes"]))
     count = len(classes)
     hospitals = tuple(
-        HospitalCounts(name, tier, _counts(records, count), _counts(data.home[name], count) if name in data.home else None)
+        HospitalCounts(
+            name, tier, _counts(records, count), _counts(data.home[name], count) if name in data.home else None
+        )
         for name, (tier, records) in data.hospitals.items()
     )
     public = data.public

@@ -113,7 +113,9 @@ def hospital_names(sites: Sequence[str]) -> list[str]:
     """The hospital of each record's site. Raises InvalidPartition if two sites would have one name."""
     known = {text: site_name(text) for text in dict.fromkeys(text.strip() for text in sites)}
     if len(set(known.values())) < len(known):
-        raise InvalidPartition(f"two of the sites would have one name: {', '.join(sorted(known))}", "Rename one of them.")
+        raise InvalidPartition(
+            f"two of the sites would have one name: {', '.join(sorted(known))}", "Rename one of them."
+        )
     return [known[text.strip()] for text in sites]
 
 

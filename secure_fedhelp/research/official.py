@@ -76,7 +76,12 @@ def read_split(texts: Sequence[str], patients: Sequence[str], column: str, place
 
 
 def cut_parts(
-    patients: Sequence[str], strata: Labels, counts: Parts | None, named: Split | None, file: str, rng: np.random.Generator
+    patients: Sequence[str],
+    strata: Labels,
+    counts: Parts | None,
+    named: Split | None,
+    file: str,
+    rng: np.random.Generator,
 ) -> Cut:
     """The parts that ``named`` says, and the others drawn by patient, ``strata`` in proportion, as ``counts`` says.
 

@@ -69,9 +69,7 @@ def deal_pictures(study: StudyFile, data: OwnData, pictures: Pictures, rng: np.r
         places = [f"{name}, record {i + 1}" for i in chosen.kept]
         named = read_split([pictures.split[i] for i in chosen.kept], records.patients, str(data.split), places)
     cut = cut_parts(records.patients, strata, study.parts, named, name, rng)
-    hospitals = deal(
-        partition, records.patients, strata, sites, cut.pool, rng, study.hospitals, tuple(chosen.left_out)
-    )
+    hospitals = deal(partition, records.patients, strata, sites, cut.pool, rng, study.hospitals, tuple(chosen.left_out))
     fields = _image_fields(study.name, data, records.inputs.shape[1:])
     fields |= {"task": "segmentation"} if records.masked else {}
     about = About(left_out=tuple(chosen.left_out.values()), split=data.split)

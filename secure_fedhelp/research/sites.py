@@ -37,7 +37,7 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
     if sites is None or not isinstance(study.partition, SitePartition):
         return everybody
     names = hospital_names(sites)
-    count = {name: 0 for name in sorted(set(names))}
+    count = dict.fromkeys(sorted(set(names)), 0)
     for name, _ in {(name, patient) for name, patient in zip(names, patients, strict=True)}:
         count[name] += 1
     _require_known(study, count)

@@ -323,10 +323,14 @@ class StudyFile(Strict):
         if self.smallest_site is None:
             return self
         if self.data is None:
-            raise ValueError("smallest_site is of [data]; of a data set's hospitals name those that take part: hospitals")
+            raise ValueError(
+                "smallest_site is of [data]; of a data set's hospitals name those that take part: hospitals"
+            )
         kinds = [self.partition, *(v.partition for v in self.variants.values() if v.partition is not None)]
         if any(not isinstance(kind, SitePartition) for kind in kinds):
-            raise ValueError("smallest_site is of hospitals as they came, kind = 'site': shares say how large others are")
+            raise ValueError(
+                "smallest_site is of hospitals as they came, kind = 'site': shares say how large others are"
+            )
         return self
 
     @model_validator(mode="after")
