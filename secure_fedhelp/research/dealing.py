@@ -29,7 +29,7 @@ class About:
     said: frozenset[str] = frozenset()
     #: Columns of the file that are not taken.
     excluded: tuple[str, ...] = ()
-    #: A sentence for each site that is left out.
+    #: Each site that is left out: its name, how many patients it has, and why.
     left_out: tuple[str, ...] = ()
     #: The column or array that says of each record which part it is of, if one does.
     split: str | None = None

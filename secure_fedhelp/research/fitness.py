@@ -54,7 +54,7 @@ def refusal(study: StudyFile, data: StudyData, unfit: Mapping[str, FedHelpError]
     """One error for all hospitals that cannot take part, of the first one's kind, and what to do about it."""
     first = next(iter(unfit.values()))
     reason = "; ".join(error.message for error in unfit.values())
-    return type(first)(f"the study cannot start: {reason}", advice(study, [n for n in data.hospitals], unfit))
+    return type(first)(f"the study cannot start: {reason}", advice(study, list(data.hospitals), unfit))
 
 
 def advice(study: StudyFile, hospitals: list[str], unfit: Mapping[str, FedHelpError]) -> str:

@@ -52,5 +52,6 @@ def lines_of(cohort: Cohort) -> list[str]:
         said.append(f"Columns taken to predict {cohort.target or 'the class'}, {len(cohort.columns)}: {listed}.")
         if cohort.excluded:
             said.append(f"Columns not taken, {len(cohort.excluded)}: {', '.join(cohort.excluded)}.")
-    said += [f"{line[0].upper()}{line[1:]}." for line in cohort.left_out]
+    if cohort.left_out:
+        said.append(f"Left out: {'; '.join(cohort.left_out)}.")
     return said + [f"note: {note}" for note in cohort.notes]

@@ -23,7 +23,7 @@ class Chosen:
     """The records of the sites that take part, and what is said of the others."""
 
     kept: Indices
-    #: A sentence for each site that is left out, by its name.
+    #: Each site that is left out, by its name: how many patients it has, and why.
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -47,9 +47,9 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
     left_out = dict[str, str]()
     for name, many in count.items():
         if name not in named:
-            left_out[name] = f"{name} is left out, with {many} patients: hospitals does not name it"
+            left_out[name] = f"{name}, with {many} patients: hospitals does not name it"
         elif many < least:
-            left_out[name] = f"{name} is left out, with {many} patients: smallest_site = {least}"
+            left_out[name] = f"{name}, with {many} patients: smallest_site = {least}"
             named.remove(name)
     if lost := [name for name in study.hospitals if name not in named]:
         reason = f"hospitals names {lost[0]!r}, which has {count[lost[0]]} patients: smallest_site = {least}"

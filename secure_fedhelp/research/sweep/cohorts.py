@@ -87,8 +87,8 @@ def _table(contenders: tuple[str, ...], cohorts: Sequence[Cohort]) -> Table:
     public = [c.public for c in cohorts if c.public is not None]
     if public:
         rows.append(_row(first, "public", "", public))
-    for number in range(len(first.references)):
-        rows.append(_row(first, "reference", "", [c.references[number] for c in cohorts]))
+    numbers = range(len(first.references))
+    rows += [_row(first, "reference", "", [c.references[number] for c in cohorts]) for number in numbers]
     rows.append(_row(first, "test", "", [c.test for c in cohorts]))
     return Table(contenders, len(cohorts), first, tuple(rows))
 

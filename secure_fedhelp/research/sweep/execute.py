@@ -149,7 +149,7 @@ def execute(run: Run) -> RunResult:
 def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[HospitalResult, ...], float, float]:
     with tempfile.TemporaryDirectory(prefix="secure-fedhelp-") as folder:
         place = create_run_folder(Path(folder) / "run", overwrite=False)
-        run_simulation(place, plan, data, Console(quiet=True), rivals=False)
+        run_simulation(place, plan, data, Console(quiet=True), rivals=False, everybody=True)
         summary = collect(place, plan, run.study.label, 0.0, 0, data)
     found, sent = [], []
     for h in summary.hospitals:

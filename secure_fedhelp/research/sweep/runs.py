@@ -39,8 +39,8 @@ COMMON_RIVALS = frozenset({"public", "public-labels", "teacher", "pooled"})
 #: Raised with each change of what the code makes of a contender: a result of the code before has another name then, and
 #: is not taken for one of today's. (Constants of the plans and versions of packages are in a run's name anyway.)
 REVISIONS: dict[str, int] = {"local": 1}
-#: The same of data of one's own, in what is read of a table and in which sites are left out. 1: listing a column changes
-#: that column and drops no other, and sites that do not take part are in no part.
+#: The same of data of one's own, in what is read of a table and in which sites are left out. 1: listing a column
+#: changes that column and drops no other, and sites that do not take part are in no part.
 OWN_DATA_REVISION = 1
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "public-labels", "teacher", "pooled"})
