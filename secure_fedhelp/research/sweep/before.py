@@ -14,7 +14,7 @@ from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.cohort import Cohort, cohort_of
 from secure_fedhelp.research.fitness import advice, require_test_of_classes, unfit_hospitals
 from secure_fedhelp.research.own_data import Files, study_data
-from secure_fedhelp.research.sweep.runs import COMMON_RIVALS, DEALT_BY, RIVALS, Run
+from secure_fedhelp.research.sweep.runs import COMMON_RIVALS, DEALT_BY, RIVALS, Run, seeds_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Problem:
 class Before:
     """Found before the first run. ``impossible`` are runs by their id, with the words of the error that each gives."""
 
+    #: Of the first seed that can be dealt, and how many seeds there are.
     cohort: Cohort | None = None
+    seeds: int = 0
     problems: tuple[Problem, ...] = ()
     impossible: dict[str, str] = field(default_factory=dict)
     #: What can be done about it; empty where nothing is wrong.
@@ -49,7 +51,7 @@ def look_ahead(runs: Sequence[Run]) -> Before:
     Raises what is wrong with a study's data under all of its seeds, and if no run at all is possible, one error that
     names everything. Else what is wrong is for the runs that it concerns.
     """
-    found, notes, files = Before(), _Notes(), Files()
+    found, notes, files = Before(seeds=len(seeds_of(runs))), _Notes(), Files()
     for dealings in _by_dealing(runs):
         failed: list[FedHelpError] = []
         for same in dealings:
