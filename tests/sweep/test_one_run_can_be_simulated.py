@@ -129,6 +129,7 @@ def test_a_study_of_own_data_finds_its_file_and_not_another_one(
 
 def test_no_file_that_is_given_away_says_where_the_data_were(tmp_path: Path) -> None:
     """A folder that is moved together with its data goes on, and one that is published names nobody's home."""
+    (tmp_path / "one").mkdir()
     (run,) = expand(own(tmp_path / "one" / "data"), ["fedavg"], [3.0], 1, False, None)
     out = tmp_path / "one" / "out" / "sweep"
     out.mkdir(parents=True)
