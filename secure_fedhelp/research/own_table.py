@@ -23,6 +23,8 @@ from secure_fedhelp.research.target import require_classes
 from secure_fedhelp.study.sections import Column
 
 Rows = list[tuple[str, dict[str, str]]]
+#: So many categories a column may have however few public records there are.
+_FEW_WORDS = 10
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,27 @@ def _targets(rows: Rows, data: OwnData, places: Sequence[str]) -> list[str]:
 def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tuple[Column, ...]:
     """The columns that the study file says, and of the others what their public values show."""
     said: Mapping[str, Column] = {column.name: column for column in data.columns}
-    return tuple(said.get(n) or infer_column(n, [rows[index][1][n] for index in public]) for n in layout.taken)
+    found, wrong = list[Column](), list[InvalidData]()
+    for name in layout.taken:
+        try:
+            found.append(said.get(name) or _inferred(name, [rows[index][1][name] for index in public]))
+        except InvalidData as error:
+            wrong.append(error)
+    if wrong:  # all of them: who mends one by one starts the study once for each
+        what = "; ".join(error.message for error in wrong)
+        hint = f"{wrong[0].hint} Or leave it out: exclude = [...]."
+        raise type(wrong[0])(f"{data.path.name}: {what}", hint)
+    return tuple(found)
+
+
+def _inferred(name: str, public: Sequence[str]) -> Column:
+    """A column by its public values; InvalidData if nearly each is a word of its own, as names and remarks are."""
+    column = infer_column(name, public)
+    words, known = len(column.categories), sum(text.strip() not in MISSING for text in public)
+    if words > max(_FEW_WORDS, known / 2):
+        reason = f"column {name!r} has {words} different words in {known} public records: names or remarks"
+        raise InvalidData(reason, "Say in [[data.columns]] what it is.")
+    return column
 
 
 def _encoded(

@@ -14,8 +14,11 @@ import numpy as np
 
 from secure_fedhelp.data.records import Indices
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPartition
-from secure_fedhelp.research.dealing import hospital_names
+from secure_fedhelp.research.dealing import hospital_names, site_name
 from secure_fedhelp.research.study_file import SitePartition, StudyFile
+
+#: The site of a record that names none.
+_NONE = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,12 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
     """Which records are of sites that take part; ``sites`` None where hospitals are not as they came.
 
     Raises InvalidConfiguration for a hospital that is no site, and InvalidPartition for two sites of one name or one
-    without a name.
+    without a name, unless ``hospitals`` leaves them out.
     """
     everybody = Chosen(np.arange(len(patients)))
     if sites is None or not isinstance(study.partition, SitePartition):
         return everybody
-    names = hospital_names(sites)
+    names = _names_of_some(sites, study.hospitals) if study.hospitals else hospital_names(sites)
     count = dict.fromkeys(sorted(set(names)), 0)
     for name, _ in {(name, patient) for name, patient in zip(names, patients, strict=True)}:
         count[name] += 1
@@ -46,7 +49,9 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
         named.add(study.public.hospital)  # it gives the public set, and need not take part
     left_out = dict[str, str]()
     for name, many in count.items():
-        if name not in named:
+        if name == _NONE:
+            left_out[name] = f"records without a site, of {many} patients"
+        elif name not in named:
             left_out[name] = f"{name}, with {many} patients: hospitals does not name it"
         elif many < least:
             left_out[name] = f"{name}, with {many} patients: smallest_site = {least}"
@@ -61,7 +66,20 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
     return Chosen(np.flatnonzero([name in named for name in names]), left_out)
 
 
-def _require_known(study: StudyFile, sites: Collection[str]) -> None:
+def _names_of_some(sites: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """The hospital of each record where only the ``wanted`` take part: who has no name is none of them."""
+    known = dict[str, str]()
+    for text in dict.fromkeys(text.strip() for text in sites):
+        try:
+            known[text] = site_name(text)
+        except InvalidPartition:
+            known[text] = _NONE
+    hospital_names([text for text, name in known.items() if name in wanted])  # or it would be two sites
+    return [known[text.strip()] for text in sites]
+
+
+def _require_known(study: StudyFile, found: Collection[str]) -> None:
+    sites = [name for name in found if name != _NONE]
     assert isinstance(study.partition, SitePartition)  # noqa: S101 - the caller has looked
     known = f"It has {', '.join(sites)}."
     if unknown := [name for name in study.hospitals if name not in sites]:

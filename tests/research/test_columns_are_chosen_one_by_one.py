@@ -9,7 +9,14 @@ import pytest
 from clinics import Row, patients, study, write
 from rich.console import Console
 
-from secure_fedhelp.errors import FedHelpError, InvalidConfiguration, InvalidValue, MissingColumn, UnknownCategory
+from secure_fedhelp.errors import (
+    FedHelpError,
+    InvalidConfiguration,
+    InvalidData,
+    InvalidValue,
+    MissingColumn,
+    UnknownCategory,
+)
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.records_table import print_records
@@ -65,6 +72,19 @@ def test_an_excluded_column_may_hold_anything(tmp_path: Path) -> None:
     with pytest.raises(FedHelpError, match="'remark'"):
         study_data(study(tmp_path), None)
     assert "remark" not in names(study_data(study(tmp_path, 'exclude = ["remark"]\n'), None))
+
+
+def test_all_columns_that_cannot_be_taken_are_named_at_once(tmp_path: Path) -> None:
+    def remarks(number: int, row: Row) -> None:
+        row |= {"remark": f"seen on day {number}", "ward": "", "address": f"{number} Main Street"}
+
+    write(tmp_path, patients(change=remarks))
+    with pytest.raises(
+        InvalidData,
+        match=r"^own\.csv: column 'remark' has 30 different words in 30 .*'ward' has no value.*'address' has",
+    ) as raised:
+        study_data(study(tmp_path), None)
+    assert "exclude" in raised.value.hint
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,20 @@ def test_a_site_is_measured_in_patients_and_not_in_records(tmp_path: Path) -> No
     assert cohort_of(data).left_out == ("west, with 3 patients: smallest_site = 4",)
 
 
+def test_records_of_no_site_are_none_of_the_hospitals_that_are_named(tmp_path: Path) -> None:
+    def nameless(number: int, row: Row) -> None:
+        row["clinic"] = {8: "", 12: "?!", 16: "Annex", 20: "annex"}.get(number, row["clinic"])
+
+    write(tmp_path, patients(change=nameless))
+    with pytest.raises(InvalidPartition, match="no site's name"):
+        study_data(study(tmp_path), None)
+    data = study_data(study(tmp_path, top=FOUR), None)
+    assert set(data.hospitals) == set(CLINICS)
+    assert "records without a site, of 2 patients" in cohort_of(data).left_out
+    with pytest.raises(InvalidPartition, match="would have one name: Annex, annex"):
+        study_data(study(tmp_path, top=FOUR.replace("]", ', "annex"]')), None)
+
+
 def test_a_patient_at_a_site_that_is_left_out_is_no_conflict(tmp_path: Path) -> None:
     def moved(number: int, row: Row) -> None:
         with_annex(number, row)
