@@ -63,6 +63,7 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
     """The same method with sums in plain, beside what a simulation trains as its rivals."""
     from secure_fedhelp.cli.sweep import run_all
     from secure_fedhelp.research.own_data import study_data
+    from secure_fedhelp.research.plans import study_plan
     from secure_fedhelp.research.records_table import print_records
     from secure_fedhelp.research.sweep.engines import processes
     from secure_fedhelp.research.sweep.runs import expand, own_method, usual_epsilon
@@ -71,7 +72,7 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
         raise InvalidConfiguration(f"{out} is the run directory of an encrypted study", "Choose another --out.")
     with LoadingBar(screen) as bar:
         data = study_data(study, data_dir, bar)
-    print_records(study.name, data, screen)
+    print_records(study_plan(study, data), data, screen)
     contenders = [own_method(study), "local-dp", "local", "public"]
     alone = study.model_copy(update={"variants": {}})  # of which one may have the method's name
     runs = expand(alone, contenders, [usual_epsilon(study)], 1, encrypted=False, data_dir=data_dir)

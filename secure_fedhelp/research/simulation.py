@@ -74,7 +74,7 @@ def simulate(
     """
     data = study_data(study, data_dir, progress)
     plan = study_plan(study, data)
-    print_records(study.name, data, screen)
+    print_records(plan, data, screen)
     require_fit(study, data)
     run = create_run_folder(out, overwrite)
     lock = lock_run(run.root)

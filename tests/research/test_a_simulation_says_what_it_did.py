@@ -54,7 +54,7 @@ def test_the_table_of_records_counts_what_the_hospitals_have(tmp_path: Path) -> 
     study = own(tmp_path / "[red]ward")
     data = study_data(study, None)
     screen, text = shown()
-    print_records(study.name, data, screen)
+    print_records(study_plan(study, data), data, screen)
     rows = {line.split("│")[1].strip(): line for line in text.getvalue().splitlines() if "│" in line}
     for name, (tier, records) in data.hospitals.items():
         cells = [cell.strip() for cell in rows[name].split("│")[2:5]]

@@ -18,8 +18,9 @@ from secure_fedhelp.errors import (
     UnknownCategory,
 )
 from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.cohort import cohort_of
 from secure_fedhelp.research.own_data import study_data
-from secure_fedhelp.research.records_table import print_records
+from secure_fedhelp.research.records_table import print_cohort
 from secure_fedhelp.research.target import require_classes
 
 AGE = 'columns = [{ name = "age", kind = "numeric", center = 50, scale = 20 }]\n'
@@ -31,7 +32,7 @@ def names(data: StudyData) -> list[str]:
 
 def said(data: StudyData) -> str:
     text = io.StringIO()
-    print_records("own", data, Console(file=text, width=2000, highlight=False))
+    print_cohort("own", cohort_of(data), Console(file=text, width=2000, highlight=False))
     return text.getvalue()
 
 
