@@ -60,9 +60,10 @@ def deal_table(study: StudyFile, data: OwnData, rows: Rows, rng: np.random.Gener
     partition = study.partition
     assert partition is not None  # noqa: S101 - the study file has been checked
     layout, name = layout_of(study, data, list(rows[0][1])), data.path.name
-    everybody = [patient_of(row, data.patient, f"{name}, {place}") for place, row in rows]
-    chosen = choose_sites(study, everybody, [row[layout.site] for _, row in rows] if layout.site else None)
-    rows, patients = [rows[i] for i in chosen.kept], tuple(everybody[i] for i in chosen.kept)
+    site_of = [row[layout.site] for _, row in rows] if layout.site else None
+    chosen = choose_sites(study, [row[data.patient] for _, row in rows], site_of)  # first: what is left out may be odd
+    rows = [rows[i] for i in chosen.kept]
+    patients = tuple(patient_of(row, data.patient, f"{name}, {place}") for place, row in rows)
     places = [f"{name}, {place}" for place, _ in rows]
     raw = _targets(rows, data, places)
     named = None

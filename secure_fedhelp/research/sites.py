@@ -14,6 +14,7 @@ import numpy as np
 
 from secure_fedhelp.data.records import Indices
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPartition
+from secure_fedhelp.privacy.datasets import canonical_patient
 from secure_fedhelp.research.dealing import hospital_names, site_name
 from secure_fedhelp.research.study_file import SitePartition, StudyFile
 
@@ -31,7 +32,8 @@ class Chosen:
 
 
 def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str] | None) -> Chosen:
-    """Which records are of sites that take part; ``sites`` None where hospitals are not as they came.
+    """Which records are of sites that take part; ``sites`` None where hospitals are not as they came. ``patients`` as
+    they are spelled: of a site that is left out nothing is checked.
 
     Raises InvalidConfiguration for a hospital that is no site, and InvalidPartition for two sites of one name or one
     without a name, unless ``hospitals`` leaves them out.
@@ -41,7 +43,7 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
         return everybody
     names = _names_of_some(sites, study.hospitals) if study.hospitals else hospital_names(sites)
     count = dict.fromkeys(sorted(set(names)), 0)
-    for name, _ in {(name, patient) for name, patient in zip(names, patients, strict=True)}:
+    for name, _ in {(name, canonical_patient(who)) for name, who in zip(names, patients, strict=True)}:
         count[name] += 1
     _require_known(study, count)
     named, least = set(study.hospitals or count), study.smallest_site or 0
