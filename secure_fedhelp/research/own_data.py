@@ -19,9 +19,12 @@ from secure_fedhelp.data.loaded import Loaded, Progress, counted, silent
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
+from secure_fedhelp.data.numbers import one_spelling, same_number
 from secure_fedhelp.data.partition import split
+from secure_fedhelp.data.patients import patients_of
+from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
-from secure_fedhelp.data.rows import MISSING, patient_of, read_rows
+from secure_fedhelp.data.rows import MISSING, read_rows
 from secure_fedhelp.data.tables import require_distinct
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
@@ -79,12 +82,14 @@ def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> Dealt
 def _table(
     name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
 ) -> Dealt:
-    rows = read_rows(data.path, None, progress)
+    reading = data.reading or STANDARD
+    rows = read_rows(data.path, None, progress, reading, patient=data.patient)
     site = partition.column if isinstance(partition, SitePartition) else None
     needed = [data.patient, data.target, *([site] if site else []), *(column.name for column in data.columns)]
     if missing := [column for column in needed if column not in rows[0][1]]:
         raise MissingColumn(f"{data.path.name}: no column {', '.join(map(repr, missing))}")
-    patients = tuple(patient_of(row, data.patient, f"{data.path.name}, {place}") for place, row in rows)
+    named = ((place, row[data.patient]) for place, row in rows)
+    patients, notes = patients_of(named, data.path.name, data.patient, reading)
     raw = [row[data.target].strip() for _, row in rows]
     if unlabelled := [place for (place, _), text in zip(rows, raw, strict=True) if text in MISSING]:
         reason = (
@@ -92,16 +97,20 @@ def _table(
         )
         raise InvalidValue(reason, "Fill it in, or leave these records out: an empty text would be a class of its own.")
     _require_test(data.path, parts)
+    for what, names in (("classes", data.classes), *((f"column {c.name!r}", c.categories) for c in data.columns)):
+        if double := same_number(names):
+            raise InvalidConfiguration(f"{what}: {double[0]!r} and {double[1]!r} are one number", "Name it once.")
+    raw = one_spelling(raw, f"{data.path.name}, column {data.target!r}", reading, listed=bool(data.classes))
     strata = np.unique(raw, return_inverse=True)[1]
     test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
     classes = data.classes or tuple(sorted({raw[index] for index in public}))
     kept = [column for column in rows[0][1] if column not in (data.patient, data.target, site)]
-    columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public]) for c in kept)
+    columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public], reading) for c in kept)
     try:
         places = [f"{data.path.name}, {place}" for place, _ in rows]
         labels = [category(text, classes, f"{places[i]}, column {data.target!r}") for i, text in enumerate(raw)]
         told = zip(places, counted(rows, data.path.name, progress), strict=True)
-        inputs = encode_rows(((place, [row[c.name] for c in columns]) for place, (_, row) in told), columns)
+        inputs = encode_rows(((place, [row[c.name] for c in columns]) for place, (_, row) in told), columns, reading)
     except UnknownCategory as error:
         hint = "Correct it, or name it in the study file."
         if not (data.classes and data.columns):
@@ -116,7 +125,7 @@ def _table(
     hospitals = deal(partition, patients, everything.labels, sites, pool, rng)
     fields = data_fields(name, "table", _two(classes, data.path), inputs.shape[1:], columns)
     fields |= {"target": data.target, "patient_id": data.patient}
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites, notes)
 
 
 def _images(
@@ -126,9 +135,9 @@ def _images(
     if not data.files and is_medmnist(array_names(data.path)):
         if parts.test:
             raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
-        loaded = read_image_set(data.path, classes, "open", progress)
+        loaded = read_image_set(data.path, classes, "open", progress, data.reading or STANDARD)
         records = loaded.records
-        tested = read_image_set(data.path, classes, "test", progress).records
+        tested = read_image_set(data.path, classes, "test", progress, data.reading or STANDARD).records
         known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
         kept = [i for i, patient in enumerate(records.patients) if patient not in known]
         sites = all_sites = None
@@ -145,7 +154,7 @@ def _images(
         if data.files:
             loaded = _read_files(name, data, progress)
         else:
-            loaded = read_image_set(data.path, classes, "open", progress)
+            loaded = read_image_set(data.path, classes, "open", progress, data.reading or STANDARD)
         records = loaded.records
         notes = _copies(records)
         sites = all_sites = _sites(data, partition, len(records))
@@ -175,7 +184,7 @@ def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
         raise InvalidData(f"{data.path}: no such folder", "[data] path is relative to the study file.")
     fields = _image_fields(name, data, data.input_shape or ())
     draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
-    return load_records(data.path, draft, progress=progress)
+    return load_records(data.path, draft, progress=progress, reading=data.reading or STANDARD)
 
 
 def _image_fields(name: str, data: OwnData, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -204,7 +213,7 @@ def _sites(data: OwnData, partition: Partition, *counts: int) -> list[str] | Non
     if data.files:
         from secure_fedhelp.data.picture_sets import sites_of
 
-        return sites_of(data.path, partition.column)
+        return sites_of(data.path, partition.column, data.reading or STANDARD)
     named = read_arrays(data.path, [partition.column])[partition.column]
     if named.ndim != 1 or named.dtype.kind not in "iuU":
         raise InvalidData(f"{data.path.name}: {partition.column!r} must be one list of text or integers")
