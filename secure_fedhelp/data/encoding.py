@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from secure_fedhelp.data.numbers import declared, exact, numbers_of
+from secure_fedhelp.data.numbers import declared, exact, no_number, numbers_of
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import UnknownCategory
@@ -38,7 +38,9 @@ def encode(text: str, column: Column, where: str, reading: Reading = STANDARD) -
         return features
     if text.strip() in MISSING:
         return [0.0]
-    value = declared(text, reading, f"{where}, column {column.name!r}")
+    value = declared(text, reading)
+    if value is None:
+        raise no_number(text, reading, f"{where}, column {column.name!r}")
     return [(value - column.center) / column.scale]
 
 

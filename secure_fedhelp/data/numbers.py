@@ -27,6 +27,7 @@ from secure_fedhelp.errors import InvalidData, InvalidValue
 
 _BLANKS = "[ \u00a0\u2009\u202f]"
 _EXPONENT = re.compile(r"[eE][+-]?[0-9]+\Z")
+_USUAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CODE = re.compile(r"[+-]?0[0-9]+(?:[.,][0-9]*)?")
 
 
@@ -46,18 +47,24 @@ def exact(text: str, reading: Reading = STANDARD) -> Decimal | None:
     return None if number is None else Decimal(number)
 
 
-def declared(text: str, reading: Reading, where: str) -> float:
-    """The value in a column that is declared numeric, where an exponent is allowed; InvalidValue if there is none."""
+def declared(text: str, reading: Reading = STANDARD) -> float | None:
+    """The value in a column that is declared numeric, where an exponent is allowed; None if it is no finite number."""
     value = text.strip()
-    exponent = _EXPONENT.search(value)
-    mantissa = value[: exponent.start()] if exponent else value
-    number = plain(mantissa, reading)
-    found = math.nan if number is None else float(number + (exponent.group() if exponent else ""))
-    if math.isfinite(found):
-        return found
-    if settings := other_settings(mantissa, reading):
-        raise InvalidValue(f"{where}: {value[:40]!r} is a number only with {settings}", WHERE)
-    raise InvalidValue(f"{where}: {value[:40]!r} is not a finite number")
+    if reading.usual:  # the same, faster
+        found = float(value) if _USUAL.fullmatch(value) else math.nan
+    else:
+        exponent = _EXPONENT.search(value)
+        number = plain(value[: exponent.start()] if exponent else value, reading)
+        found = math.nan if number is None else float(number + (exponent.group() if exponent else ""))
+    return found if math.isfinite(found) else None
+
+
+def no_number(text: str, reading: Reading, where: str) -> InvalidValue:
+    """The error of a text that is no number in a column of numbers; it names settings with which it would be one."""
+    value = text.strip()
+    if settings := other_settings(_EXPONENT.sub("", value), reading):
+        return InvalidValue(f"{where}: {value[:40]!r} is a number only with {settings}", WHERE)
+    return InvalidValue(f"{where}: {value[:40]!r} is not a finite number")
 
 
 def other_settings(text: str, reading: Reading) -> str:

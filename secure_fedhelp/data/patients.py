@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 from secure_fedhelp.data.numbers import other_settings, plain
 from secure_fedhelp.data.reading import STANDARD, WHERE, Reading
 from secure_fedhelp.errors import InvalidData, InvalidValue
-from secure_fedhelp.study.patients import canonical_patient
+from secure_fedhelp.study.patients import canonical_patient, visible
 
 #: Whole numbers from here on share a floating-point number with others, by the number's size in bytes.
 FIRST_INEXACT = {2: 2**11, 4: 2**24, 8: 2**53}
 #: What programs write where there is no value. One patient of that name would be everybody whom nobody has named.
-_NOBODY = frozenset(("", "?", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "\\n"))
-_EXPONENT = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*[eE][+-]?|[eE][+-])[0-9]+")
-_WHOLE = re.compile(r"[+-]?([0-9]+)[.,]0+")
-_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,'][0-9]{3})+(?:[.,]0+)?|[+-]?[0-9]+,0+")
+_NOBODY = frozenset(("", "?", ".", "-", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "\\n"))
+_EXPONENT = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*e[+-]?|e[+-])[0-9]+")
+_WHOLE = re.compile(r"([+-]?)([0-9]+)(\.0*)?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,'][0-9]{3})+(?:[.,]0*)?|[+-]?[0-9.]+,0*")
 #: Bytes as Python prints them, a spreadsheet's formula for text, and its mark of a number that is text.
 _SPELT_OUT = re.compile(r"""b'.*'|b".*"|=.*|'[0-9].*""", re.DOTALL)
 #: The hint where an identifier's digits may be lost.
@@ -52,23 +52,27 @@ def one_each(named: Iterable[tuple[str, str]], file: str, reading: Reading) -> P
 
 def identifier(text: str, reading: Reading, where: str) -> str:
     """The identifier that a text gives, not canonical yet; InvalidValue if it gives none, or none exactly."""
-    value = text.strip()
-    if canonical_patient(value) in _NOBODY:
-        raise InvalidValue(f"{where}: no patient identifier" + (f" but {value[:40]!r}" if value else ""))
+    value, shown = visible(text), repr(text.strip()[:40])
+    if value in _NOBODY:
+        raise InvalidValue(f"{where}: no patient identifier" + (f" but {shown}" if value else ""))
     if _SPELT_OUT.fullmatch(value):
-        raise InvalidValue(f"{where}: {value[:40]!r} is a program's way to write an identifier, not one", AS_TEXT)
-    if value[0].isalpha():  # most identifiers that are no numbers
+        raise InvalidValue(f"{where}: {shown} is a program's way to write an identifier, not one", AS_TEXT)
+    if value[0].isalpha() and value.isascii():  # no number, as most identifiers
         return value
+    if not value.isascii() and any(c.isdecimal() and not c.isascii() for c in value):
+        raise InvalidValue(f"{where}: {shown} has digits that are not 0 to 9", AS_TEXT)
     if _EXPONENT.fullmatch(value):
-        raise InvalidValue(f"{where}: {value[:40]!r} is a number in exponent notation, which may be rounded", AS_TEXT)
+        raise InvalidValue(f"{where}: {shown} is a number in exponent notation, which may be rounded", AS_TEXT)
     if not reading.usual and (number := plain(value, reading)) is not None:
         value = number
     elif _GROUPED.fullmatch(value) and (settings := other_settings(value, reading)):
-        raise InvalidValue(f"{where}: {value[:40]!r} is a number with a mark that is read only with {settings}", WHERE)
-    whole = _WHOLE.fullmatch(value)
-    if whole and int(whole[1]) >= FIRST_INEXACT[8]:
-        raise InvalidValue(f"{where}: {value[:40]!r} was a floating-point number, which rounds 2^53 and more", AS_TEXT)
-    return value
+        raise InvalidValue(f"{where}: {shown} is a number with a mark that is read only with {settings}", WHERE)
+    if not (whole := _WHOLE.fullmatch(value)):
+        return value
+    sign, digits, fraction = whole.groups()
+    if fraction and (len(digits.lstrip("0")) > 16 or int(digits) >= FIRST_INEXACT[8]):
+        raise InvalidValue(f"{where}: {shown} was a floating-point number, which rounds 2^53 and more", AS_TEXT)
+    return sign.replace("+", "") + digits
 
 
 def array_identifiers(array: NDArray[Any], file: str, name: str) -> list[str]:

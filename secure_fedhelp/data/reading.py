@@ -5,12 +5,15 @@ None of them is guessed from a file. What does not fit is refused, and the refus
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from secure_fedhelp.study.sections import Strict
 
+#: The separators by their names in a file of settings, with the character that each is.
+MARKS: Final[Mapping[str, str]] = {",": ",", ";": ";", "tab": "\t", "bar": "|"}
 #: The hint of every refusal that another setting could mend.
 WHERE: Final = (
     "Say how the file is written: [reading] in hospital.toml, [data.reading] in a study file. Nothing was trained and "
@@ -21,8 +24,8 @@ WHERE: Final = (
 class Reading(Strict):
     """``[reading]`` of ``hospital.toml`` and ``[data.reading]`` of a study file."""
 
-    #: Between the columns of a CSV file.
-    separator: Literal[",", ";", "\t", "|"] = ","
+    #: Between the columns of a CSV file; the characters themselves, a tab and ``|``, are taken too.
+    separator: Literal[",", ";", "tab", "bar"] = ","
     #: Between a number's whole part and its fraction, wherever a number is written as text.
     decimal: Literal[".", ","] = "."
     #: Between groups of three digits of a number's whole part; absent: such a number is refused. A blank stands for the
@@ -30,6 +33,11 @@ class Reading(Strict):
     thousands: Literal[".", ",", " ", "'"] | None = None
     #: What becomes of two spellings of one patient in one file: one patient with a note on the data card, or a refusal.
     spellings: Literal["merge", "refuse"] = "merge"
+
+    @field_validator("separator", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {mark: name for name, mark in MARKS.items()}.get(value, value) if isinstance(value, str) else value
 
     @property
     def usual(self) -> bool:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.data.parquet import check_header, parquet_columns, read_parquet
-from secure_fedhelp.data.reading import STANDARD, WHERE, Reading
+from secure_fedhelp.data.reading import MARKS, STANDARD, WHERE, Reading
 from secure_fedhelp.errors import InvalidData
 
 MISSING = ("", "?")
-_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
 def read_rows(
@@ -47,7 +45,7 @@ def columns_of(path: Path, reading: Reading = STANDARD) -> list[str]:
         return parquet_columns(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _header(csv.reader(file, delimiter=reading.separator, strict=True), path, None, reading)
+            return _header(csv.reader(file, delimiter=MARKS[reading.separator], strict=True), path, None, reading)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -59,7 +57,7 @@ def _read_csv(
         with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             size = path.stat().st_size
             progress(path.name, 0, size)
-            reader = csv.reader(file, delimiter=reading.separator, strict=True)
+            reader = csv.reader(file, delimiter=MARKS[reading.separator], strict=True)
             header = _header(reader, path, needed, reading)
             check_header(path.name, header, needed)
             rows = []
@@ -68,8 +66,7 @@ def _read_csv(
                     continue
                 if len(cells) != len(header):
                     reason = f"{path.name}, line {reader.line_num}: {len(cells)} values, not {len(header)}"
-                    mark = _SEPARATORS[reading.separator]
-                    raise InvalidData(reason, f"A {mark} inside a value needs quotes, or another separator. {WHERE}")
+                    raise InvalidData(reason, f"A separator inside a value needs quotes around the value. {WHERE}")
                 rows.append((f"line {reader.line_num}", dict(zip(header, cells, strict=True))))
                 if len(rows) % REPORT_ROWS == 0:  # in bytes: how many rows there are nobody knows yet
                     progress(path.name, raw.tell(), size)
@@ -94,17 +91,16 @@ def _header(reader: Iterator[list[str]], path: Path, needed: Sequence[str] | Non
         split = len(header) > 1 if needed is None else set(needed) <= set(header)
         other = None if split else _other_separator(path, needed, reading)
     if other:
-        known, right = _SEPARATORS[reading.separator], json.dumps(other)
-        reason = f"{path.name}: the columns are not separated by a {known}, as this file is read"
-        raise InvalidData(f"{reason}; with separator = {right} they would be", WHERE)
+        reason = f'{path.name}: the columns are not told apart with separator = "{reading.separator}"'
+        raise InvalidData(f'{reason}; with separator = "{other}" they would be', WHERE)
     return header
 
 
 def _other_separator(path: Path, needed: Sequence[str] | None, reading: Reading) -> str | None:
     """The separator with which the header has the columns that are needed, or more than one column."""
-    for other in (mark for mark in _SEPARATORS if mark != reading.separator):
+    for other in (name for name in MARKS if name != reading.separator):
         with path.open(encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
-            names = _names(csv.reader(file, delimiter=other, strict=True))
+            names = _names(csv.reader(file, delimiter=MARKS[other], strict=True))
             if len(names) > 1 and set(needed or ()) <= set(names):
                 return other
     return None

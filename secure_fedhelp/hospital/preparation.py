@@ -145,6 +145,7 @@ def prepare_records(member: Membership, progress: Progress | None = None) -> Stu
     test = None
     if member.config.test is not None:
         test = load_records(root / member.config.test, plan.data, "test", told, reading).records
+        card += _seen_before(test, private)
     if test is not None and len(np.unique(test.labels)) < 2:
         raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
     if plan.metrics is None:
@@ -157,6 +158,13 @@ def prepare_records(member: Membership, progress: Progress | None = None) -> Stu
     held_out = load_records(root / member.config.held_out, plan.data, "test", told, reading).records
     _check_held_out(held_out, private, root / member.config.held_out)
     return StudyRecords(private, public, test, held_out, card)
+
+
+def _seen_before(test: Records, private: Records) -> tuple[str, ...]:
+    """A note on patients who are measured on and trained on. No refusal: what is measured here stays here."""
+    both = {*test.patients} & {*private.patients}
+    note = f"  note: {len(both)} patient(s) of the test records are in the training records too: figures say too much"
+    return (note,) if both else ()
 
 
 def _check_held_out(held_out: Records, private: Records, path: Path) -> None:

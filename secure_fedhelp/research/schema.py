@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secure_fedhelp.data.numbers import declared, is_code, one_spelling, other_settings, plain
+from secure_fedhelp.data.numbers import declared, is_code, no_number, one_spelling, other_settings, plain
 from secure_fedhelp.data.reading import STANDARD, WHERE, Reading
 from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import InvalidData
@@ -44,9 +44,10 @@ def infer_column(name: str, public_values: Sequence[str], reading: Reading = STA
 
 def numeric_column(name: str, public_values: Sequence[str], reading: Reading = STANDARD) -> Column:
     """A column of numbers, centred and scaled by the mean and standard deviation of the public values."""
-    known = np.asarray(
-        [declared(value, reading, f"column {name!r}") for value in public_values if value not in MISSING]
-    )
+    found = [(text, declared(text, reading)) for text in public_values if text not in MISSING]
+    if wrong := [text for text, value in found if value is None]:
+        raise no_number(wrong[0], reading, f"column {name!r}")
+    known = np.asarray([value for _, value in found], dtype=np.float64)
     return Column(name=name, kind="numeric", center=rounded(known.mean()), scale=rounded(known.std()) or 1.0)
 
 

@@ -37,8 +37,15 @@ def former_spellings(canonical: str) -> tuple[str, ...]:
     return tuple(spelling for spelling in spellings if spelling != canonical)
 
 
-def _simplified(identifier: str) -> str:
+def visible(identifier: str) -> str:
+    """An identifier without case, blanks and what is invisible, each letter in one form."""
+    if identifier.isascii() and identifier.isprintable():  # the same, faster
+        return identifier.lower().replace(" ", "")
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", identifier).casefold())
-    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf"))
+    return "".join(c for c in plain if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf"))
+
+
+def _simplified(identifier: str) -> str:
+    kept = visible(identifier)
     kept = re.sub(r"^(\d+)\.0+$", r"\1", kept)
     return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
