@@ -39,7 +39,7 @@ def data(
     study.require_listed(config.name)
     out = Console(highlight=False)
     with LoadingBar(out) as bar:
-        loaded = load_records(folder / config.records, study.data, progress=bar)
+        loaded = load_records(folder / config.records, study.data, progress=bar, reading=config.reading)
     out.print(f"{config.records} of {config.name}, for study {study.study.name}. {STAYS}", markup=False)
     _print(out, data_card(loaded, study, config.name))
     check_records(loaded.records, study, config.name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from secure_fedhelp.data.numbers import declared, exact, no_number, numbers_of
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.rows import MISSING
-from secure_fedhelp.errors import InvalidValue, UnknownCategory
+from secure_fedhelp.errors import UnknownCategory
 from secure_fedhelp.study.sections import Column
 
 #: Standardised numbers are cut here: a value ten public scales from the centre is a unit mistake more often than a
@@ -17,32 +18,29 @@ LARGEST_STANDARDISED = 10.0
 
 
 def encode_rows(
-    rows: Iterable[tuple[str, Sequence[str]]], columns: Sequence[Column]
+    rows: Iterable[tuple[str, Sequence[str]]], columns: Sequence[Column], reading: Reading = STANDARD
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """float32 [rows, features] of raw text values in the columns' order; each row with the place that errors name."""
     values = [
-        [x for text, column in zip(row, columns, strict=True) for x in encode(text, column, place)]
+        [x for text, column in zip(row, columns, strict=True) for x in encode(text, column, place, reading)]
         for place, row in rows
     ]
     clipped = np.clip(np.asarray(values, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
     return clipped.astype(np.float32)
 
 
-def encode(text: str, column: Column, where: str) -> list[float]:
+def encode(text: str, column: Column, where: str, reading: Reading = STANDARD) -> list[float]:
     """The features of one value."""
     if column.kind == "categorical":
         features = [0.0] * len(column.categories)
         if text.strip() not in MISSING:
-            features[category(text, column.categories, f"{where}, column {column.name!r}")] = 1.0
+            features[category(text, column.categories, f"{where}, column {column.name!r}", reading)] = 1.0
         return features
     if text.strip() in MISSING:
         return [0.0]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InvalidValue(f"{where}, column {column.name!r}: {text.strip()[:40]!r} is not a finite number")
+    value = declared(text, reading)
+    if value is None:
+        raise no_number(text, reading, f"{where}, column {column.name!r}")
     return [(value - column.center) / column.scale]
 
 
@@ -60,15 +58,15 @@ def decode_row(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], column
     return cells
 
 
-def category(text: str, categories: Sequence[str], where: str) -> int:
-    """Index of a category; a number in another spelling (``1.0`` for ``1``) is the same category."""
+def category(text: str, categories: tuple[str, ...], where: str, reading: Reading = STANDARD) -> int:
+    """Index of a category; a number in another spelling (``1.0`` or ``01`` for ``1``) is the same category; a code is
+    not (data/numbers.py)."""
     value = text.strip()
-    if value in categories:
+    if reading.usual and value in categories:
         return categories.index(value)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if number.is_integer() and str(int(number)) in categories:
-        return categories.index(str(int(number)))
+    number, known = exact(value, reading), numbers_of(categories)
+    if number is not None and number in known:
+        return known[number]
+    if value in categories and (number is None or exact(value) in (None, number)):  # not 1.500 where it is 1500
+        return categories.index(value)
     raise UnknownCategory(f"{where}: {value[:40]!r} is none of {', '.join(categories)}")

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from secure_fedhelp.data.partition import by_dirichlet, by_site, by_sizes
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Indices, Labels, Records
 from secure_fedhelp.errors import InvalidPartition
 from secure_fedhelp.research.study_file import DirichletPartition, Partition, SitePartition
+from secure_fedhelp.study.patients import canonical_patient
 from secure_fedhelp.study.sections import Tier
 
 Hospitals = dict[str, tuple[Tier, Indices]]
@@ -33,6 +35,8 @@ class About:
     left_out: tuple[str, ...] = ()
     #: The column or array that says of each record which part it is of, if one does.
     split: str | None = None
+    #: How numbers and identifiers are written in the rows.
+    reading: Reading = STANDARD
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ def _require_enough(partition: Partition, patients: Sequence[str], parts: Mappin
     least, hint = partition.minimum_patients, None
     if isinstance(partition, SitePartition):
         hint = "Leave it out (smallest_site, or hospitals = [...] without it), or set fewer patients aside: [parts]."
-    counts = {name: len({patients[index] for index in indices}) for name, indices in parts.items()}
+    counts = {name: len({canonical_patient(patients[index]) for index in indices}) for name, indices in parts.items()}
     if short := [f"{name} would have {count} patients" for name, count in counts.items() if count < least]:
         raise InvalidPartition(f"{', '.join(short)}, and {least} are needed", hint)
     if len(parts) < FEWEST_HOSPITALS:

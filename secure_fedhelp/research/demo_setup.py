@@ -20,6 +20,7 @@ import tomli_w
 
 from secure_fedhelp.coordinator.setup import init_coordinator
 from secure_fedhelp.data.images import write_images, write_public
+from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.hospital.folder import HospitalFolder
@@ -168,6 +169,9 @@ def write_hospitals(
             "public": "public/public.npz",
             "test": f"data/{test}",
         }
+        if data.rows and data.about.reading != STANDARD:  # the text is the source's, between commas
+            written = data.about.reading.model_copy(update={"separator": STANDARD.separator})
+            config["reading"] = written.model_dump(mode="json", exclude_none=True)
         if len(foundation_urls) == 1:
             config["foundation_url"] = foundation_urls[0]
         elif foundation_urls:

@@ -18,8 +18,8 @@ import numpy as np
 from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Indices, Labels
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPartition, InvalidValue
-from secure_fedhelp.privacy.datasets import canonical_patient
 from secure_fedhelp.research.study_file import Parts
+from secure_fedhelp.study.patients import canonical_patient
 
 Part = Literal["hospitals", "test", "public", "reference"]
 _SET_ASIDE: Final[tuple[Part, ...]] = ("test", "public", "reference")

@@ -14,6 +14,7 @@ from secure_fedhelp.data.loaded import Loaded, Progress
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
+from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Labels, Records
 from secure_fedhelp.data.rows import MISSING, read_rows
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData
@@ -49,7 +50,7 @@ def read_pictures(study: StudyFile, data: OwnData, progress: Progress) -> Pictur
         loaded = _read_files(study.name, data, progress)
         sites, split = _beside(data, column), _beside(data, data.split)
     else:
-        loaded = read_image_set(data.path, len(data.classes), "open", progress)
+        loaded = read_image_set(data.path, len(data.classes), "open", progress, data.reading or STANDARD)
         sites, split = (_array(data, name, len(loaded.records)) for name in (column, data.split))
     return Pictures(loaded.records, loaded.notes + _copies(loaded.records), sites, split=split)
 
@@ -97,9 +98,9 @@ def _with_test_part(study: StudyFile, data: OwnData, column: str | None, progres
         raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
     if data.split is not None:
         raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave split out of [data].")
-    classes = len(data.classes)
-    loaded = read_image_set(data.path, classes, "open", progress)
-    tested = read_image_set(data.path, classes, "test", progress).records
+    classes, reading = len(data.classes), data.reading or STANDARD
+    loaded = read_image_set(data.path, classes, "open", progress, reading)
+    tested = read_image_set(data.path, classes, "test", progress, reading).records
     open_part, known = loaded.records, set(tested.patients)
     # A copy of a test image among the others would be its patient in two parts.
     kept = [i for i, patient in enumerate(open_part.patients) if patient not in known]
@@ -132,15 +133,16 @@ def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
         _require_classes(data)
     fields = _image_fields(name, data, data.input_shape or ())
     draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
-    return load_records(data.path, draft, progress=progress)
+    return load_records(data.path, draft, progress=progress, reading=data.reading or STANDARD)
 
 
 def _require_classes(data: OwnData) -> None:
     """An index's target by its kind, before thousands of images are read to find its first value unknown."""
-    header = read_rows(data.path, None)[0][1]
+    reading = data.reading or STANDARD
+    header = read_rows(data.path, None, reading=reading, patient=data.patient)[0][1]
     if "mask" in header or data.target not in header:
         return  # its loader says what is missing
-    texts = [row[data.target].strip() for _, row in read_rows(data.path, [data.target])]
+    texts = [row[data.target].strip() for _, row in read_rows(data.path, [data.target], reading=reading, patient=None)]
     require_classes([text for text in texts if text not in MISSING], data.target, data.path.name, data.classes)
 
 
@@ -167,7 +169,7 @@ def _beside(data: OwnData, column: str | None) -> list[str] | None:
         return None
     from secure_fedhelp.data.picture_sets import sites_of
 
-    return sites_of(data.path, column)
+    return sites_of(data.path, column, data.reading or STANDARD)
 
 
 def _array(data: OwnData, column: str | None, *counts: int) -> list[str] | None:

@@ -9,8 +9,11 @@ import numpy as np
 
 from secure_fedhelp.data.encoding import category, encode_rows
 from secure_fedhelp.data.loaded import Progress, counted
+from secure_fedhelp.data.numbers import one_spelling, same_number
+from secure_fedhelp.data.patients import patients_of
+from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Indices, Records
-from secure_fedhelp.data.rows import MISSING, patient_of, read_rows
+from secure_fedhelp.data.rows import MISSING, read_rows
 from secure_fedhelp.data.tables import require_distinct
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import data_fields
@@ -63,7 +66,8 @@ def deal_table(study: StudyFile, data: OwnData, rows: Rows, rng: np.random.Gener
     site_of = [row[layout.site] for _, row in rows] if layout.site else None
     chosen = choose_sites(study, [row[data.patient] for _, row in rows], site_of)  # first: what is left out may be odd
     rows = [rows[i] for i in chosen.kept]
-    patients = tuple(patient_of(row, data.patient, f"{name}, {place}") for place, row in rows)
+    reading = data.reading or STANDARD
+    patients, notes = patients_of(((place, row[data.patient]) for place, row in rows), name, data.patient, reading)
     places = [f"{name}, {place}" for place, _ in rows]
     raw = _targets(rows, data, places)
     named = None
@@ -87,10 +91,11 @@ def deal_table(study: StudyFile, data: OwnData, rows: Rows, rng: np.random.Gener
         excluded=layout.excluded,
         left_out=tuple(chosen.left_out.values()),
         split=data.split,
+        reading=data.reading or STANDARD,
     )
     return Dealt(
         everything, strata, partition, hospitals, cut.public, cut.reference, cut.test, fields, sites,
-        notes=_notes(data, columns), rows=[row for _, row in rows], about=about,
+        notes=notes + _notes(data, columns), rows=[row for _, row in rows], about=about,
     )  # fmt: skip
 
 
@@ -106,7 +111,7 @@ def _notes(data: OwnData, columns: Sequence[Column]) -> tuple[str, ...]:
 
 def read_table_file(data: OwnData, progress: Progress) -> Rows:
     """All rows of the file, with the place of each; InvalidData if it cannot be read."""
-    return read_rows(data.path, None, progress)
+    return read_rows(data.path, None, progress, data.reading or STANDARD, patient=data.patient)
 
 
 def _targets(rows: Rows, data: OwnData, places: Sequence[str]) -> list[str]:
@@ -116,7 +121,11 @@ def _targets(rows: Rows, data: OwnData, places: Sequence[str]) -> list[str]:
         reason = f"{unlabelled[0]}: no {data.target!r}, and {len(unlabelled) - 1} more records without"
         raise InvalidValue(reason, "Fill it in, or leave these records out: an empty text would be a class of its own.")
     require_classes(raw, data.target, data.path.name, data.classes)
-    return raw
+    for what, names in (("classes", data.classes), *((f"column {c.name!r}", c.categories) for c in data.columns)):
+        if double := same_number(names):
+            raise InvalidConfiguration(f"{what}: {double[0]!r} and {double[1]!r} are one number", "Name it once.")
+    what = f"{data.path.name}, column {data.target!r}"
+    return one_spelling(raw, what, data.reading or STANDARD, listed=bool(data.classes))
 
 
 def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tuple[Column, ...]:
@@ -125,7 +134,7 @@ def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tupl
     found, wrong = list[Column](), list[InvalidData]()
     for name in layout.taken:
         try:
-            found.append(said.get(name) or _inferred(name, [rows[index][1][name] for index in public]))
+            found.append(said.get(name) or _inferred(name, [rows[index][1][name] for index in public], data))
         except InvalidData as error:
             wrong.append(error)
     if wrong:  # all of them: who mends one by one starts the study once for each
@@ -135,9 +144,9 @@ def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tupl
     return tuple(found)
 
 
-def _inferred(name: str, public: Sequence[str]) -> Column:
+def _inferred(name: str, public: Sequence[str], data: OwnData) -> Column:
     """A column by its public values; InvalidData if nearly each is a word of its own, as names and remarks are."""
-    column = infer_column(name, public)
+    column = infer_column(name, public, data.reading or STANDARD)
     words, known = len(column.categories), sum(text.strip() not in MISSING for text in public)
     if words > max(_FEW_WORDS, known / 2):
         reason = f"column {name!r} has {words} different words in {known} public records: names or remarks"
@@ -158,7 +167,8 @@ def _encoded(
     try:
         labels = [category(text, classes, f"{places[i]}, column {data.target!r}") for i, text in enumerate(raw)]
         told = zip(places, counted(rows, data.path.name, progress), strict=True)
-        inputs = encode_rows(((place, [row[c.name] for c in columns]) for place, (_, row) in told), columns)
+        values = ((place, [row[c.name] for c in columns]) for place, (_, row) in told)
+        inputs = encode_rows(values, columns, data.reading or STANDARD)
     except UnknownCategory as error:
         hint = "Correct it, name it in the study file, or leave the column out: exclude = [...]."
         if not (data.classes and data.columns):

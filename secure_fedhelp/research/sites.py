@@ -14,9 +14,9 @@ import numpy as np
 
 from secure_fedhelp.data.records import Indices
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPartition
-from secure_fedhelp.privacy.datasets import canonical_patient
 from secure_fedhelp.research.dealing import hospital_names, site_name
 from secure_fedhelp.research.study_file import SitePartition, StudyFile
+from secure_fedhelp.study.patients import canonical_patient
 
 #: The site of a record that names none.
 _NONE = ""

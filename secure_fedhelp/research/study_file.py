@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from secure_fedhelp.data.reading import Reading
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.methods import MethodSection
 from secure_fedhelp.study.plan import explain, read_toml
@@ -123,6 +124,8 @@ class OwnData(Strict):
     input_shape: tuple[Literal[1, 3], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     #: ... and the raw values that are black and white; 0 and 255 if absent.
     intensity: tuple[float, float] | None = None
+    #: How tables and indexes are written: separators, decimal comma, spellings of one patient. Absent: as usual.
+    reading: Reading | None = None
 
     @property
     def files(self) -> bool:

@@ -75,4 +75,4 @@ def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, values:
     path = tmp_path_factory.mktemp("rows") / "rows.csv"
     rows = [{"one": one, "two": two} for one, two in values]
     write_rows(path, rows)
-    assert [row for _, row in read_rows(path, None)] == rows
+    assert [row for _, row in read_rows(path, None, patient=None)] == rows

@@ -260,7 +260,7 @@ def _together(data: StudyData) -> Records:
     return Records(
         np.concatenate([records.inputs for records in parts.values()]),
         np.concatenate([records.labels for records in parts.values()]),
-        tuple(f"{name} {patient}" for name, records in parts.items() for patient in records.patients),
+        tuple(f"{name}/{patient}" for name, records in parts.items() for patient in records.patients),
     )
 
 
