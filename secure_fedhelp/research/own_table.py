@@ -149,7 +149,7 @@ def _inferred(name: str, public: Sequence[str], data: OwnData) -> Column:
     column = infer_column(name, public, data.reading or STANDARD)
     words, known = len(column.categories), sum(text.strip() not in MISSING for text in public)
     if words > max(_FEW_WORDS, known / 2):
-        reason = f"column {name!r} has {words} different words in {known} public records: names or remarks"
+        reason = f"column {name!r} has {words} different words in {known} public records: codes, names or remarks"
         raise InvalidData(reason, "Say in [[data.columns]] what it is.")
     return column
 

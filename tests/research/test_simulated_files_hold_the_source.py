@@ -35,7 +35,8 @@ def test_missing_stays_missing_and_spelling_is_kept(tmp_path: Path) -> None:
 
     source = patients(change=odd)
     write(tmp_path, source)
-    file = study(tmp_path, 'exclude = ["remark"]\n')
+    numeric = ", ".join(f'{{ name = "{name}", kind = "numeric", scale = 9 }}' for name in ("age", "follow_up"))
+    file = study(tmp_path, f'exclude = ["remark"]\ncolumns = [{numeric}]\n')
     data = study_data(file, None)
     plan, by_patient = study_plan(file, data), {row["who"]: row for row in source}
     for name, path in files(tmp_path, plan, data).items():
