@@ -10,8 +10,10 @@ from clinics import Row, patients, study, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.rows import read_rows
 from secure_fedhelp.data.tables import load_table, read_table, write_table
+from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.demo_setup import create_run_folder, write_hospitals, write_rows
 from secure_fedhelp.research.own_data import study_data
@@ -77,3 +79,23 @@ def test_every_text_comes_back(tmp_path_factory: pytest.TempPathFactory, values:
     rows = [{"one": one, "two": two} for one, two in values]
     write_rows(path, rows)
     assert [row for _, row in read_rows(path, None, patient=None)] == rows
+
+
+def test_how_the_source_is_written_goes_with_its_text(tmp_path: Path) -> None:
+    """A hospital that reads 61,5 by the usual settings would refuse its own records."""
+    source = patients(change=lambda number, row: row.update(age=row["age"].replace(".", ",")))
+    write(tmp_path, source)
+    path = tmp_path / "own.csv"
+    with path.open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    with path.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    file = study(tmp_path, '[data.reading]\nseparator = ";"\ndecimal = ","\n')
+    data = study_data(file, None)
+    plan = study_plan(file, data)
+    for name in files(tmp_path, plan, data).keys() - {""}:
+        folder = HospitalFolder(tmp_path / "run" / "hospitals" / name)
+        loaded = load_records(folder.root / "data" / "records.csv", plan.data, reading=folder.config().reading)
+        assert loaded.records.inputs.tobytes() == data.hospitals[name][1].inputs.tobytes()
