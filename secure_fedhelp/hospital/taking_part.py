@@ -64,7 +64,7 @@ def take_part(
     """
     clock, sleep = world.clock, world.sleep
     parse_address(address)
-    member = prepare_membership(root, plan_path, clock(), source)
+    member = prepare_membership(root, plan_path, clock(), source, say)
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
     checkpoint = member.vault.checkpoint()
     rounds = member.vault.rounds_to_absorb(member.plan.study.rounds)
