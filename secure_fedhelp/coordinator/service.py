@@ -16,7 +16,7 @@ import grpc
 from secure_fedhelp.coordinator.admission import Admission
 from secure_fedhelp.coordinator.calls import LIVE_CALLS
 from secure_fedhelp.coordinator.door import Door
-from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
+from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded, Withdrew
 from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.masked_service import MaskedHandlers
 from secure_fedhelp.coordinator.streams import Streams
@@ -24,6 +24,7 @@ from secure_fedhelp.errors import (
     CiphertextWrongLength,
     FedHelpError,
     MessageTooLarge,
+    PlanChanged,
     ProtocolError,
     StorageError,
     WrongRound,
@@ -104,6 +105,14 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
     def Goodbye(self, request: pb.GoodbyeRequest, context: Context) -> pb.Done:
         with answering(context):
             self._keeper.submit(Left(name=self._door.caller(context)))
+            return pb.Done()
+
+    def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.Done:
+        with answering(context):
+            name = self._door.caller(context)  # for itself alone, by its certificate
+            if request.study != self._plan.hash:
+                raise PlanChanged(f"{name} leaves study {request.study[:16]}, this is study {self._plan.hash[:16]}")
+            self._keeper.submit(Withdrew(name=name))
             return pb.Done()
 
     # -- study key ----------------------------------------------------------------------------------------------------

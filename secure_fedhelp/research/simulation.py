@@ -137,6 +137,7 @@ def _start(
     world = World(
         dial=lambda credentials: MemoryChannel(service, credentials.certificate_pem),
         foundation=httpx.MockTransport(_foundation(teachers)) if teachers else None,
+        comes_back=False,
     )
     folder = run.hospital(name).root
     say = _log(folder / "log.txt")
