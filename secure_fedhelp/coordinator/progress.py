@@ -10,7 +10,7 @@ from secure_fedhelp.coordinator.state import State, absent_names
 from secure_fedhelp.secagg.masked.graph import graph
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.threshold import active_coalition, passive_coalition, threshold
-from secure_fedhelp.wire.messages import Phase
+from secure_fedhelp.wire.messages import ENDED_WORDS, Phase
 
 
 def describe(plan: StudyPlan, before: State, event: events.Event, after: State) -> list[str]:
@@ -94,7 +94,7 @@ def _phase_line(plan: StudyPlan, after: State) -> str:
         case Phase.FINISHED:
             return "the study has finished"
         case Phase.ENDED:
-            return f"the study has ended: {after.reason}"
+            return f"{ENDED_WORDS}{after.reason}"
         case _:
             return f"phase: {after.phase.value}"
 

@@ -19,6 +19,7 @@ from secure_fedhelp.coordinator.door import Door
 from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded, Withdrew
 from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.masked_service import MaskedHandlers
+from secure_fedhelp.coordinator.state import public_state
 from secure_fedhelp.coordinator.streams import Streams
 from secure_fedhelp.errors import (
     CiphertextWrongLength,
@@ -57,6 +58,10 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
         self._streams = Streams(tuple(h.name for h in self._plan.hospitals))
         chosen = plan_profile(self._plan)
         self._largest_sealed = chosen.key_bytes + _SEALING_BYTES
+
+    def ended_error(self) -> FedHelpError | None:
+        """What the study has ended with early, if it has: for who runs it in memory."""
+        return public_state(self._plan, self._keeper.state).ended_error()
 
     # -- study --------------------------------------------------------------------------------------------------------
 

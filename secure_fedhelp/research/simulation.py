@@ -23,7 +23,7 @@ from rich.console import Console
 from secure_fedhelp.coordinator.server import in_memory
 from secure_fedhelp.coordinator.service import CoordinatorService
 from secure_fedhelp.data.loaded import Progress, silent
-from secure_fedhelp.errors import FedHelpError, UnderQuorum
+from secure_fedhelp.errors import FedHelpError, StudyEnded, UnderQuorum
 from secure_fedhelp.hospital.taking_part import take_part
 from secure_fedhelp.hospital.world import World
 from secure_fedhelp.research.catalog import StudyData
@@ -40,12 +40,12 @@ from secure_fedhelp.research.demo_setup import (
 from secure_fedhelp.research.foundation_server import Foundation, Refused
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan
-from secure_fedhelp.research.progress import make_progress
+from secure_fedhelp.research.progress import make_progress, rounds_published
 from secure_fedhelp.research.records_table import print_records
 from secure_fedhelp.research.report import write_report
 from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.study_file import StudyFile
-from secure_fedhelp.research.summary import Summary, write_summary
+from secure_fedhelp.research.summary import Summary, cut_short, failing_with, write_summary
 from secure_fedhelp.research.teacher import Teacher
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.memory import MemoryChannel
@@ -65,11 +65,18 @@ class _Hospital:
 
 
 def simulate(
-    study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, screen: Console, progress: Progress = silent
+    study: StudyFile,
+    data_dir: Path | None,
+    out: Path,
+    overwrite: bool,
+    screen: Console,
+    progress: Progress = silent,
+    show: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Run the study and leave ``summary.json`` and ``report.html`` in the run directory ``out``.
 
-    Raises named errors for bad settings before anything starts, and UnderQuorum if too few hospitals came through.
+    Raises named errors for bad settings before anything starts. If the study ends without its rounds, or too few
+    hospitals come through, the result is written and shown (``show``) all the same before the error is raised.
     """
     data = study_data(study, data_dir, progress)
     plan = study_plan(study, data)
@@ -77,12 +84,19 @@ def simulate(
     print_records(plan, data, screen)
     lock = lock_run(run.root)
     try:
-        started = time.monotonic()
-        run_simulation(run, plan, data, screen)
+        started, failure = time.monotonic(), None
+        try:
+            run_simulation(run, plan, data, screen)
+        except StudyEnded as error:
+            failure = error
         wall, memory = time.monotonic() - started, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        summary = collect(run, plan, study.label, wall, memory, data)
+        with failing_with(failure):
+            summary = collect(run, plan, study.label, wall, memory, data)
         write_summary(run.root / "summary.json", summary)
         write_report(summary, run.root / "report.html")
+        show(summary)
+        if failure is not None:
+            raise failure
         return summary
     finally:
         os.close(lock)
@@ -91,7 +105,8 @@ def simulate(
 def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Console, rivals: bool = True) -> None:
     """All parties of one study in this process, until every hospital has ended.
 
-    With ``rivals`` hospitals also train what they could have had alone, as in every study in research mode.
+    With ``rivals`` hospitals also train what they could have had alone, as in every study in research mode. Raises the
+    error that the study ended with, if it ended without its rounds, and UnderQuorum if too few hospitals came through.
     """
     write_plan(run.plan, plan)
     create_consortium(run, plan, time.time())
@@ -109,11 +124,25 @@ def run_simulation(run: RunFolder, plan: StudyPlan, data: StudyData, screen: Con
                 if hospital.error is not None:
                     progress.note(f"{hospital.name} left the study: {hospital.error.message}")
             progress.update()
-    failed = [h.name for h in hospitals if h.error is not None]
-    if len(hospitals) - len(failed) < plan.aggregation.minimum_cohort:
-        first = next(h.error for h in hospitals if h.error is not None)
-        reason = f"{len(failed)} of {len(hospitals)} hospitals failed, {', '.join(failed)}: {first.message}"
-        raise UnderQuorum(reason) from first
+        ended = service.ended_error()
+    failure = _failure(plan, hospitals, ended)
+    cause = cut_short(plan, rounds_published(run), failure or ended) or failure
+    if cause is not None:
+        raise cause
+
+
+def _failure(plan: StudyPlan, hospitals: Sequence[_Hospital], ended: FedHelpError | None) -> FedHelpError | None:
+    """UnderQuorum, or what the study ended with, if too few hospitals came through: with those whose own error it was,
+    and not those that were only told of the end."""
+    failed = [h for h in hospitals if h.error is not None]
+    if len(hospitals) - len(failed) >= plan.aggregation.minimum_cohort:
+        return None
+    own = [h for h in failed if not isinstance(h.error, StudyEnded)]
+    why = "; ".join(f"{h.name}: {h.error.message}" for h in own if h.error is not None)
+    what = ended.message if ended is not None else f"{len(failed)} of {len(hospitals)} hospitals failed"
+    error = (UnderQuorum if ended is None else type(ended))(f"{what}. {why}" if why else what)
+    error.__cause__ = (own or failed)[0].error
+    return error
 
 
 def _log(path: Path) -> Callable[[str], None]:
