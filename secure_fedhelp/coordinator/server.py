@@ -48,6 +48,8 @@ OnEvent = Callable[[str], None]
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
 _FILES = 65536
+#: What the process has open for itself: the journal, gRPC's own, a sum, and some to spare.
+_OWN_FILES = 64
 
 
 def allow_many_files() -> None:
@@ -57,6 +59,14 @@ def allow_many_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections(plan: StudyPlan) -> int:
+    """How many connections may be open at once, so that there are files left for what has to be stored."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _FILES if soft == resource.RLIM_INFINITY else soft
+    kept = _OWN_FILES + 2 * pool_size(plan)  # a call in progress has one or two files open
+    return max(files - kept, 4 * len(plan.hospitals))
 
 
 def serve(
@@ -71,7 +81,8 @@ def serve(
 ) -> StudyState:
     """Coordinate one study until it is over, or until SIGTERM or SIGINT (or ``stop``), and return its last state.
 
-    A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``. Started
+    A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``; one that
+    ended because hospitals left, also for those that have not come yet, so that they hear why. Started
     again on the same folder, an interrupted study goes on where it was. ``source`` says where the secret comes from
     that opens the folder's keys. Raises the named errors of keys, plan and folder, InvalidConfiguration if the address
     cannot be used, and StorageError if the disk fails.
@@ -165,10 +176,16 @@ def _work_until_over(
             keeper.lacking(error)
         if state.over:
             over_since = clock() if over_since is None else over_since
-            if not state.present or clock() - over_since >= linger_seconds:
+            nobody = not state.present and not _still_coming(keeper.plan, state)
+            if nobody or clock() - over_since >= linger_seconds:
                 return
         keeper.wait(done, _LOOK_SECONDS)
     on_event("stopped; start again with the same folder to go on")
+
+
+def _still_coming(plan: StudyPlan, state: State) -> bool:
+    """Whether hospitals that know nothing of it yet will come to a study that others have ended by leaving."""
+    return bool(state.gone) and not {h.name for h in plan.hospitals} <= state.members.keys() | state.gone
 
 
 @contextmanager
@@ -179,7 +196,9 @@ def _running(
     host, port = parse_address(address)
     threads = pool_size(plan)
     with ThreadPoolExecutor(threads, thread_name_prefix="call") as pool:
-        server = grpc.server(pool, interceptors=[calls], options=server_options(), maximum_concurrent_rpcs=threads)
+        server = grpc.server(
+            pool, interceptors=[calls], options=server_options(most_connections(plan)), maximum_concurrent_rpcs=threads
+        )
         add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated without types
         try:
             bound = server.add_secure_port(join_address(host, port), server_credentials(credentials))

@@ -228,6 +228,6 @@ class RevocationList:
             return
         else:
             self._said_at = now
-            held = f"list {self._list.number} stays in force" if self._list else "nobody can be let in without one"
+            held = f"list {self._list.number} stays in force" if self._list else "there is no good list yet"
             self.tell(f"{said}: {held}. {_HINT}")
         self._said = said

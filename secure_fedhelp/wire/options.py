@@ -29,13 +29,16 @@ _BOTH: Options = [
 ]
 
 
-def server_options() -> Options:
+def server_options(connections: int = 1000) -> Options:
+    """``connections``: how many may be open at once, strangers' that never say anything included."""
     return [
         *_BOTH,
         ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
         # A stranger's connection that says nothing holds a file of the process for no longer.
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # The rest of the process's files are for what is stored, so that calls in progress never wait for strangers.
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the hospitals
     ]
 

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 from studies import quick_plan
+from typer.testing import CliRunner
 
+from secure_fedhelp.cli.main import app
 from secure_fedhelp.errors import HospitalsLeft, UnderQuorum
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.research.catalog import StudyData, prepare
+from secure_fedhelp.research.demo import DemoSettings, run_demo
 from secure_fedhelp.research.demo_setup import RunFolder, create_run_folder
 from secure_fedhelp.research.progress import rounds_published
 from secure_fedhelp.research.simulation import run_simulation
+from secure_fedhelp.research.summary import read_summary
 
 pytestmark = pytest.mark.end
 
@@ -126,3 +130,42 @@ def test_too_few_left_in_a_round_end_the_study_at_once(
     monkeypatch.setattr(FedHelp, "contribute", slips)
     with pytest.raises(UnderQuorum, match=r"after 1 of 2 rounds.*left: small-"):
         simulated(tmp_path, data, minimum=3, rounds=2)
+
+
+def test_the_demo_ends_with_the_error_of_its_study_and_shows_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every party is a process: four of six hospitals refuse the plan, and the other two are told so."""
+    from secure_fedhelp.research import demo
+
+    write = demo.write_hospitals
+
+    def stricter(run: RunFolder, *arguments: object, **named: object) -> None:
+        write(run, *arguments, **named)  # type: ignore[arg-type]
+        for name in ("large-1", "large-2", "large-3", "small-3"):
+            policy = run.hospital(name).root / "policy.toml"
+            kept = [line for line in policy.read_text().splitlines(keepends=True) if "largest_epsilon" not in line]
+            policy.write_text("largest_epsilon = 0.001\n" + "".join(kept))
+
+    monkeypatch.setattr(demo, "write_hospitals", stricter)
+    out = tmp_path / "run"
+    with pytest.raises(HospitalsLeft, match=r"after 0 of 2 rounds.*left: large-1, large-2, large-3, small-3") as caught:
+        run_demo(DemoSettings("breast-cancer", None, 2, 3.0, 1, out, overwrite=False))
+    assert caught.value.exit_code == 5
+    assert read_summary(out / "summary.json").rounds == 0
+    assert "Report:" in capsys.readouterr().out
+    for name in ("small-1", "small-2"):
+        assert "HospitalsLeft" in log(out, name)
+
+
+def test_the_simulation_ends_with_the_error_of_its_study_and_shows_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FedHelp, "contribute", lambda self, round_number: 1 / 0)
+    (tmp_path / "study.toml").write_text('name = "own"\ndataset = "breast-cancer"\nrounds = 1\n')
+    words = ["simulate", str(tmp_path / "study.toml"), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UnderQuorum)
+    assert "ZeroDivisionError" in done.exception.message
+    assert "0 rounds" in done.output
+    assert "Report:" in done.output
