@@ -72,6 +72,9 @@ def sweep(
 ) -> None:
     """Run a study with several methods, budgets and seeds, and put everything into tables.
 
+    A run whose study ended without its rounds has failed. The command ends with exit code 1 if a run failed, once the
+    others are done and shown.
+
     A sweep that was ended goes on where it was, and one that asks for more does only what is new. Tables and report are
     of what was asked for last.
 
