@@ -58,13 +58,13 @@ def decode_row(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], column
     return cells
 
 
-def category(text: str, categories: tuple[str, ...], where: str, reading: Reading = STANDARD) -> int:
+def category(text: str, categories: Sequence[str], where: str, reading: Reading = STANDARD) -> int:
     """Index of a category; a number in another spelling (``1.0`` or ``01`` for ``1``) is the same category; a code is
     not (data/numbers.py)."""
     value = text.strip()
     if reading.usual and value in categories:
         return categories.index(value)
-    number, known = exact(value, reading), numbers_of(categories)
+    number, known = exact(value, reading), numbers_of(tuple(categories))
     if number is not None and number in known:
         return known[number]
     if value in categories and (number is None or exact(value) in (None, number)):  # not 1.500 where it is 1500
