@@ -18,8 +18,8 @@ _HINT = "Set more aside with [parts] public, or list the columns yourself: [[dat
 
 
 def infer_column(name: str, public_values: Sequence[str], reading: Reading = STANDARD) -> Column:
-    """Numeric if every public value that is not missing is a number (data/numbers.py), else categorical; so are codes,
-    which a column has if one of its values begins with a zero that no number needs.
+    """Numeric if every public value that is not missing is a number (data/numbers.py), else categorical; so are codes
+    such as ``007``.
 
     Raises InvalidData, also where most are numbers: NA among them is no category, nor are the numbers.
     """
