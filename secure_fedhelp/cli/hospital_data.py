@@ -106,13 +106,16 @@ def _print(out: Console, card: DataCard) -> None:
 
 #: Of a column's name, before it goes on in the next line; a terminal has 80 columns.
 _WIDEST_NAME = 22
+_CAPTION = """\
+middle: how many of the plan's scales the median lies from the plan's centre.
+spread: the standard deviation in scales; 1 is what the plan expects."""
 
 
 def _numbers(columns: Sequence[NumericCounts]) -> Table:
     """Medians and quartiles as in the file, for whoever knows it; then how they lie against the plan."""
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("numbers", overflow="fold", max_width=_WIDEST_NAME)
-    for heading in ("missing", "cut", "quartile", "median", "quartile", "middle", "spread"):
+    for heading in ("missing", "cut", "25 %", "median", "75 %", "middle", "spread"):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in columns:
         figures = [""] * 5
@@ -120,6 +123,6 @@ def _numbers(columns: Sequence[NumericCounts]) -> Table:
             ends = (one.quantiles.lower, one.quantiles.median, one.quantiles.upper)
             figures = [*(f"{end:.5g}" for end in ends), f"{one.middle:+.2g}", f"{one.spread:.2g}"]
         table.add_row(Text(plain(one.name)), str(one.missing), str(one.cut), *figures)
-    table.caption = "middle: of the median, in the plan's scales from its centre; spread: in scales, 1 is the plan's"
+    table.caption = _CAPTION
     table.caption_justify = "left"
     return table

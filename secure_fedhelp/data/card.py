@@ -14,7 +14,8 @@ import numpy as np
 from secure_fedhelp.data import suspicion
 from secure_fedhelp.data.checks import shortfall
 from secure_fedhelp.data.columns import CategoryCounts, ColumnCounts, NumericCounts
-from secure_fedhelp.data.counting import count_columns, count_tones, grey_ends
+from secure_fedhelp.data.counting import count_columns
+from secure_fedhelp.data.greys import count_tones, grey_ends
 from secure_fedhelp.data.images import CENTER, SCALE
 from secure_fedhelp.data.loaded import Loaded, Tones
 from secure_fedhelp.data.suspicion import Suspicion
@@ -66,7 +67,7 @@ class DataCard:
         ]
         if self.columns:
             found.append(("missing values", _counted([(one.name, one.missing) for one in self.columns], self.records)))
-            found.append(("values cut", _counted([(one.name, one.cut) for one in self.numeric], self.records)))
+            found.append(("cut at ten scales", _counted([(one.name, one.cut) for one in self.numeric], self.records)))
         if self.intensity is not None:
             low, high = self.intensity
             grey = [f"{value * SCALE + CENTER:.3g}" for value in self.intensity]
@@ -97,17 +98,12 @@ def said(one: ColumnCounts) -> str:
     """The figures of a column in words."""
     missing = f"{one.missing} missing"
     if isinstance(one, CategoryCounts):
-        return f"{_shares(taken(one), one.known) or 'nothing'}; {missing}"
+        return f"{_categories(one)}; {missing}"
     if (ends := one.quantiles) is None:
         return missing
     middle = f"median {ends.median:.6g}, {one.middle:+.3g} scales from the plan's centre"
     quartiles = f"half from {ends.lower:.6g} to {ends.upper:.6g}, spread {one.spread:.3g} scales"
     return f"{middle}; {quartiles}; {missing}, {one.cut} cut"
-
-
-def taken(one: CategoryCounts) -> dict[str, int]:
-    """Records of each category, those that the plan does not list last, under the words ``none of them``."""
-    return one.categories if one.other is None else {**one.categories, "none of them": one.other}
 
 
 def data_card(loaded: Loaded, plan: StudyPlan, hospital: str) -> DataCard:
@@ -144,6 +140,14 @@ def data_card(loaded: Loaded, plan: StudyPlan, hospital: str) -> DataCard:
 
 def _counted(counts: Iterable[tuple[str, int]], records: int) -> str:
     return ", ".join(f"{name} {count} ({count / records:.1%})" for name, count in counts if count) or "none"
+
+
+def _categories(one: CategoryCounts) -> str:
+    listed = _shares(one.categories, one.known)
+    if one.other is None:
+        return listed
+    named = "".join(f", {value!r} {count}" for value, count in one.unlisted)
+    return f"{listed}, and {one.other} not listed ({one.other / (one.known or 1):.1%}{named})"
 
 
 def _shares(counts: Mapping[str, int], total: int) -> str:

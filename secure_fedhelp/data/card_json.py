@@ -13,6 +13,7 @@ from secure_fedhelp.data.card import DataCard
 from secure_fedhelp.data.columns import CategoryCounts, ColumnCounts, NumericCounts
 from secure_fedhelp.errors import FedHelpError
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import Column
 
 #: Raised when a key changes its meaning or goes; a new key does not raise it.
 FORMAT = 1
@@ -24,7 +25,6 @@ def card_json(card: DataCard, plan: StudyPlan, hospital: str, misfit: FedHelpErr
     A figure that is no finite number is null.
     """
     least, median, most = card.records_a_patient
-    centres = {column.name: (column.center, column.scale) for column in plan.data.columns}
     values = {
         "format": FORMAT,
         "hospital": hospital,
@@ -38,23 +38,25 @@ def card_json(card: DataCard, plan: StudyPlan, hospital: str, misfit: FedHelpErr
         "records": card.records,
         "records_a_patient": {"fewest": least, "median": median, "most": most},
         "classes": {"counted": "pixels" if card.masked else "records", "counts": dict(card.classes)},
-        "columns": [_column(one, *centres[one.name]) for one in card.columns],
+        "columns": [_column(*both) for both in zip(card.columns, plan.data.columns, strict=False)],
         "images": _images(card),
     }
     return json.dumps(_finite(values), indent=1, allow_nan=False).encode() + b"\n"
 
 
-def _column(one: ColumnCounts, center: float, scale: float) -> dict[str, Any]:
+def _column(one: ColumnCounts, column: Column) -> dict[str, Any]:
     common: dict[str, Any] = {"name": one.name, "missing": one.missing}
     if isinstance(one, CategoryCounts):
         unlisted = [{"value": value, "records": count} for value, count in one.unlisted]
         return {"kind": "categorical", **common, "categories": one.categories, "other": one.other, "unlisted": unlisted}
-    return {"kind": "numeric", **common, "cut": one.cut, "center": center, "scale": scale, **_figures(one)}
+    return {"kind": "numeric", **common, "cut": one.cut, **_figures(one, column)}
 
 
-def _figures(one: NumericCounts) -> dict[str, Any]:
+def _figures(one: NumericCounts, column: Column) -> dict[str, Any]:
     ends = one.quantiles
     return {
+        "center": column.center,
+        "scale": column.scale,
         "smallest": ends and ends.smallest,
         "lower_quartile": ends and ends.lower,
         "median": ends and ends.median,

@@ -21,13 +21,16 @@ Kind = Literal["missing", "constant", "code", "middle", "spread", "factor", "cut
 #: A median so many scales from the centre: of the public set a tenth at most lies there, of this hospital's half.
 _MIDDLE, _FEWEST_FOR_MIDDLE = 3.0, 8
 #: Spreads, by both measures, this many times the scale, or this small a part of it. Of the public set six in seven lie
-#: within 2.7 scales, the quartiles of a spread of 4; and the units that are confused (10, 12, 18, 1000) are beyond 8.
-_WIDE, _NARROW, _FEWEST_FOR_SPREAD = 4.0, 1 / 8, 10
+#: within 2.7 scales, the quartiles of a spread of 4; a tenth is the least of the units that are confused and leave the
+#: middle near the centre. One far value in a small public set narrows all hospitals, so few values have to tell more.
+_WIDE, _FEWEST_FOR_WIDE = 4.0, 10
+_NARROW = ((0.1, 30), (0.03, 10))
 #: Middle and spread by one and the same factor: pounds for kilograms, inches for centimetres. Read only where centre is
 #: twice the scale or more, else a skewed column is like that by itself.
-_FACTOR, _SAME, _CENTRE_OVER_SCALE, _MOVED = 1.5, 1.35, 2.0, 1.5
-#: Of the public set one value in a hundred at most lies beyond ten scales.
-_CUT_SHARE, _FEWEST_CUT = 0.01, 2
+_FACTOR, _SAME, _CENTRE_OVER_SCALE, _MOVED, _FEWEST_FOR_FACTOR = 1.8, 1.35, 2.0, 1.5, 10
+#: Of the public set one value in a hundred at most lies beyond ten scales, of a long-tailed column whose scale is from
+#: a small public set a few more.
+_CUT_SHARE, _FEWEST_CUT = 0.03, 2
 #: A column of so many values is not constant by chance; nor is one of three categories or more. Two are how findings
 #: are coded, and one that nobody has is no fault.
 _FEWEST_FOR_CONSTANT, _FEWEST_FOR_ONE_CATEGORY = 10, 20
@@ -55,12 +58,11 @@ class Suspicion:
 
 def of_columns(counts: Iterable[ColumnCounts], data: DataSection, patients: int) -> tuple[Suspicion, ...]:
     """What must be wrong with columns. ``patients`` bounds how many values are independent of one another."""
-    columns = {column.name: column for column in data.columns}
     found = list[Suspicion]()
-    for one in counts:
+    for one, column in zip(counts, data.columns, strict=True):
         match one:
             case NumericCounts():
-                found += _numeric(one, columns[one.name], patients)
+                found += _numeric(one, column, patients)
             case CategoryCounts():
                 found += _categorical(one)
             case _:
@@ -97,7 +99,7 @@ def _numeric(one: NumericCounts, column: Column, patients: int) -> Iterable[Susp
     elif one.codes:
         for value, count in one.codes:
             often = f"{count} times ({count / one.known:.1%})"
-            words = f"{value:g} comes {often}, far from all other values. If it stands for missing, leave it empty"
+            words = f"{value:.12g} comes {often}, far from all other values. If it stands for missing, leave it empty"
             yield Suspicion("code", one.name, words)
     elif one.known >= _FEWEST_FOR_MIDDLE and abs(one.middle) > _MIDDLE:
         words = f"the median is {ends.median:g}, {abs(one.middle):.3g} scales from the centre"
@@ -105,7 +107,7 @@ def _numeric(one: NumericCounts, column: Column, patients: int) -> Iterable[Susp
     elif (factor := _factor(one, column)) is not None:
         words = f"median ({ends.median:g}) and spread are both about {factor:.2g} times the plan's"
         yield Suspicion("factor", one.name, f"{words}; {unit}")
-    elif one.known >= _FEWEST_FOR_SPREAD and not _NARROW <= _spread(one) <= _WIDE:
+    elif _wide(one) or _narrow(one):
         words = f"half of the values lie from {ends.lower:g} to {ends.upper:g}"
         yield Suspicion("spread", one.name, f"{words}; {unit}")
     elif one.cut >= _FEWEST_CUT and one.cut > _CUT_SHARE * one.known:
@@ -113,15 +115,20 @@ def _numeric(one: NumericCounts, column: Column, patients: int) -> Iterable[Susp
         yield Suspicion("cut", one.name, f"{words}; {plan}")
 
 
-def _spread(one: NumericCounts) -> float:
-    """The measure nearer to 1: far values widen the one alone, and many equal ones narrow the other alone."""
-    both = sorted((one.spread, one.quartile_spread))
-    return min(max(1.0, both[0]), both[1])
+def _wide(one: NumericCounts) -> bool:
+    """By both measures, for far values widen the one alone."""
+    return one.known >= _FEWEST_FOR_WIDE and min(one.spread, one.quartile_spread) > _WIDE
+
+
+def _narrow(one: NumericCounts) -> bool:
+    """By both measures; where most values are equal, as of a rare finding, no unit has made them so."""
+    larger = max(one.spread, one.quartile_spread)
+    return one.quartile_spread > 0 and any(one.known >= few and larger < narrow for narrow, few in _NARROW)
 
 
 def _factor(one: NumericCounts, column: Column) -> float | None:
     """By what both median and spread are multiplied, if it is one factor, far from 1, that moves the middle."""
-    if one.quantiles is None or one.known < _FEWEST_FOR_SPREAD or abs(one.middle) < _MOVED:
+    if one.quantiles is None or one.known < _FEWEST_FOR_FACTOR or abs(one.middle) < _MOVED:
         return None
     if abs(column.center) < _CENTRE_OVER_SCALE * column.scale:
         return None
