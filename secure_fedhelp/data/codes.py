@@ -24,6 +24,8 @@ _GAP, _GAP_OF_OTHERS = 1.5, 0.5
 _OFTEN, _OFTEN_SHARE = 3, 0.005
 #: How missing is usually coded, besides 0 and a negative number among others that are not: 9, 99, 998, 888, 7777.
 _USUAL_CODE = re.compile(r"9*[789]|7+|8+")
+#: Of two digits or more, or below 0, and beyond what a model is shown: then it need not come often.
+_SURE, _SURE_TIMES = 10.0, 2
 #: More different values than this beyond a gap are values in another unit, or other patients, and no codes.
 _MOST_CODES = 5
 #: Gaps that are looked at in a column.
@@ -50,18 +52,22 @@ def codes_for_missing(values: Floats, column: Column) -> list[tuple[float, int]]
         widest = int(np.argmax(gaps))
         low, high = slice(0, widest + 1), slice(widest + 1, None)
         below = abs(_median(distinct[low], counts[low])) > abs(_median(distinct[high], counts[high]))
-        far, rest, edge = (low, high, distinct[widest]) if below else (high, low, distinct[widest + 1])
+        far, rest, edge = (low, high, widest) if below else (high, low, widest + 1)
         body = np.repeat(distinct[rest], counts[rest])
         spread = quartile_spread(body)
         unit = max(1.0, spread)
-        if gaps[widest] < _GAP * unit or abs(edge - np.median(body)) < _FAR * unit:
+        if gaps[widest] < _GAP * unit or abs(distinct[edge] - np.median(body)) < _FAR * unit:
             break
-        # Where most of a column is one value, the others are what it is about, and only usual codes are told.
-        alone = spread > 0 and gaps[widest] > _GAP_OF_OTHERS * (body[-1] - body[0])
-        lowest = raw(body[0], column)
-        beyond = [(raw(v, column), int(n)) for v, n in zip(distinct[far], counts[far], strict=True)]
-        if len(beyond) <= _MOST_CODES:
-            found += [(v, n) for v, n in beyond if n >= often and (alone or _is_usual_code(v, lowest, spread))]
+        if len(distinct[far]) <= _MOST_CODES:
+            # Where most of a column is one value, the others are what it is about, and only usual codes are told.
+            alone = spread > 0 and gaps[widest] > _GAP_OF_OTHERS * (body[-1] - body[0])
+            rest_from = raw(body[0], column)
+            for scaled, times in zip(distinct[far].tolist(), counts[far].tolist(), strict=True):
+                value = raw(scaled, column)
+                usual = _is_usual_code(value, rest_from, spread)
+                sure = usual and abs(scaled) > _SURE and not 0 <= value < _SURE
+                if times >= (_SURE_TIMES if sure else often) and (alone or usual):
+                    found.append((value, times))
         elif counts[far].sum() > len(body):  # most of the column: its unit is wrong, and it has no codes
             break
         distinct, counts = distinct[rest], counts[rest]

@@ -92,7 +92,7 @@ def _numeric(one: NumericCounts, column: Column, patients: int) -> Iterable[Susp
         return
     ends, plan = one.quantiles, f"the plan expects about {column.center:g}, give or take {column.scale:g}"
     unit = f"{plan}. Is it in the plan's unit?"
-    if ends.smallest == ends.largest:
+    if ends.smallest == ends.largest and one.cut < one.known:  # what was cut already is equal by that
         usual = column.scale == 1.0 and abs(one.middle) < _PUBLIC  # in the public set too
         if not usual and not _constant_by_chance(one, patients):
             yield Suspicion("constant", one.name, f"all {one.known} values are {ends.median:g}; {plan}")
