@@ -145,7 +145,8 @@ def test_a_warning_has_the_figures_that_a_data_manager_looks_for(tmp_path: Path)
 
 def test_missing_values_are_no_part_of_middle_and_spread(tmp_path: Path) -> None:
     """They become the centre for a model; a card that counted them there would hide a unit."""
-    card = card_of(tmp_path, Column(name="age", kind="numeric", center=60.0, scale=12.0), ["", "?"] * 40 + ["700", "720"] * 5)
+    age_column = Column(name="age", kind="numeric", center=60.0, scale=12.0)
+    card = card_of(tmp_path, age_column, ["", "?"] * 40 + ["700", "720"] * 5)
     (age,) = card.numeric
     assert (age.missing, age.known, age.quantiles and age.quantiles.median) == (80, 10, 710.0)
     assert [one.kind for one in card.warnings] == ["middle"]
