@@ -10,8 +10,8 @@
 ``nan`` and ``1_000``, which Python takes for numbers, are none. Where nobody declared the column, ``1E50`` is none: it
 is a code of ICD-11.
 
-A number that begins with a zero before another digit, as ``007`` does, is a *code*. Where one of a list of names is a
-code, all of them are, and no name is taken for its number.
+A number that begins with a zero before two digits or more, as ``007`` does, is a *code*; ``07`` is a number, for so
+ages and hours are padded. Where one of a list of names is a code, all of them are, and no name is taken for its number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from secure_fedhelp.errors import InvalidData, InvalidValue
 _BLANKS = "[ \u00a0\u2009\u202f]"
 _EXPONENT = re.compile(r"[eE][+-]?[0-9]+\Z")
 _USUAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_CODE = re.compile(r"[+-]?0[0-9]+(?:[.,][0-9]*)?")
+_CODE = re.compile(r"[+-]?0[0-9]{2,}(?:[.,][0-9]*)?")
 
 
 def plain(text: str, reading: Reading = STANDARD) -> str | None:
@@ -83,7 +83,7 @@ def other_settings(text: str, reading: Reading) -> str:
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is a number but for a zero before its first digit, which no number has to have."""
+    """Whether a text is a number but for zeros before it, which no number has to have, and has three digits or more."""
     return _CODE.fullmatch(text.strip()) is not None
 
 

@@ -20,6 +20,7 @@ from secure_fedhelp.study.patients import canonical_patient, visible
 
 #: Whole numbers from here on share a floating-point number with others, by the number's size in bytes.
 FIRST_INEXACT = {2: 2**11, 4: 2**24, 8: 2**53}
+_NAME_ALL = "Give every record its patient's identifier, or leave it out of the file. Nothing was spent."
 #: What programs write where there is no value. One patient of that name would be everybody whom nobody has named.
 _NOBODY = frozenset(("", "?", ".", "-", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "\\n"))
 _EXPONENT = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*e[+-]?|e[+-])[0-9]+")
@@ -54,7 +55,7 @@ def identifier(text: str, reading: Reading, where: str) -> str:
     """The identifier that a text gives, not canonical yet; InvalidValue if it gives none, or none exactly."""
     value, shown = visible(text), repr(text.strip()[:40])
     if value in _NOBODY:
-        raise InvalidValue(f"{where}: no patient identifier" + (f" but {shown}" if value else ""))
+        raise InvalidValue(f"{where}: no patient identifier" + (f" but {shown}" if value else ""), _NAME_ALL)
     if _SPELT_OUT.fullmatch(value):
         raise InvalidValue(f"{where}: {shown} is a program's way to write an identifier, not one", AS_TEXT)
     if value[0].isalpha() and value.isascii():  # no number, as most identifiers

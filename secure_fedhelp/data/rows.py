@@ -47,7 +47,7 @@ def columns_of(path: Path, reading: Reading = STANDARD) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return _header(csv.reader(file, delimiter=MARKS[reading.separator], strict=True), path, None, reading)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(path, error) from error
 
 
 def _read_csv(
@@ -72,7 +72,7 @@ def _read_csv(
                     progress(path.name, raw.tell(), size)
         progress(path.name, size, size)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(path, error) from error
     return rows
 
 
@@ -110,3 +110,9 @@ def _names(reader: Iterator[list[str]]) -> list[str]:
     """The first line, or the second if the first says this separator, as spreadsheets write it."""
     names = [name.strip() for name in next(reader, [])]
     return [name.strip() for name in next(reader, [])] if [name.lower() for name in names] == ["sep=", ""] else names
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError | csv.Error) -> InvalidData:
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidData(f"{path}: no UTF-8 text", "Save it as UTF-8. Nothing was trained and nothing was spent.")
+    return InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}")

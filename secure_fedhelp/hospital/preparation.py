@@ -159,7 +159,9 @@ def prepare_records(member: Membership, progress: Progress | None = None) -> Stu
             f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
             'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
         )
-    held_out = load_records(root / member.config.held_out, plan.data, "test", told, reading).records
+    aside = load_records(root / member.config.held_out, plan.data, "test", told, reading)
+    held_out = aside.records
+    card += tuple(f"  note: {note}" for note in aside.notes)
     _check_held_out(held_out, private, root / member.config.held_out)
     return StudyRecords(private, public, test, held_out, card)
 

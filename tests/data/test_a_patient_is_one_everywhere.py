@@ -269,15 +269,17 @@ def test_a_simulation_finds_who_is_at_two_sites_under_two_spellings(tmp_path: Pa
 def test_classes_that_are_one_number_are_one(tmp_path: Path) -> None:
     people = [f"p{n}" for n in range(300)]
     one = study_data(own(tmp_path, people, lambda n: ("0", "1")[n % 2]), None)
-    two = study_data(own(tmp_path, people, lambda n: ("0", "1", "0.0", "1.00")[n % 4]), None)
+    two = study_data(own(tmp_path, people, lambda n: ("0", "1", "0.0", "01")[n % 4]), None)
     assert one.data_section_fields["classes"] == two.data_section_fields["classes"] == ("0", "1")
     assert one.public.sha256 == two.public.sha256
     listed = study_data(own(tmp_path, people, lambda n: ("0", "1", "0.0", "01")[n % 4], classes=("0", "1")), None)
     assert set(listed.test.labels.tolist()) == {0, 1}
     with pytest.raises(InvalidConfiguration, match="classes: '1' and '1.0' are one number"):
         study_data(own(tmp_path, people, classes=("1", "1.0")), None)
-    with pytest.raises(InvalidData, match="own.csv, column 'outcome': '1' and '01' are one number, and '01' is a code"):
-        study_data(own(tmp_path, people, lambda n: ("0", "1", "0", "01")[n % 4]), None)
+    with pytest.raises(
+        InvalidData, match="own.csv, column 'outcome': '1' and '001' are one number, and '001' is a code"
+    ):
+        study_data(own(tmp_path, people, lambda n: ("0", "1", "0", "001")[n % 4]), None)
 
 
 def test_a_table_with_commas_is_read_as_the_study_file_says(tmp_path: Path) -> None:

@@ -218,6 +218,10 @@ def test_an_inferred_column_is_numeric_if_all_are_numbers() -> None:
     assert infer_column("dose", ["1,5", "2.000,5"], GERMAN).center == 1001.0
 
 
+def test_ages_and_hours_with_a_zero_before_them_are_numbers() -> None:
+    assert infer_column("age", ["07", "12", "00", "88"]).kind == "numeric"
+
+
 @pytest.mark.parametrize(
     ("values", "categories"),
     [
