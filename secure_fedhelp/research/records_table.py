@@ -12,12 +12,14 @@ from rich.text import Text
 
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.cohort import Cohort, cohort_of
+from secure_fedhelp.research.record_warnings import print_warnings
 from secure_fedhelp.study.plan import StudyPlan
 
 
 def print_records(plan: StudyPlan, data: StudyData, screen: Console) -> None:
     """Patients, records and classes of every hospital, of the other parts, and the columns that are learnt from."""
     print_cohort(plan.study.name, cohort_of(data), screen)
+    print_warnings(plan, data, screen)
 
 
 def print_cohort(study: str, cohort: Cohort, screen: Console) -> None:
