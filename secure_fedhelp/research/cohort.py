@@ -122,10 +122,13 @@ def counts_of(records: Records, classes: int) -> Counts:
 def describe(column: Column) -> str:
     """How a column is encoded, in words for a person."""
     if column.kind == "numeric":
-        return f"number, centre {column.center:g}, scale {column.scale:g}"
-    listed = ", ".join(map(_label, column.categories[:_MOST_LISTED]))
-    more = len(column.categories) - _MOST_LISTED
-    return f"{len(column.categories)} categories: {listed}" + (f" and {more} more" if more > 0 else "")
+        said = f"number, centre {column.center:g}, scale {column.scale:g}"
+    else:
+        listed = ", ".join(map(_label, column.categories[:_MOST_LISTED]))
+        more = len(column.categories) - _MOST_LISTED
+        said = f"{len(column.categories)} categories: {listed}" + (f" and {more} more" if more > 0 else "")
+    extra = [word for word, there in (("all others", column.other), ("missing", column.missing_indicator)) if there]
+    return said + (f"; one more feature for {' and one for '.join(extra)}" if extra else "")
 
 
 def _taken(column: Column, said: Iterable[str], own: bool) -> ColumnTaken:
