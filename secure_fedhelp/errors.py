@@ -319,8 +319,8 @@ class HospitalsLeft(UnderQuorum):
     """So many hospitals have said that they do not take part that a round cannot come."""
 
     default_hint = (
-        "The hospital that is named says why in its own log. When it can take part, start the coordinator in a new "
-        "folder; the hospitals run the same command again."
+        "The hospital that is named says why in its own log. If no round has begun, it can be mended there: then all "
+        "run the same commands again, the coordinator too. Otherwise a new study is needed."
     )
 
 

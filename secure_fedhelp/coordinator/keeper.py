@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from secure_fedhelp.coordinator.admission import Admission, Constants, admit
-from secure_fedhelp.coordinator.events import Event, Published, Restarted, SumLost, Ticked
+from secure_fedhelp.coordinator.events import Event, Joined, Published, Restarted, SumLost, Ticked
 from secure_fedhelp.coordinator.journal import Journal
 from secure_fedhelp.coordinator.progress import describe
 from secure_fedhelp.coordinator.publication import signed_line, transcript_entry
@@ -26,7 +26,7 @@ from secure_fedhelp.coordinator.sharing import mask_keys
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.state import State, public_state
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
-from secure_fedhelp.errors import FedHelpError, NoFileLeft, StorageError
+from secure_fedhelp.errors import FedHelpError, NoFileLeft, StorageError, StudyEnded
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
@@ -58,6 +58,8 @@ class Keeper:
         self._changed = threading.Condition()
         self._watchers: dict[str, int] = {}
         self._news: list[str] = []
+        #: Hospitals that came for the first time when the study was over, and were told so by this process.
+        self.turned_away: set[str] = set()
         self._broken: StorageError | None = None
         self._closing = self._lacking = False
         self._state = self._replay()
@@ -108,7 +110,12 @@ class Keeper:
         """
         with self._changed:
             self._tick()
-            return self._apply(event, beside)
+            try:
+                return self._apply(event, beside)
+            except StudyEnded:
+                if isinstance(event, Joined):
+                    self.turned_away.add(event.name)
+                raise
 
     def watch(self, name: str, known_version: int, wait_seconds: float) -> StudyState:
         """The public state, as soon as its version is another; after ``wait_seconds`` at the latest.

@@ -101,6 +101,8 @@ Leaving
     member's part is not promised to the others (keying, advertising, collecting): who has done its part in the running
     phase still counts.
 30. An attempt with masks in which all who lack are gone does at once what it would do at its deadline.
+31. A study that ended (HospitalsLeft) while it gathered gathers anew when the coordinator's process starts again:
+    nothing was agreed on or spent, and who left because of a mistake has corrected it.
 """
 
 from __future__ import annotations
@@ -128,6 +130,7 @@ from secure_fedhelp.coordinator.transitions import (
 )
 from secure_fedhelp.errors import (
     DuplicateHospital,
+    HospitalsLeft,
     ReplayedUpload,
     StudyAlreadyStarted,
     UnmaskingFailed,
@@ -136,11 +139,17 @@ from secure_fedhelp.errors import (
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, decline_statement
+from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, decline_statement, reason_error
 from secure_fedhelp.wire.transcript import epoch_ends
 
 #: Goodbyes of one member that count.
 GOODBYES = 1000
+
+
+def _may_gather_again(state: State) -> bool:
+    """Rule 31: no hospital was ever asked for a key."""
+    gathered = state.maker or state.key_epoch or state.round
+    return state.phase is Phase.ENDED and not gathered and isinstance(reason_error(state.reason), HospitalsLeft)
 
 
 @dataclass(frozen=True)
@@ -202,6 +211,8 @@ class Rounds:
                 return self._withdraw(state, event)
             case events.Ticked():
                 return self._tick(state, now) if now >= state.deadline else state
+            case events.Restarted() if _may_gather_again(state):
+                return replace(self.start(now), version=state.version, goodbyes=state.goodbyes)
             case events.Restarted():
                 ends = deadline(self.plan, state.phase, now)
                 return state if state.deadline == NO_DEADLINE else replace(state, deadline=ends)

@@ -176,16 +176,17 @@ def _work_until_over(
             keeper.lacking(error)
         if state.over:
             over_since = clock() if over_since is None else over_since
-            nobody = not state.present and not _still_coming(keeper.plan, state)
+            nobody = not state.present and not _still_coming(keeper, state)
             if nobody or clock() - over_since >= linger_seconds:
                 return
         keeper.wait(done, _LOOK_SECONDS)
     on_event("stopped; start again with the same folder to go on")
 
 
-def _still_coming(plan: StudyPlan, state: State) -> bool:
+def _still_coming(keeper: Keeper, state: State) -> bool:
     """Whether hospitals that know nothing of it yet will come to a study that others have ended by leaving."""
-    return bool(state.gone) and not {h.name for h in plan.hospitals} <= state.members.keys() | state.gone
+    known = state.members.keys() | state.gone | keeper.turned_away
+    return bool(state.gone) and not {h.name for h in keeper.plan.hospitals} <= known
 
 
 @contextmanager

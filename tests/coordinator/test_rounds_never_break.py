@@ -138,12 +138,14 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.state.round - self.before.round in (0, 1)
         assert self.state.key_epoch - self.before.key_epoch in (0, 1)
         assert self.before.out <= self.state.out
-        assert self.before.members.keys() <= self.state.members.keys()
+        assert self.before.members.keys() <= self.state.members.keys() or self.state.phase is Phase.GATHERING
 
     @invariant()
-    def what_is_over_stays_over(self) -> None:
-        if self.before.over:
-            assert self.state.phase is self.before.phase
+    def what_is_over_stays_over_unless_it_never_began(self) -> None:
+        if self.before.over and self.state.phase is not self.before.phase:
+            assert self.state.phase is Phase.GATHERING
+            assert self.before.reason.startswith("HospitalsLeft")
+            assert (self.before.maker, self.before.round, self.before.confirmed) == ("", 0, {})
         if self.state.phase is Phase.FINISHED:
             assert self.state.round == PLAN.study.rounds == len(self.cohorts)
         assert bool(self.state.reason) == (self.state.phase is Phase.ENDED)

@@ -1,4 +1,4 @@
-"""Rules 28 to 30 in the docstring of rounds.py, each by its number; and the message on the wire."""
+"""Rules 28 to 31 in the docstring of rounds.py, each by its number; and the message on the wire."""
 
 from __future__ import annotations
 
@@ -258,6 +258,36 @@ def test_30_shares_that_will_never_come_end_the_study_at_once(plan: StudyPlan) -
     error, message = end_of(study)
     assert error is UnmaskingFailed
     assert "missing: beta, delta, gamma" in message
+
+
+# -- rule 31: gathering anew ------------------------------------------------------------------------------------------
+
+
+def test_31_a_gathering_that_ended_begins_anew_with_the_coordinators_process() -> None:
+    study = PureStudy(PLAIN_OF_THREE, "alpha")
+    left(study, "gamma", "delta")
+    assert end_of(study)[0] is HospitalsLeft
+    version, study.now = study.state.version, 500.0
+    state = study.do(events.Restarted())
+    assert (state.phase, state.deadline, state.gone, state.members) == (Phase.GATHERING, 1500.0, frozenset(), {})
+    assert state.version > version
+    for name in NAMES:
+        study.do(study.hospitals[name].joined())
+    assert study.state.phase is Phase.KEYING
+
+
+def test_31_a_study_that_had_begun_stays_ended() -> None:
+    study = PureStudy(PLAIN_OF_THREE, *NAMES)
+    left(study, "gamma", "delta")
+    assert end_of(study)[0] is HospitalsLeft
+    study.is_quiet(events.Restarted())
+
+
+def test_31_a_gathering_whose_deadline_passed_stays_ended() -> None:
+    study = PureStudy(PLAIN_OF_THREE, "alpha", "beta")
+    left(study, "gamma")
+    study.late()
+    study.is_quiet(events.Restarted())
 
 
 def test_the_operator_reads_who_left() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from studies import quick_plan
+from studies import quick_plan, study
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import HospitalsLeft, UnderQuorum
+from secure_fedhelp.errors import HospitalsLeft, PolicyViolation, UnderQuorum
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.research.catalog import StudyData, prepare
@@ -130,6 +130,29 @@ def test_too_few_left_in_a_round_end_the_study_at_once(
     monkeypatch.setattr(FedHelp, "contribute", slips)
     with pytest.raises(UnderQuorum, match=r"after 1 of 2 rounds.*left: small-"):
         simulated(tmp_path, data, minimum=3, rounds=2)
+
+
+def test_a_mistake_that_ended_the_gathering_is_mended_and_all_run_the_same_commands_again(tmp_path: Path) -> None:
+    with study(tmp_path / "run", 1, NAMES[1:], aggregation__minimum_cohort=3) as running:
+        policy = running.run.hospital("small-1").root / "policy.toml"
+        right = policy.read_text()
+        policy.write_text("largest_epsilon = 0.001\n" + right.replace("largest_epsilon", "# largest_epsilon"))
+        running.start_coordinator()
+        for name in NAMES[1:]:
+            running.start_thread(name)
+        for thread in running.threads.values():
+            thread.join()
+        found = {name: type(error) for name, error in running.errors.items()}
+        assert found == {"large-2": HospitalsLeft, "small-1": PolicyViolation, "small-2": HospitalsLeft}
+        process = running.parties.parties["coordinator"].process
+        assert process.wait(90) == HospitalsLeft.exit_code
+        policy.write_text(right)
+        running.errors.clear()
+        running.start_coordinator()
+        for name in NAMES[1:]:
+            running.start_thread(name)
+        running.join_threads()
+        assert running.cohorts() == [set(NAMES[1:])]
 
 
 def test_the_demo_ends_with_the_error_of_its_study_and_shows_what_there_is(
