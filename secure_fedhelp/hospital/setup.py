@@ -38,6 +38,10 @@ ledger = {ledger}
 # largest_batch = 8                         # records in one question
 # ca_file = "keys/teacher-ca.crt"           # the authority of the server's certificate, if it is your own
 # token_file = "keys/teacher.token"         # a bearer token, in a file for its owner only (chmod 600)
+# [reading]                                 # how your files are written (docs/data.md); nothing of it is guessed
+# separator = ";"                           # of CSV files: "," if absent; "tab" or "bar"
+# decimal = ","                             # "." if absent; with thousands = "." the text 1.234,5 is a number too
+# spellings = "refuse"                      # a patient in two spellings, 17 and 0017: "merge" if absent
 """
 
 _POLICY = """\

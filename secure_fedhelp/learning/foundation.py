@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError
 
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import FoundationAnswerInvalid, FoundationRefused, StorageError
-from secure_fedhelp.learning.inference_client import FoundationAnswer, FoundationClient, public_inputs
+from secure_fedhelp.learning.inference_client import FoundationAnswer, FoundationClient, Manner, public_inputs
+from secure_fedhelp.learning.inference_http import Token
 from secure_fedhelp.learning.inference_protocol import first_complaint
 from secure_fedhelp.learning.teacher_answers import Answers, Logits, NotLogits, require_logits
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
@@ -27,7 +28,7 @@ from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.reading import ARRAYS, STATUS, read_bounded
 from secure_fedhelp.study.sections import Sha256, Strict
 
-__all__ = ["FoundationAnswer", "FoundationClient", "TeacherCache", "TeacherRecord"]
+__all__ = ["FoundationAnswer", "FoundationClient", "Manner", "TeacherCache", "TeacherRecord", "Token"]
 
 
 class TeacherRecord(Strict):

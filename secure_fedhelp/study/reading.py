@@ -65,7 +65,7 @@ REVOCATIONS = Kind("a revocation list", 16 * MIB)
 ISSUED = Kind("a list of issued certificates", 64 * MIB, 64 * 2**10)
 #: A sealed private key with its envelope, a passphrase, a bearer token.
 SECRET = Kind("a secret", MIB)
-#: 36 bytes a patient, of all data sets of a ledger: three and a half million.
+#: Twice 36 bytes a patient, of all data sets of a ledger: 1.8 million.
 PATIENT_BOOK = Kind("a book of patients", 128 * MIB)
 #: What a hospital keeps of a running study: a channel has at most 2^28 values of 8 bytes.
 STATE = Kind("a state file", 8 * GIB)
@@ -172,7 +172,7 @@ def read_rest(file: BinaryIO, kind: Kind) -> bytes:
     return data
 
 
-def read_end(path: Path, kind: Kind, size: int = 2**16) -> bytes:
+def read_end(path: Path, kind: Kind, size: int = 2**18) -> bytes:
     """The last bytes of a file, ``size`` at most; OSError."""
     with open_bounded(path, kind) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - size))

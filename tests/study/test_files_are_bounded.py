@@ -258,8 +258,8 @@ READ = {
     "issued": (r.ISSUED, "issued.jsonl", read_issued),
     "secret": (r.SECRET, "token", lambda p: (p.chmod(0o600) if p.is_file() else None, read_private(p))),
     "certificate": (r.CERTIFICATE, "ca.crt", read_public),
-    "table": (r.TABLE, "records.csv", lambda p: read_rows(p, None)),
-    "parquet": (r.TABLE, "records.parquet", lambda p: read_rows(p, None)),
+    "table": (r.TABLE, "records.csv", lambda p: read_rows(p, None, patient=None)),
+    "parquet": (r.TABLE, "records.parquet", lambda p: read_rows(p, None, patient=None)),
     "arrays": (r.ARRAYS, "records.npz", array_names),
     "teacher": (r.PICTURE, "teacher.npz", Teacher.load),
 }
