@@ -22,6 +22,7 @@ from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.identity.revocation import Tell
 from secure_fedhelp.identity.sealed_files import read_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
@@ -89,10 +90,13 @@ class StudyRecords:
         return {*self.private.patients, *(self.held_out.patients if self.held_out else ())}
 
 
-def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSource = USUAL) -> Membership:
+def prepare_membership(
+    root: Path, plan_path: Path, now: float, source: SecretSource = USUAL, tell: Tell = lambda line: None
+) -> Membership:
     """Read and check configuration, policy, plan and keys. Raises the named error of the first thing that is wrong.
 
     ``source`` says where the secret comes from that opens the folder; nothing is written before it has opened it.
+    ``tell`` hears if an earlier revocation list serves, because the one in the folder cannot.
     """
     folder = HospitalFolder(root)
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
@@ -115,7 +119,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
         )
     if not folder.result.exists():
         vault.require_not_given_back()
-    credentials = load_credentials(folder.keys, now, unlock)
+    credentials = load_credentials(folder.keys, now, unlock, tell)
     _require_identity(credentials, plan, config)
     signing = SigningKey.load(folder.keys / "signing.key", unlock).of(plan.study.signatures)
     sealing = SealingKey.from_private_bytes(read_key(folder.keys / "sealing.key", unlock))

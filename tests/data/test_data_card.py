@@ -253,7 +253,8 @@ def test_a_simulation_warns_of_each_hospital_before_it_trains(tmp_path: Path) ->
     sites: dict[str, tuple[Tier, Records]] = {name: ("small", records(0)) for name in ("alpha", "gamma")}
     sites["beta"] = ("small", records(55))
     public = PublicSet.of(records(0).inputs, None)
-    print_records(plan, StudyData(sites, public, (), records(0), {}), screen)
+    fields = plan.data.model_dump(include={"kind", "classes"}) | {"columns": plan.data.columns}
+    print_records(plan, StudyData(sites, public, (), records(0), fields), screen)
     told = [line for line in screen.export_text().splitlines() if line.startswith("warning")]
     assert len(told) == 1
     assert told[0].startswith("warning: beta: column age: the median is 180, 10 scales from the centre")
