@@ -1,7 +1,7 @@
 """What stored numbers mean: slope and intercept of each frame, and which end is white.
 
-Not applied: windows and other tables for showing (VOI LUT, presentation states), real world values beside the modality's
-own, private scales. Padding pixels are pixels.
+Not applied: windows and other tables for showing (VOI LUT, presentation states), real world values beside the
+modality's own, private scales. Padding pixels are pixels.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def scales_of(frames: Frames) -> list[Scale]:
     if class_of(root) == DOSE:
         return [_dose(root)] * frames.count
     at_root = _scale(root)
+    own = [None if group is None else _scale(group) for group in frames.groups("PixelValueTransformationSequence")]
     found = []
-    for group in frames.groups("PixelValueTransformationSequence"):
-        scale = None if group is None else _scale(group)
+    for scale in own:
         if scale is not None and at_root is not None and scale != at_root:
             raise InvalidData(
                 f"{root.where}: rescaled by {at_root} at its root, by {scale} in a functional group", _AGAIN
@@ -36,7 +36,7 @@ def scales_of(frames: Frames) -> list[Scale]:
         found.append(scale or at_root or (1.0, 0.0))
     if class_of(root) == PARAMETRIC_MAP:
         _require_own_values(frames)
-    if class_of(root) in CT and all(scale == (1, 0) for scale in found) and at_root is None:
+    if class_of(root) in CT and at_root is None and None in own:
         warnings.warn("CT without a slope and an intercept: its numbers are taken as they are", stacklevel=2)
     return found
 
