@@ -18,7 +18,7 @@ from secure_fedhelp.data.dicom_geometry import ONE_BY_ONE, Plane, affine_of, pla
 from secure_fedhelp.data.dicom_kinds import DIRECTORY, LARGEST_VOLUME, class_of, require_understood
 from secure_fedhelp.data.dicom_pixels import stored_frames
 from secure_fedhelp.data.dicom_tags import Frames, Tags
-from secure_fedhelp.data.dicom_values import Scale, scales_of, values_of
+from secure_fedhelp.data.dicom_values import Scale, scales_of, values_of, warn_of_units
 from secure_fedhelp.data.volume import Volume
 from secure_fedhelp.errors import InvalidData
 
@@ -44,6 +44,8 @@ class _File:
     def values(self, intensity: tuple[float, float] | None) -> NDArray[np.float32]:
         """float32 [frames, rows, columns]; reads the pixels."""
         root = self.frames.root
+        if intensity is not None:
+            warn_of_units(self.frames)
         stored = stored_frames(self.path, root, self.frames.count)
         inverted = root.text("PhotometricInterpretation") == "MONOCHROME1"
         return values_of(stored, self.scales, inverted=inverted, intensity=intensity, where=self.name)

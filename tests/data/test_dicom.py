@@ -628,3 +628,31 @@ def test_damage_anywhere_is_an_image_or_a_named_refusal(tmp_path: Path) -> None:
         except InvalidData as error:
             refused = error.message
         assert "IM0001" in (refused or "IM0001")
+
+
+def test_values_whose_unit_is_open_are_told_of_and_masks_are_not(tmp_path: Path) -> None:
+    paths = [
+        save(tmp_path / "ct", image(STORED)),
+        save(tmp_path / "pet", image(STORED, SOPClassUID=PET, Units="CNTS", RescaleSlope="1")),
+        save(tmp_path / "said", enhanced(FILM, {}, [rescaled(1, 0)] * 3)),
+    ]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for path in paths:
+            read_dicom(path, (LOW, HIGH))
+            read_dicom(path, None)
+    assert [str(warning.message).split(":")[0].split(";")[0] for warning in told] == [
+        "CT without a slope and an intercept",
+        "PET values are in the unit of the file (CNTS)",
+    ]
+
+
+@pytest.mark.parametrize("spaces", ["", "  ", "    "])
+def test_a_tag_of_spaces_is_an_empty_one(tmp_path: Path, spaces: str) -> None:
+    path = save(tmp_path / "ct", image(STORED, RescaleSlope=None, RescaleIntercept="-1024", RescaleType=spaces))
+    whole = path.read_bytes()
+    empty = b"\x28\0\x53\x10DS\0\0"
+    assert whole.count(empty) == 1
+    length = len(spaces).to_bytes(2, "little")
+    path.write_bytes(whole.replace(empty, empty[:6] + length + spaces.encode()))
+    np.testing.assert_array_equal(read(path).values[:, :, 0], STORED - 1024)
