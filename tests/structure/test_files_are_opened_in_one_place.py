@@ -44,6 +44,8 @@ MAY = {
     "identity/authority.py": "locks its folder",
     "identity/private_files.py": "checks owner and mode of the open file, then its kind; writes",
     "privacy/ledger.py": "locks the file that it appends to, and asks the open file what it is",
+    "data/dicom_files.py": "pydicom opens the path that was just looked at",
+    "data/dicom_pixels.py": "pydicom opens the path again that dicom_files.py has looked at",
     "data/pictures.py": "decoders of images open them",
     "data/volumes.py": "decoders of images open them",
     "research/demo_setup.py": "locks its folder",
