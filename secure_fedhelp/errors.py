@@ -69,7 +69,9 @@ class OneClassOnly(InvalidData):
 
 
 class TooFewPatients(InvalidData):
-    default_hint = "Ask for a plan with a smaller nominal size or sampling rate for this hospital. Nothing was spent."
+    default_hint = (
+        "Ask for a plan whose nominal size and sampling rate fit this hospital's patients. Nothing was spent."
+    )
 
 
 class PublicSetMismatch(InvalidData):

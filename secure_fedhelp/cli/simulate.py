@@ -82,4 +82,4 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
     contenders = [own_method(study), "local-dp", "local", "public"]
     alone = study.model_copy(update={"variants": {}})  # of which one may have the method's name
     runs = expand(alone, contenders, [usual_epsilon(study)], 1, encrypted=False, data_dir=data_dir)
-    run_all(screen, runs, out, lambda left: processes(left, 1), anew=overwrite)
+    run_all(screen, runs, out, lambda left: processes(left, 1), anew=overwrite, shown=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from secure_fedhelp.data.checks import check_records
 from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import FedHelpError, UnderQuorum
 from secure_fedhelp.research.catalog import StudyData, prepare
@@ -71,6 +72,8 @@ def run_demo(settings: DemoSettings, progress: Progress = silent) -> None:
     out = Console(highlight=False)
     data = prepare(settings.dataset, settings.data_dir, settings.seed, progress=progress)
     plan = build_plan(settings.dataset, data, settings.rounds, settings.epsilon, settings.seed, settings.masks)
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)  # the others would wait for one that could not take part
     run = create_run_folder(settings.out, settings.overwrite)
     lock = lock_run(run.root)
     try:

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from secure_fedhelp.errors import FedHelpError, StudyEnded
+from secure_fedhelp.research.cohort import Cohort
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan, read_json
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
@@ -141,6 +142,14 @@ class Summary(Strict):
     public_only: MetricsSummary | None = None
     #: Null in a study that does not measure.
     pooled: PooledSummary | None = None
+    #: Of a simulated study: who its records are of. Of a deployed one nobody has these figures.
+    cohort: Cohort | None = None
+
+    @model_validator(mode="after")
+    def _private_counts_stay(self) -> Summary:
+        if self.cohort is not None and self.mode != "research":
+            raise ValueError("cohort has counts of private records, which leave no hospital of a deployed study")
+        return self
 
 
 def cut_short(plan: StudyPlan, published: int, cause: FedHelpError | None) -> FedHelpError | None:
