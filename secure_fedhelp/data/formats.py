@@ -52,7 +52,7 @@ def format_of(path: Path) -> Format:
     for name in get_args(Format):
         if found == name:
             return cast(Format, name)
-    what = f"{found}, by its content, and " if found else "by its content "
+    what = f"{found} by its content; " if found else "by its content "
     raise InvalidData(f"{path}: {what}not a readable {READ}", "Convert it without loss, or take it away.")
 
 

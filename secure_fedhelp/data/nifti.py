@@ -25,6 +25,8 @@ from secure_fedhelp.errors import FedHelpError, InvalidData, MissingExtra
 LARGEST_VOXELS = 2**29
 #: A header and its extensions end before this byte.
 _LARGEST_OFFSET = 64 * 2**20
+#: Bytes of a packed file that hold its header.
+_LOOKED_AT = 2**16
 _GZIP = b"\x1f\x8b"
 #: (size of the header, where its magic is, magic) to whether the voxels are in the same file.
 _MAGIC = {
@@ -58,14 +60,13 @@ def is_nifti(path: Path) -> bool:
 def first_bytes(path: Path, length: int = 540) -> bytes:
     """The first bytes of a file, unpacked where gzip packed it; raises OSError."""
     with path.open("rb") as file:
-        start = file.read(length)
+        start = file.read(_LOOKED_AT)
     if start.startswith(_GZIP):
         try:
-            with gzip.open(path) as packed:
-                return packed.read(length)
-        except (EOFError, zlib.error, gzip.BadGzipFile):
-            return start
-    return start
+            return zlib.decompressobj(wbits=31).decompress(start, length)
+        except zlib.error:
+            return b""
+    return start[:length]
 
 
 def pixels_of(path: Path) -> Path:
