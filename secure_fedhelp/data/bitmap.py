@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import zlib
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,10 @@ LARGEST_PIXELS = 64 * 2**20
 #: More bytes than this are no picture of so many pixels.
 _LARGEST_FILE = 2**30
 _EXIF_ORIENTATION = 0x0112
+#: Bytes that are unpacked at a time to be counted.
+_STEP = 2**20
+#: First column and row of each pass of an interlaced PNG, and how many columns and rows to the next.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 #: Markers of JPEG's kinds, by the byte after FF, that are read: baseline, extended, progressive, and both arithmetic.
 _JPEG_READ = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _JPEG_OTHERS = {0xC3: "a lossless JPEG", 0xCB: "a lossless JPEG", 0xF7: "a JPEG-LS file"}
@@ -80,8 +83,8 @@ def _read(path: Path, read: Any, kind: str) -> Bitmap:
     except FedHelpError:
         raise
     except Exception as error:  # damage: Pillow and pypng raise many kinds
-        reason = getattr(error, "strerror", None) or str(error) or "its parts contradict one another"
-        if isinstance(error, UnidentifiedImageError):  # its text is an object's address
+        reason = getattr(error, "strerror", None) or " ".join(str(part) for part in error.args)
+        if not reason or isinstance(error, UnidentifiedImageError):  # whose text is an object's address
             reason = "its parts contradict one another"
         raise InvalidData(f"{path}: not a readable {kind}: {reason}") from error
     return found
@@ -91,10 +94,7 @@ def _png(data: bytes, name: str) -> Bitmap:
     reader = png.Reader(bytes=data)
     reader.preamble()
     _require_size(reader.width, reader.height, name)
-    kinds = {kind for kind, _ in png.Reader(bytes=data).chunks()}  # to the end, and every checksum is compared
-    if b"acTL" in kinds:
-        raise InvalidData(f"{name}: an animated PNG; one picture a file is read")
-    turn = 1
+    _require_whole(data, reader, name)
     # Pillow keeps these as they are; of the others it would change the numbers.
     if reader.bitdepth == 8 or reader.colormap or (reader.bitdepth, reader.planes) in ((1, 1), (16, 1)):
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
@@ -104,7 +104,7 @@ def _png(data: bytes, name: str) -> Bitmap:
     else:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             turn = _turn(image)
-        values = _unpacked(data, reader)
+        values = np.stack([np.asarray(row) for row in png.Reader(bytes=data).read()[2]])
     values = np.asarray(values.reshape(reader.height, reader.width, reader.planes))
     values = values.astype(np.uint16 if reader.bitdepth == 16 else np.uint8, copy=False)
     plain = replace(_transparency(values, reader), turn=turn)
@@ -132,16 +132,33 @@ def _transparency(values: Pixels, reader: Any) -> Bitmap:
     return Bitmap(values, depth)
 
 
-def _unpacked(data: bytes, reader: Any) -> NDArray[Any]:
-    """[rows, values of a row] by pypng, once it is known that no more is packed than the header says."""
-    packed = b"".join(body for kind, body in png.Reader(bytes=data).chunks() if kind == b"IDAT")
-    row = (reader.width * reader.planes * reader.bitdepth + 7) // 8 + 1
-    # Interlaced, each of seven passes has rows of its own, with a filter byte and perhaps a byte that is half full.
-    most = row * reader.height + 4 * (reader.height + 8) * bool(reader.interlace)
-    if len(zlib.decompressobj().decompress(packed, most + 1)) > most:
-        raise ValueError("more is packed in it than its header says")
-    rows = png.Reader(bytes=data).read()[2]
-    return np.stack([np.asarray(values) for values in islice(rows, reader.height)])
+def _require_whole(data: bytes, reader: Any, name: str) -> None:
+    """InvalidData for an animation, ValueError unless exactly the pixels that the header says are packed: Pillow would fill what is missing."""
+    most = sum(
+        -(-columns * reader.planes * reader.bitdepth // 8) * rows + rows  # each row begins with the byte of its filter
+        for columns, rows in _passes(reader)
+        if columns
+    )
+    unpack, left, found = zlib.decompressobj(), b"", 0
+    for kind, body in png.Reader(bytes=data).chunks():  # to the end, and every checksum is compared
+        if kind == b"acTL":
+            raise InvalidData(f"{name}: an animated PNG; one picture a file is read")
+        left = left + body if kind == b"IDAT" else b""
+        while left and found <= most and not unpack.eof:
+            found += len(unpack.decompress(left, _STEP))
+            left = unpack.unconsumed_tail
+    if not left:
+        found += len(unpack.flush())  # the end of a run that the last step cut
+    if found != most:
+        what = "less" if found < most else "more"
+        raise ValueError(f"{what} is packed in it than its header says")
+
+
+def _passes(reader: Any) -> list[tuple[int, int]]:
+    """Columns and rows of each picture that is stored: one, or Adam7's seven (ISO 15948, 8.2)."""
+    if not reader.interlace:
+        return [(reader.width, reader.height)]
+    return [(-(-(reader.width - x) // right), -(-(reader.height - y) // down)) for x, y, right, down in _ADAM7]
 
 
 def _jpeg(data: bytes, name: str) -> Bitmap:

@@ -41,9 +41,10 @@ def read_picture(path: Path, form: Format, data: DataSection, *, masked: bool) -
         raise InvalidData(f"{path.name}: pixels that can be looked through; what is behind them, nobody says", _FLATTEN)
     if masked and bitmap.turn != 1:
         raise InvalidData(f"{path.name}: to be turned before it is seen (EXIF orientation {bitmap.turn})", _TURN)
-    if data.intensity[1] > (white := 2**bitmap.depth - 1):
+    depth = bitmap.depth if bitmap.palette is None else 8  # a palette's colours have 8 bits, whatever its indices have
+    if data.intensity[1] > (white := 2**depth - 1):
         raise InvalidValue(
-            f"{path.name}: {bitmap.depth} bits a value, so {white} at most; the plan's white is {data.intensity[1]:g}",
+            f"{path.name}: {depth} bits a value, so {white} at most; the plan's white is {data.intensity[1]:g}",
             "Save all images with the depth that the plan's [data] intensity is meant for. Nothing was spent.",
         )
     return np.moveaxis(_in_channels(upright(bitmap), data.input_shape[0], path.name), -1, 0).astype(np.float32)
@@ -75,8 +76,7 @@ _TURN = "Turn image and mask for good, so that both are stored upright, and save
 def tones(raw: Raw, intensity: tuple[float, float]) -> Tones:
     """How raw values lie against black and white, before :func:`fit_image` cuts them."""
     low, high = intensity
-    counts = ((raw < low).sum(), (raw > high).sum(), (raw <= low).sum(), (raw >= high).sum())
-    return Tones(raw.size, *(int(count) for count in counts))
+    return Tones(raw.size, *(int(np.count_nonzero(cut)) for cut in (raw < low, raw > high, raw <= low, raw >= high)))
 
 
 def fit_image(raw: Raw, data: DataSection, name: str) -> Inputs:
