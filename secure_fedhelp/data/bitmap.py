@@ -133,7 +133,7 @@ def _transparency(values: Pixels, reader: Any) -> Bitmap:
 
 
 def _require_whole(data: bytes, reader: Any, name: str) -> None:
-    """InvalidData for an animation, ValueError unless exactly the pixels that the header says are packed: Pillow would fill what is missing."""
+    """InvalidData for an animation; ValueError unless as much is packed as the header says: Pillow fills the rest."""
     most = sum(
         -(-columns * reader.planes * reader.bitdepth // 8) * rows + rows  # each row begins with the byte of its filter
         for columns, rows in _passes(reader)

@@ -15,7 +15,6 @@ _STARTS: tuple[tuple[bytes, str], ...] = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff
 #: First bytes of image formats that are not read, for an error that names them.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"GIF8", "a GIF"),
-    (b"BM", "a Windows bitmap"),
     *((start, "a TIFF") for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
@@ -24,12 +23,12 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"8BPS", "a Photoshop file"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file, as MINC 2 is"),
-    (b"CDF", "a netCDF file, as MINC 1 is"),
-    (b"NRRD", "an NRRD"),
+    (b"CDF\1", "a netCDF file, as MINC 1 is"),
+    (b"NRRD0", "an NRRD"),
     (b"ObjectType", "a MetaImage"),
     (b"\0\0\0\x01", "a FreeSurfer MGH volume"),
     (b"\x8aMNG", "an MNG"),
-    *((b"P%d" % number, "a portable anymap") for number in range(1, 8)),
+    *((b"P%d\n" % number, "a portable anymap") for number in range(1, 8)),
     (b"# === DATA DESCRIPTION FILE", "a Philips PAR file"),
     (b"%PDF", "a PDF"),
     (b"BZh", "packed by bzip2"),
@@ -42,7 +41,7 @@ _HEADER = 348
 #: Endings that promise an image: such a file is named where its content is none, instead of being left out.
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".nii.gz", ".nii", ".hdr", ".gz", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".webp", ".npy"),
+    *(".webp", ".npy", ".ima", ".jpe", ".jfif"),
 )
 
 
@@ -53,7 +52,10 @@ def format_of(path: Path) -> Format:
         if found == name:
             return cast(Format, name)
     what = f"{found} by its content; " if found else "by its content "
-    raise InvalidData(f"{path}: {what}not a readable {READ}", "Convert it without loss, or take it away.")
+    hint = "Convert it without loss, or take it away."
+    if path.suffix.lower() == ".img":
+        hint = f"If it is half of a NIfTI pair, name its header: {path.with_suffix('.hdr').name}."
+    raise InvalidData(f"{path}: {what}not a readable {READ}", hint)
 
 
 def promises_image(path: Path) -> bool:
@@ -90,6 +92,8 @@ def _format(path: Path) -> str:
             return name
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP"
+    if start[:2] == b"BM" and start[6:10] == b"\0\0\0\0":
+        return "a Windows bitmap"
     if start[4:8] == b"ftyp":
         return "a HEIF or AVIF"
     if len(start) == _HEADER and start[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):

@@ -103,10 +103,12 @@ def files_of(path: Path) -> dict[str, Path]:
     for _, row in read_rows(path, None):
         for name in (row.get("file", "").strip(), row.get("mask", "").strip()):
             series = path.parent / name
-            if name and series.is_dir():  # a DICOM series, whose files may lie behind links
+            if not name or name in listed:
+                continue
+            if series.is_dir():  # a DICOM series, whose files may lie behind links
                 inside = [Path(place) / file for place, _, files in os.walk(series, followlinks=True) for file in files]
                 listed |= {file.relative_to(path.parent).as_posix(): file for file in sorted(inside)}
-            elif name:
+            else:
                 listed |= _parts(name, series)
     return listed
 
