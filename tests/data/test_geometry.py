@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, ornt_transform
 from PIL import Image
 
+from secure_fedhelp.data import volumes
 from secure_fedhelp.data.geometry import describe, onto_grid, orientation
 from secure_fedhelp.data.loaded import Loaded
 from secure_fedhelp.data.loading import load_records
@@ -211,3 +213,31 @@ def test_a_grid_in_words() -> None:
     axial = np.asarray([[0, -0.7, 0, 120], [-0.7, 0, 0, 90.25], [0, 0, 3, -60], [0, 0, 0, 1]])  # rows run backwards
     words = "LPS, 6 x 5 x 4 voxels of 0.7 x 0.7 x 3 mm, origin (120.0, 90.2, -60.0) mm right, anterior, superior"
     assert describe(Volume(np.zeros((5, 6, 4), dtype=np.float32), axial)) == words
+
+
+def test_a_yes_or_no_mask_that_its_header_scales_is_its_class_numbers(scans: Path, tmp_path: Path) -> None:
+    """0 and 255 with a slope of 1/255, which no float holds exactly: common, and not quite 1."""
+    (tmp_path / "image.nii").symlink_to(scans / "image0.nii")
+    mask = nibabel.Nifti1Image(lesion() * np.uint8(255), AFFINE)
+    mask.header.set_slope_inter(1 / 255, 0)
+    nibabel.save(mask, tmp_path / "mask.nii")
+    stored = bytearray((tmp_path / "mask.nii").read_bytes())
+    stored[352:] = (lesion() * np.uint8(255)).tobytes(order="F")
+    stored[112:116] = np.float32(1 / 255).tobytes()
+    (tmp_path / "mask.nii").write_bytes(stored)
+    assert dice(index(tmp_path, [("image.nii", 2, "mask.nii")])) == 1.0
+
+
+def test_the_libraries_warnings_are_said_once_on_the_card(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = volumes.read_nifti
+
+    def noisy(path: Path) -> Volume:
+        for _ in range(90):
+            warnings.warn("an odd value", stacklevel=2)
+        return read(path)
+
+    monkeypatch.setattr(volumes, "read_nifti", noisy)
+    with warnings.catch_warnings(record=True) as heard:
+        found = index(scans, [("image0.nii", z, "mask0.nii") for z in range(3)])
+    assert not heard
+    assert found.notes[-1] == "the readers of image files warn: 'an odd value' (180 times, first at image0.nii)"
