@@ -15,15 +15,15 @@ from secure_fedhelp.study.sections import DataSection
 
 
 class ImageFiles:
-    """Reads the files of one data set, one after another."""
+    """Reads the files of one data set, which lies in ``folder``, one after another."""
 
-    def __init__(self, data: DataSection) -> None:
-        self._data, self._volumes = data, VolumeReader(data.intensity)
+    def __init__(self, folder: Path, data: DataSection) -> None:
+        self._folder, self._data, self._volumes = folder, data, VolumeReader(data.intensity)
         self.notes, self.tones = Notes(), Tones()
 
     def image(self, path: Path, number: int | None, where: str) -> Raw:
         """float32 [C, H, W] of slice ``number`` of a file; ``where`` names it for a person. Raises InvalidData."""
-        with self.notes.hears(path.name):
+        with self.notes.hears(self._name(path)):
             form = format_of(path)
             if form in PICTURES and number:
                 raise InvalidData(f"{where}: no slice {number} in {path.name}, which is one picture")
@@ -34,7 +34,7 @@ class ImageFiles:
 
         ``number`` counts slices of the image; of the mask where the image is one picture.
         """
-        with self.notes.hears(path.name):
+        with self.notes.hears(self._name(path)):
             form, mask_form = format_of(path), format_of(mask)
             raw = self._image(path, form, number, where, masked=True)
             if mask_form in PICTURES:
@@ -47,7 +47,7 @@ class ImageFiles:
         if found.shape != raw.shape[1:]:
             raise InvalidData(f"{where}: a mask of {found.shape} for an image of {raw.shape[1:]} pixels")
         if as_stored:
-            self.notes.add(_AS_STORED, mask.name)
+            self.notes.add(_AS_STORED, self._name(mask))
         return raw, found
 
     def _image(self, path: Path, form: Format, number: int | None, where: str, *, masked: bool) -> Raw:
@@ -58,10 +58,13 @@ class ImageFiles:
         else:
             volume = self._volumes.image(path, form)
             raw = slice_of(volume, number, path.name)[None]
-            if volume.affine is not None:
-                self.notes.lies(seen_as(volume.affine), path.name)
+            self.notes.lies(None if volume.affine is None else seen_as(volume.affine), self._name(path))
         self.tones += tones(raw, self._data.intensity)
         return raw
+
+    def _name(self, path: Path) -> str:
+        """Short, and not shared by two files, as a file's last name may be."""
+        return str(path.relative_to(self._folder) if path.is_relative_to(self._folder) else path)
 
 
 _AS_STORED = (

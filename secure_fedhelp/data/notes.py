@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 
 
 class Notes:
@@ -13,17 +14,15 @@ class Notes:
     def __init__(self) -> None:
         self._files: dict[str, dict[str, None]] = {}
         self._warnings: dict[str, tuple[str, int]] = {}
-        self._lies: dict[str, list[str]] = {}
+        self._lies: dict[str | None, dict[str, None]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """One more file of which ``kind`` is true; the kind is the note's words."""
         self._files.setdefault(kind, {})[name] = None
 
-    def lies(self, orientation: str, name: str) -> None:
-        """How the volume of one image lies in space."""
-        names = self._lies.setdefault(orientation, [])
-        if name not in names[-1:]:  # slices of one volume follow one another
-            names.append(name)
+    def lies(self, orientation: str | None, name: str) -> None:
+        """How the volume of one image lies in space; None where it does not say."""
+        self._lies.setdefault(orientation, {})[name] = None
 
     @contextmanager
     def hears(self, name: str) -> Iterator[None]:
@@ -38,27 +37,28 @@ class Notes:
 
     def lines(self) -> tuple[str, ...]:
         """All notes."""
-        found = [f"{kind}: {_files(list(names))}." for kind, names in self._files.items()]
+        found = [f"{kind}: {_files(names)}." for kind, names in self._files.items()]
+        return (*found, *self._orientations(), *self._heard())
+
+    def _orientations(self) -> tuple[str, ...]:
+        if not self._lies.keys() - {None}:  # pictures, or X-rays: nothing to agree on
+            return ()
         if len(self._lies) == 1:
-            found.append(
-                f"volumes lie as {next(iter(self._lies))} (towards which side columns, rows and slices run). {_AGREE}"
-            )
-        elif self._lies:
-            kinds = sorted(self._lies.items(), key=lambda item: -len(item[1]))
-            listed = "; ".join(f"{orientation}: {_files(names)}" for orientation, names in kinds)
-            found.append(
-                f"WARNING: volumes lie in different ways, so that some are mirrored or turned. {listed}. {_AGREE}"
-            )
-        if self._warnings:
-            text, (first, count) = next(iter(self._warnings.items()))
-            others = f", and {len(self._warnings) - 1} other warnings" if len(self._warnings) > 1 else ""
-            found.append(f"the readers of image files warn: {text!r} ({count} times, first at {first}){others}")
-        return tuple(found)
+            return (f"volumes lie as {next(iter(self._lies))} (where columns, rows and slices run to). {_AGREE}",)
+        kinds = sorted(self._lies.items(), key=lambda item: -len(item[1]))
+        listed = "; ".join(f"{lies or 'nothing is said'}: {_files(names)}" for lies, names in kinds)
+        return (f"WARNING: volumes lie in different ways, so some are mirrored or turned. {listed}. {_AGREE}",)
+
+    def _heard(self) -> tuple[str, ...]:
+        if not self._warnings:
+            return ()
+        text, (first, count) = next(iter(self._warnings.items()))
+        others = f", and {len(self._warnings) - 1} other warnings" if len(self._warnings) > 1 else ""
+        return (f"the readers of image files warn: {text!r} ({count} times, first at {first}){others}",)
 
 
 _AGREE = "They are taken as stored: bring them to one orientation, the same in every hospital."
 
 
-def _files(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return f"{len(names)} of them, {shown}" + (" and others" if len(names) > 3 else "")
+def _files(names: Mapping[str, None]) -> str:
+    return f"{len(names)} of them, {', '.join(islice(names, 3))}" + (" and others" if len(names) > 3 else "")

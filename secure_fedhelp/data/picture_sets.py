@@ -43,7 +43,7 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> 
     patients = _patients(folder / "patients.csv", data.patient_id) if (folder / "patients.csv").exists() else None
     if patients is not None and (unnamed := sorted(images.keys() - patients.keys())):
         raise InvalidData(f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more")
-    files, inputs, labels = ImageFiles(data), [], []
+    files, inputs, labels = ImageFiles(folder, data), [], []
     for number, (stem, path) in enumerate(images.items()):
         progress(folder.name, number, len(images))
         image, mask = files.pair(path, masks[stem], None, f"{folder.name}, {stem!r}")
@@ -62,7 +62,7 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Lo
     for name in ("file", data.patient_id, "mask" if masked else data.target):
         if name not in rows[0][1]:
             raise MissingColumn(f"{path.name}: no column {name!r}")
-    files, seen = ImageFiles(data), dict[tuple[str, str], str]()
+    files, seen = ImageFiles(path.parent, data), dict[tuple[str, str], str]()
     inputs, labels, patients = [], list[NDArray[np.int64]](), []
     for number, (place, row) in enumerate(rows):
         progress(path.name, number, len(rows))
