@@ -17,6 +17,7 @@ from nibabel.nifti2 import Nifti2Header
 from secure_fedhelp.data import nifti
 from secure_fedhelp.data.formats import format_of
 from secure_fedhelp.data.nifti import is_nifti, pixels_of, read_nifti
+from secure_fedhelp.data.picture_sets import files_of
 from secure_fedhelp.errors import FedHelpError, InvalidData
 
 #: [x, y, z], no two sides alike and no two voxels equal.
@@ -180,6 +181,11 @@ def test_a_pair_is_read_by_its_header(tmp_path: Path, cls: Any, pack: Any) -> No
     write(image, pack(voxels) if pack else voxels)
     assert (format_of(path), pixels_of(path)) == ("NIfTI", image)
     np.testing.assert_array_equal(read_nifti(path).values, ROWS)
+    (tmp_path / "index.csv").write_text("file,patient_id,target\nscan.hdr,p1,ill\n")
+    assert set(files_of(tmp_path / "index.csv").values()) == {tmp_path / "index.csv", path, image}
+    with pytest.raises(InvalidData) as raised:
+        format_of(image.rename(tmp_path / "other.img"))
+    assert "name its header" in raised.value.hint
 
 
 def affine_of(tmp_path: Path, **fields: Any) -> Any:
