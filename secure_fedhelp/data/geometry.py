@@ -73,6 +73,7 @@ def onto_grid(mask: Volume, image: Volume, where: str) -> Values:
     Two grids are one where a flip or another order of the axes is all that differs; then values are only moved, never
     mixed. Where neither file says how it lies, equal shapes are taken as stored. Raises InvalidData with both grids.
     """
+    off = ""
     if image.affine is None and mask.affine is None:
         if image.values.shape == mask.values.shape:
             return mask.values
@@ -83,8 +84,9 @@ def onto_grid(mask: Volume, image: Volume, where: str) -> Values:
             nearest = int(np.argmin(apart))
             if apart[nearest] <= TOLERANCE * _smallest_side(image.affine, image.values.shape):
                 return grids[nearest][0]
+            off = f" However it is turned, a corner is {apart[nearest]:.3g} mm off."
     raise InvalidData(
-        f"{where}: image and mask do not lie on one grid. Image: {describe(image)}. Mask: {describe(mask)}.",
+        f"{where}: image and mask do not lie on one grid. Image: {describe(image)}. Mask: {describe(mask)}.{off}",
         "Bring the mask to the image's grid with the tool that made it (by nearest neighbours). Nothing was spent.",
     )
 
