@@ -1,89 +1,67 @@
-"""DICOM through MONAI (for the time being)."""
+"""DICOM files and series as volumes of raw values, by a list of what is understood (docs/data.md has it as a table).
+
+dicom_kinds.py says which objects are images, dicom_pixels.py unpacks stored numbers, dicom_values.py gives them their
+meaning, dicom_geometry.py their place, dicom_series.py makes one volume of a folder. Everything else is refused by name.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from secure_fedhelp.data.dicom_files import reads_named
 from secure_fedhelp.data.volume import Volume
-from secure_fedhelp.errors import FedHelpError, InvalidData, MissingExtra
+from secure_fedhelp.errors import MissingExtra
 
-_SAMPLES, _PHOTOMETRIC, _FRAMES = "00280002", "00280004", "00280008"
+#: Value representations of the first elements of a data set: group length, text, dates, UIDs, code strings.
+_FIRST = (b"UL", b"CS", b"UI", b"DA", b"TM", b"LO", b"SH", b"OB")
+_LONGEST_FIRST = 256
 
 
 def is_dicom(path: Path) -> bool:
-    """By content; raises OSError."""
+    """Whether a file is DICOM by its content: the mark after the preamble, or a data set without one; raises OSError.
+
+    Without a preamble a file begins with its first element, which is of the group 0002 or 0008, has a known value
+    representation or, without any, a short even length, and is followed by an element of the same group or the next.
+    """
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        start = file.read(132 + _LONGEST_FIRST)
+    return start[128:132] == b"DICM" or any(_begins(start, order) for order in ("little", "big"))
+
+
+def _begins(start: bytes, order: str) -> bool:
+    """Whether bytes begin with an element that opens a data set, and a second one stands where the first ends."""
+    big = order == "big"
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(start[place : place + size], "big" if big else "little")
+
+    if len(start) < 16 or number(0, 2) not in ((8,) if big else (2, 8)):
+        return False
+    if start[4:6] in _FIRST:
+        length, head = number(6, 2), 8
+        if start[4:6] == b"OB":
+            length, head = number(8, 4), 12
+    elif big or number(0, 2) == 2:
+        return False
+    else:
+        length, head = number(4, 4), 8
+    after = head + length
+    if length % 2 or length > _LONGEST_FIRST - head or len(start) < after + 4:
+        return False
+    first, second = (number(0, 2), number(2, 2)), (number(after, 2), number(after + 2, 2))
+    return first < second and second[0] in (2, 8, 9, 0x10)
 
 
 def read_dicom(path: Path, intensity: tuple[float, float] | None) -> Volume:
-    """A file or a folder that is a series."""
+    """The volume of one DICOM file, or of the series in a folder.
+
+    A negative (MONOCHROME1) is turned about the middle of ``intensity``; None for masks, whose numbers are classes.
+    Raises MissingExtra without pydicom or a decoder, and InvalidData, with the reason, for what is not understood.
+    """
     if importlib.util.find_spec("pydicom") is None:
         raise MissingExtra(f"{path.name}: DICOM files need pydicom, of the extra 'imaging'")
-    from monai.data.image_reader import PydicomReader
-    from monai.transforms import LoadImage  # type: ignore[attr-defined]  # MONAI exports it by a star
+    from secure_fedhelp.data.dicom_series import read_series, volume_of
 
-    try:
-        if path.is_dir():
-            _require_one_series(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            array, header = LoadImage(reader=PydicomReader(prune_metadata=False), image_only=False)(str(path))
-        volume = _upright(np.asarray(array, dtype=np.float32), header, path, intensity)
-    except FedHelpError:
-        raise
-    except Exception as error:  # a malformed file: the readers raise many kinds
-        raise InvalidData(f"{path}: not readable by MONAI's reader ({type(error).__name__})") from error
-    if volume.ndim == 2:
-        volume = volume[:, :, None]
-    return Volume(np.ascontiguousarray(volume.swapaxes(0, 1)), None)
-
-
-def _require_one_series(folder: Path) -> None:
-    """InvalidData unless the DICOM files of a folder are one series whose slices have numbers of their own.
-
-    MONAI's reader sorts by these and leaves out a slice without one: slices of two series would be mixed, all later
-    ones be counted otherwise than in the index, and masks be of other images.
-    """
-    from pydicom import dcmread
-    from pydicom.misc import is_dicom
-
-    headers = {
-        path.name: dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "InstanceNumber"])
-        for path in sorted(folder.iterdir())
-        if path.is_file() and is_dicom(path)
-    }
-    if len(headers) < 2:
-        return
-    hint = "Give each series a folder of its own, or list the files one by one."
-    if len({header.get("SeriesInstanceUID") for header in headers.values()}) > 1:
-        raise InvalidData(f"{folder}: more than one DICOM series", hint)
-    first: dict[object, str] = {}
-    for name, header in headers.items():
-        number = header.get("InstanceNumber")
-        if number is None:
-            raise InvalidData(f"{folder / name}: a slice without an instance number, among others", hint)
-        if number in first:
-            raise InvalidData(f"{folder / name}: the instance number of {first[number]}", hint)
-        first[number] = name
-
-
-def _upright(
-    volume: NDArray[np.float32], header: dict[str, Any], path: Path, intensity: tuple[float, float] | None
-) -> NDArray[np.float32]:
-    """A DICOM image with white at the large end; InvalidData for colours and films."""
-    value = {tag: (header.get(tag) or {}).get("Value", [default])[0] for tag, default in _DEFAULTS.items()}
-    if int(value[_SAMPLES]) != 1 or int(value[_FRAMES]) != 1:
-        raise InvalidData(f"{path.name}: in colour or with several frames; one grey image a file is read")
-    if intensity is not None and value[_PHOTOMETRIC] == "MONOCHROME1":  # the smallest value is white: a negative
-        volume = intensity[0] + intensity[1] - volume
-    return volume
-
-
-_DEFAULTS: dict[str, Any] = {_SAMPLES: 1, _PHOTOMETRIC: "MONOCHROME2", _FRAMES: 1}
+    with reads_named(path):
+        return read_series(path, intensity) if path.is_dir() else volume_of(path, intensity)

@@ -1,0 +1,71 @@
+"""Opening DICOM files: bounded, quiet, and with a named error whatever a damaged one makes of a library."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secure_fedhelp.data.dicom_pixels import DEFLATED
+from secure_fedhelp.data.dicom_tags import Tags
+from secure_fedhelp.errors import FedHelpError, InvalidData
+
+#: A deflated file is unpacked as a whole, so it is measured first.
+LARGEST_DEFLATED = 2**29
+#: An element longer than this is left in the file until somebody asks for it: headers have none.
+_LARGE = 2**20
+_STEP = 2**20
+
+
+@contextmanager
+def reads_named(path: Path) -> Iterator[None]:
+    """InvalidData with the reason for whatever a library raises, and no lines of libraries on the terminal.
+
+    Their warnings stay warnings: whoever reads many files says each once.
+    """
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    except FedHelpError:
+        raise
+    except OSError as error:
+        raise InvalidData(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # a malformed file: pydicom raises many kinds
+        words = " ".join(str(error).split())[:200] or "it contradicts itself"
+        raise InvalidData(f"{path}: a damaged DICOM file, or none: {words}") from error
+    finally:
+        logger.setLevel(level)
+
+
+def read_header(path: Path, where: str) -> Tags:
+    """All elements before the pixels; raises InvalidData, or what pydicom raises."""
+    from pydicom import dcmread
+
+    if not path.is_file():
+        raise InvalidData(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
+    _require_bounded(path, where)
+    return Tags(dcmread(path, force=True, stop_before_pixels=True, defer_size=_LARGE), where)
+
+
+def _require_bounded(path: Path, where: str) -> None:
+    """InvalidData for a deflated file that unpacks to more than is read; unpacked here in steps that are thrown away."""
+    from pydicom.filereader import read_file_meta_info
+
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":  # no file meta information, so not deflated
+            return
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != DEFLATED:
+            return
+        file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+        unpacker, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while (packed := file.read(_STEP)) and not unpacker.eof:
+            while packed:
+                length += len(unpacker.decompress(packed, _STEP))
+                if length > LARGEST_DEFLATED:
+                    raise InvalidData(f"{where}: unpacks to more than {LARGEST_DEFLATED} bytes", "Save it uncompressed.")
+                packed = unpacker.unconsumed_tail
