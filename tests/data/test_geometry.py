@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, ornt_transform
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from secure_fedhelp.data import volumes
 from secure_fedhelp.data.geometry import describe, onto_grid, orientation
@@ -242,3 +244,45 @@ def test_the_libraries_warnings_are_said_once_on_the_card(scans: Path, monkeypat
         found = index(scans, [("image0.nii", z, "mask0.nii") for z in range(3)])
     assert not heard
     assert found.notes[-1] == "the readers of image files warn: 'an odd value' (180 times, first at image0.nii)"
+
+
+def dicom_series(folder: Path, values: Array, kind: str) -> None:
+    """[x, y, z] as a CT of axial slices, first voxel at (20, -31, 7) of DICOM's axes left, posterior, superior."""
+    folder.mkdir()
+    study = generate_uid()
+    for number in range(values.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+        file.SeriesInstanceUID, file.FrameOfReferenceUID, file.InstanceNumber = study, study, number + 1
+        file.Modality, file.Rows, file.Columns = kind, values.shape[1], values.shape[0]
+        file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+        file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
+        file.RescaleSlope, file.RescaleIntercept = "1", "0"
+        file.PixelSpacing, file.ImageOrientationPatient = [1.5, 1.0], [1, 0, 0, 0, 1, 0]
+        file.ImagePositionPatient, file.SliceThickness = [20, -31, 7 + 3 * number], "3"
+        file.PixelData = values[:, :, number].T.astype("<i2").tobytes()
+        file.save_as(folder / f"{generate_uid()}", enforce_file_format=True)
+
+
+IN_DICOM = np.asarray([[-1.0, 0, 0, -20], [0, -1.5, 0, 31], [0, 0, 3, 7], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("to", ORIENTATIONS[::5])
+def test_a_dicom_series_and_a_nifti_mask_are_brought_together(tmp_path: Path, to: Array) -> None:
+    """And the other way round, the mask a series."""
+    dicom_series(tmp_path / "image", lesion() * np.int16(200), "CT")
+    save(tmp_path / "mask.nii.gz", lesion(), IN_DICOM, to)
+    found = index(tmp_path, [("image", z, "mask.nii.gz") for z in range(6)])
+    assert dice(found) == 1.0
+    np.testing.assert_array_equal(found.records.labels, lesion().transpose(2, 1, 0))
+    dicom_series(tmp_path / "mask", lesion(), "CT")
+    save(tmp_path / "image.nii", lesion() * np.int16(200), IN_DICOM, to)
+    rows, columns, depth = shape_of(tmp_path / "image.nii")
+    found = index(tmp_path, [("image.nii", z, "mask") for z in range(depth)], input_shape=(1, rows, columns))
+    assert dice(found) == 1.0
+    save(tmp_path / "mask.nii.gz", lesion(), np.diag([-1.0, 1, 1, 1]) @ IN_DICOM, to)
+    with pytest.raises(InvalidData, match="Image: LPS, 4 x 5 x 6 voxels of 1 x 1.5 x 3 mm"):
+        index(tmp_path, [("image", 0, "mask.nii.gz")])
