@@ -25,6 +25,11 @@ class Codestream:
     #: Whether the numbers have a sign; None where the format cannot say.
     signed: bool | None = None
 
+    @property
+    def is_sequential(self) -> bool:
+        """Whether it is lossy JPEG, baseline or extended, which has 8 bits or 12."""
+        return self.process in (0xC0, 0xC1)
+
 
 def jpeg(frame: bytes) -> Codestream | None:
     """Of a JPEG or JPEG-LS frame, or None for what is none."""
@@ -55,5 +60,5 @@ def jpeg2000(frame: bytes) -> Codestream | None:
 
 
 def is_whole(frame: bytes) -> bool:
-    """Whether a frame of JPEG, JPEG-LS or JPEG 2000 ends with its end mark; filling zeros may follow."""
-    return frame.rstrip(b"\0").endswith(b"\xff\xd9")
+    """Whether a frame of JPEG, JPEG-LS or JPEG 2000 ends with its end mark; filling bytes may follow."""
+    return frame.rstrip(b"\0\xff").endswith(b"\xff\xd9")

@@ -67,5 +67,7 @@ def _require_bounded(path: Path, where: str) -> None:
             while packed:
                 length += len(unpacker.decompress(packed, _STEP))
                 if length > LARGEST_DEFLATED:
-                    raise InvalidData(f"{where}: unpacks to more than {LARGEST_DEFLATED} bytes", "Save it uncompressed.")
+                    raise InvalidData(
+                        f"{where}: unpacks to more than {LARGEST_DEFLATED} bytes", "Save it uncompressed."
+                    )
                 packed = unpacker.unconsumed_tail

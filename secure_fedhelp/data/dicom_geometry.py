@@ -113,7 +113,9 @@ def _require_even(planes: Sequence[Plane], names: Sequence[str], step: Vector, w
         raise InvalidData(f"{reason}: a copy, or slices of several times, echoes or phases", ONE_BY_ONE)
     if not ((rises > 0).all() or (rises < 0).all()):
         number = int(np.flatnonzero(rises * rises[0] < 0)[0])
-        reason = f"{where}: {names[number + 1]} lies before {names[number]}: the order of the slices is not how they lie"
+        reason = (
+            f"{where}: {names[number + 1]} lies before {names[number]}: the order of the slices is not how they lie"
+        )
         raise InvalidData(reason, ONE_BY_ONE)
     height = float(abs(step @ planes[0].normal))
     for number, (plane, name) in enumerate(zip(planes, names, strict=True)):

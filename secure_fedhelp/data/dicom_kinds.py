@@ -53,7 +53,12 @@ _OTHERS = {
 }
 _PALETTES = ("RedPaletteColorLookupTableDescriptor", "SegmentedRedPaletteColorLookupTableData")
 _FRAME_TYPES = (
-    *("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence", "XAXRFFrameCharacteristicsSequence"),
+    *(
+        "CTImageFrameTypeSequence",
+        "MRImageFrameTypeSequence",
+        "PETFrameTypeSequence",
+        "XAXRFFrameCharacteristicsSequence",
+    ),
     *("XRay3DFrameTypeSequence", "USImageDescriptionSequence", "ParametricMapFrameTypeSequence"),
 )
 _GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -80,8 +85,8 @@ def require_understood(header: Tags) -> Frames:
         name = UID(kind).name
         known = f"'{name}'" if name != kind else f"of the unknown kind {kind[:64]}"
         raise InvalidData(f"{where}: {known}, which is not among the images that are read", _CONVERT)
-    _require_grey(header)
     _require_sizes(header)
+    _require_grey(header)
     frames = Frames(header)
     rows, columns = header.whole("Rows") or 0, header.whole("Columns") or 0
     if rows * columns > LARGEST_PLANE or rows * columns * frames.count > LARGEST_VOLUME:
@@ -94,7 +99,11 @@ def require_understood(header: Tags) -> Frames:
 
 
 def _require_grey(header: Tags) -> None:
-    where, photometric, samples = header.where, header.text("PhotometricInterpretation"), header.whole("SamplesPerPixel")
+    where, photometric, samples = (
+        header.where,
+        header.text("PhotometricInterpretation"),
+        header.whole("SamplesPerPixel"),
+    )
     grey = "Convert it to a grey image (MONOCHROME2) before the study, in every hospital alike. Nothing was spent."
     if photometric == "PALETTE COLOR":
         raise InvalidData(f"{where}: in colour by a palette (PALETTE COLOR): its numbers are no grey values", grey)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from secure_fedhelp.data.dicom_codestream import Codestream, is_whole, jpeg, jpeg2000
 from secure_fedhelp.data.dicom_tags import Tags
-from secure_fedhelp.errors import FedHelpError, InvalidData, MissingExtra
+from secure_fedhelp.errors import InvalidData, MissingExtra
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -33,39 +33,43 @@ _RECODE = "Save it uncompressed (Explicit VR Little Endian), for instance with D
 
 @dataclass(frozen=True)
 class _Codec:
-    """How one transfer syntax is unpacked."""
+    """How one transfer syntax is unpacked, by imagecodecs: it gives every one of them to a library with a free licence."""
 
-    #: Name of pydicom's plugin, and the modules and packages that it needs.
-    plugin: str
-    needs: tuple[tuple[str, str], ...]
-    #: What the frame says of itself, and the start-of-frame markers it may have; RLE says nothing.
-    header: Callable[[bytes], Codestream | None] | None = None
+    #: The function of imagecodecs.
+    name: str
+    #: What a frame says of itself, and the start-of-frame markers it may have (ITU-T T.81 and T.87; JPEG 2000 has none).
+    header: Callable[[bytes], Codestream | None]
     processes: tuple[int, ...] = (0,)
     lossless: bool = True
 
 
-_GDCM = (("gdcm", "python-gdcm"),)
-_OPENJPEG = (("pylibjpeg", "pylibjpeg"), ("openjpeg", "pylibjpeg-openjpeg"))
-_JPEG, _LS, _2000 = "1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.4.", "1.2.840.10008.1.2.4."
+RLE, _JPEG = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4."
 _CODECS = {
-    "1.2.840.10008.1.2.5": _Codec("pydicom", ()),
-    _JPEG + "50": _Codec("pillow", (("PIL", "pillow"),), jpeg, (0xC0,), lossless=False),
-    _JPEG + "51": _Codec("gdcm", _GDCM, jpeg, (0xC0, 0xC1), lossless=False),
-    _JPEG + "57": _Codec("gdcm", _GDCM, jpeg, (0xC3,)),
-    _JPEG + "70": _Codec("gdcm", _GDCM, jpeg, (0xC3,)),
-    _LS + "80": _Codec("gdcm", _GDCM, jpeg, (0xF7,)),
-    _LS + "81": _Codec("gdcm", _GDCM, jpeg, (0xF7,), lossless=False),
-    _2000 + "90": _Codec("pylibjpeg", _OPENJPEG, jpeg2000),
-    _2000 + "91": _Codec("pylibjpeg", _OPENJPEG, jpeg2000, lossless=False),
-    _2000 + "201": _Codec("pylibjpeg", _OPENJPEG, jpeg2000),
-    _2000 + "202": _Codec("pylibjpeg", _OPENJPEG, jpeg2000),
-    _2000 + "203": _Codec("pylibjpeg", _OPENJPEG, jpeg2000, lossless=False),
+    _JPEG + "50": _Codec("jpeg8_decode", jpeg, (0xC0,), lossless=False),
+    _JPEG + "51": _Codec("jpeg8_decode", jpeg, (0xC0, 0xC1), lossless=False),
+    _JPEG + "57": _Codec("jpeg8_decode", jpeg, (0xC3,)),
+    _JPEG + "70": _Codec("jpeg8_decode", jpeg, (0xC3,)),
+    _JPEG + "80": _Codec("jpegls_decode", jpeg, (0xF7,)),
+    _JPEG + "81": _Codec("jpegls_decode", jpeg, (0xF7,), lossless=False),
+    _JPEG + "90": _Codec("jpeg2k_decode", jpeg2000),
+    _JPEG + "91": _Codec("jpeg2k_decode", jpeg2000, lossless=False),
+    _JPEG + "201": _Codec("jpeg2k_decode", jpeg2000),
+    _JPEG + "202": _Codec("jpeg2k_decode", jpeg2000),
+    _JPEG + "203": _Codec("jpeg2k_decode", jpeg2000, lossless=False),
 }
 #: Every transfer syntax that is read.
-SYNTAXES = (*_NATIVE, *_CODECS)
+SYNTAXES = (*_NATIVE, RLE, *_CODECS)
 _KINDS = {"PixelData": (8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelData": (64,)}
 _NEEDED = (
-    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "BitsAllocated", "BitsStored"),
+    *(
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "NumberOfFrames",
+        "BitsAllocated",
+        "BitsStored",
+    ),
     *("HighBit", "PixelRepresentation", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *_KINDS),
 )
 
@@ -93,20 +97,21 @@ def stored_frames(path: Path, header: Tags, count: int) -> Iterator[NDArray[Any]
     data.NumberOfFrames, data.SamplesPerPixel = count, 1
     if syntax in _NATIVE:
         _require_length(data, keyword, count, header.where)
-        return _decoded(data, syntax, "", header.where)
-    return _unpacked(data, syntax, count, header.where)
+        return _decoded(data, syntax, header.where)
+    packed = _packed_frames(data, count, header.where)
+    if syntax == RLE:
+        return _decoded(data, syntax, header.where)
+    streams = [_checked(frame, data, syntax, header.where) for frame in packed]
+    return (_unpacked(*pair, data, syntax, header.where) for pair in zip(packed, streams, strict=True))
 
 
 def _known(syntax: str, where: str) -> str:
     """The syntax, if it is read and its decoder installed."""
-    if syntax in _NATIVE:
-        return syntax
-    if syntax not in _CODECS:
+    if syntax not in SYNTAXES:
         raise InvalidData(f"{where}: its transfer syntax is {_words(syntax)}, which is not read", _RECODE)
-    for module, package in _CODECS[syntax].needs:
-        if importlib.util.find_spec(module) is None:
-            hint = f"pip install {package} (it is of the extra 'imaging': pip install 'secure-fedhelp[imaging]')"
-            raise MissingExtra(f"{where}: compressed as {_words(syntax)}; its decoder {package} is not installed", hint)
+    if syntax in _CODECS and importlib.util.find_spec("imagecodecs") is None:
+        hint = "pip install imagecodecs (it is of the extra 'imaging': pip install 'secure-fedhelp[imaging]')"
+        raise MissingExtra(f"{where}: compressed as {_words(syntax)}; its decoder imagecodecs is not installed", hint)
     return syntax
 
 
@@ -152,34 +157,38 @@ def _require_length(data: Dataset, keyword: str, count: int, where: str) -> None
         raise InvalidData(f"{where}: {reason}", _AGAIN)
 
 
-def _decoded(data: Dataset, syntax: str, plugin: str, where: str, **options: Any) -> Iterator[NDArray[Any]]:
+def _decoded(data: Dataset, syntax: str, where: str) -> Iterator[NDArray[Any]]:
+    """Plain frames and run lengths, by pydicom itself; it cuts off unused bits."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    frames = get_decoder(UID(syntax)).iter_array(data, raw=True, decoding_plugin=plugin, **options)
+    frames = get_decoder(UID(syntax)).iter_array(data, raw=True)
     try:
         yield from (array for array, _ in frames)
-    except FedHelpError:
-        raise
-    except Exception as error:  # decoders raise many kinds, some of them about themselves
-        words = "its pixels cannot be unpacked: damaged, or not what the transfer syntax says"
-        raise InvalidData(f"{where}: {words} ({_words(syntax)})", _AGAIN) from error
+    except Exception as error:  # many kinds, some of them about decoders
+        raise InvalidData(f"{where}: {_NOT_UNPACKED} ({_words(syntax)})", _AGAIN) from error
 
 
-def _unpacked(data: Dataset, syntax: str, count: int, where: str) -> Iterator[NDArray[Any]]:
-    """Compressed frames, each of which is looked at before it is unpacked."""
-    codec = _CODECS[syntax]
-    packed = _packed_frames(data, count, where)
-    streams = [_checked(frame, data, syntax, where) for frame in packed] if codec.header else []
-    bits = max((stream.bits for stream in streams), default=data.BitsStored)
-    if syntax == _JPEG + "51" and bits > 8:
-        return (_twelve_bits(frame, data, where) for frame in packed)
-    plugin = "pillow" if syntax == _JPEG + "51" else codec.plugin
-    if codec.header is jpeg and not codec.lossless and codec.processes != (0xF7,):
-        # Ringing may pass the largest number that BitsStored allows; cut off bits would make it black.
-        return _decoded(data, syntax, plugin, where, correct_unused_bits=False)
-    arrays = _decoded(data, syntax, plugin, where)
-    return (_cut(array, data) for array in arrays) if codec.lossless and bits > data.BitsStored else arrays
+def _unpacked(frame: bytes, stream: Codestream, data: Dataset, syntax: str, where: str) -> NDArray[Any]:
+    """One compressed frame, which was looked at before."""
+    import imagecodecs
+
+    codec, size = _CODECS[syntax], 1 if stream.bits <= 8 else 2 if stream.bits <= 16 else 4
+    try:
+        array = np.asarray(getattr(imagecodecs, codec.name)(frame))
+    except Exception as error:  # each codec has an error of its own
+        raise InvalidData(f"{where}: {_NOT_UNPACKED} ({_words(syntax)})", _AGAIN) from error
+    if array.shape != (data.Rows, data.Columns) or array.dtype.itemsize != size or array.dtype.kind not in "ui":
+        raise InvalidData(f"{where}: {_NOT_UNPACKED} ({_words(syntax)})", _AGAIN)
+    signed = bool(data.PixelRepresentation)
+    if stream.signed is None:
+        array = array.view(f"i{size}" if signed else f"u{size}")
+    # Ringing of a lossy frame may pass the largest number of BitsStored: without its upper bits it would turn black.
+    as_stored = codec.lossless or (signed and stream.signed is None)
+    return _cut(array, data.BitsStored) if as_stored else array
+
+
+_NOT_UNPACKED = "its pixels cannot be unpacked: damaged, or not what the transfer syntax says"
 
 
 def _packed_frames(data: Dataset, count: int, where: str) -> list[bytes]:
@@ -200,19 +209,22 @@ def _packed_frames(data: Dataset, count: int, where: str) -> list[bytes]:
 
 def _checked(frame: bytes, data: Dataset, syntax: str, where: str) -> Codestream:
     """What a frame says of itself; InvalidData unless it is whole, and of the size and depth that the header says."""
-    codec = _CODECS[syntax]
-    found = codec.header(frame) if codec.header else None
-    if found is None or found.process not in codec.processes:
+    codec, signed = _CODECS[syntax], bool(data.PixelRepresentation)
+    found = codec.header(frame)
+    if found is None or found.process not in codec.processes or (found.is_sequential and found.bits not in (8, 12)):
         raise InvalidData(f"{where}: its pixels are not {_words(syntax)}, as it says", _AGAIN)
     if not is_whole(frame):
         raise InvalidData(f"{where}: a compressed frame ends before its end mark", _AGAIN)
     if (found.rows, found.columns, found.samples) != (data.Rows, data.Columns, 1):
         said = f"{data.Rows} x {data.Columns} pixels by its header, {found.rows} x {found.columns} and "
         raise InvalidData(f"{where}: {said}{found.samples} colours by its compressed frame", _AGAIN)
-    signed, exact = bool(data.PixelRepresentation), found.bits == data.BitsStored
-    fits = found.bits <= data.BitsAllocated and (found.bits > data.BitsAllocated - 8 or found.process in (0, 0xF7))
-    if not fits or (signed and found.signed is None and found.bits < data.BitsStored) or (
-        signed and not codec.lossless and found.signed is None and not exact
+    # A sign is in the highest of BitsStored, which is a bit of the frame, and alone its highest where bits get lost.
+    no_sign = signed and found.signed is None and found.bits != data.BitsStored
+    shown_only = found.bits <= 8 < data.BitsStored  # a picture for the screen in place of the values
+    if (
+        found.bits > data.BitsAllocated
+        or shown_only
+        or (no_sign and (found.bits < data.BitsStored or not codec.lossless))
     ):
         said = f"{data.BitsStored} of {data.BitsAllocated} bits by its header, {found.bits} by its compressed frame"
         raise InvalidData(f"{where}: {said}", _RECODE)
@@ -222,35 +234,7 @@ def _checked(frame: bytes, data: Dataset, syntax: str, where: str) -> Codestream
     return found
 
 
-def _cut(array: NDArray[Any], data: Dataset) -> NDArray[Any]:
-    """Numbers of BitsStored bits, with their sign, whatever stands in the bits above."""
-    unused = 8 * array.dtype.itemsize - data.BitsStored
-    return np.asarray((array << unused) >> unused)
-
-
-def _twelve_bits(frame: bytes, data: Dataset, where: str) -> NDArray[Any]:
-    """A frame of JPEG Extended with 12 bits, which pydicom 3 gives to no decoder of a free licence.
-
-    GDCM's decoder reads it if told of 12 bits; told of the 16 that are allocated it writes an error and then tries again.
-    """
-    import gdcm
-
-    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
-    fragment.SetByteStringValue(frame)
-    fragments.AddFragment(fragment)
-    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
-    element.SetValue(fragments.__ref__())
-    image = gdcm.Image()
-    image.SetNumberOfDimensions(2)
-    image.SetDimensions((data.Columns, data.Rows, 1))
-    image.SetDataElement(element)
-    grey = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
-    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(grey))
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(_JPEG + "51")))
-    image.SetPixelFormat(gdcm.PixelFormat(1, 12, 12, 11, 0))
-    text = image.GetBuffer()
-    buffer = b"" if text is None else text.encode("utf-8", "surrogateescape")
-    if len(buffer) != data.Rows * data.Columns * 2:
-        raise InvalidData(f"{where}: its pixels cannot be unpacked: damaged ({_words(_JPEG + '51')})", _AGAIN)
-    array = np.frombuffer(buffer, dtype="<i2" if data.PixelRepresentation else "<u2").reshape(data.Rows, data.Columns)
-    return _cut(array, data) if data.PixelRepresentation else array
+def _cut(array: NDArray[Any], stored: int) -> NDArray[Any]:
+    """Numbers of so many bits, with their sign, whatever stands in the bits above."""
+    unused = max(8 * array.dtype.itemsize - stored, 0)
+    return np.asarray((array << unused) >> unused) if unused else array

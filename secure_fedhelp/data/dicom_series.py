@@ -131,7 +131,9 @@ def _require_one_series(files: Sequence[_File], folder: Path) -> None:
         found = [root.values(keyword) for root in roots]
         for file, value in zip(files, found, strict=True):
             if value != found[0]:
-                raise InvalidData(f"{folder}: {keyword} of {file.path.name} and {files[0].path.name} differ", ONE_BY_ONE)
+                raise InvalidData(
+                    f"{folder}: {keyword} of {file.path.name} and {files[0].path.name} differ", ONE_BY_ONE
+                )
     localizers = ["LOCALIZER" in root.texts("ImageType") for root in roots]
     if any(localizers) and not all(localizers):
         name = files[localizers.index(True)].name

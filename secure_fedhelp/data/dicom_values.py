@@ -30,7 +30,9 @@ def scales_of(frames: Frames) -> list[Scale]:
     for group in frames.groups("PixelValueTransformationSequence"):
         scale = None if group is None else _scale(group)
         if scale is not None and at_root is not None and scale != at_root:
-            raise InvalidData(f"{root.where}: rescaled by {at_root} at its root, by {scale} in a functional group", _AGAIN)
+            raise InvalidData(
+                f"{root.where}: rescaled by {at_root} at its root, by {scale} in a functional group", _AGAIN
+            )
         found.append(scale or at_root or (1.0, 0.0))
     if class_of(root) == PARAMETRIC_MAP:
         _require_own_values(frames)
