@@ -1,7 +1,7 @@
 """DICOM files and series as volumes of raw values, by a list of what is understood (docs/data.md has it as a table).
 
 dicom_kinds.py says which objects are images, dicom_pixels.py unpacks stored numbers, dicom_values.py gives them their
-meaning, dicom_geometry.py their place, dicom_series.py makes one volume of a folder. Everything else is refused by name.
+meaning, dicom_geometry.py their place, dicom_series.py makes one volume of a folder. All else is refused by name.
 """
 
 from __future__ import annotations

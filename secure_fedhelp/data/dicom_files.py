@@ -47,20 +47,24 @@ def read_header(path: Path, where: str) -> Tags:
 
     if not path.is_file():
         raise InvalidData(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
-    _require_bounded(path, where)
-    return Tags(dcmread(path, force=True, stop_before_pixels=True, defer_size=_LARGE), where)
+    # What is left in the file is read from there later, where deflated bytes are others.
+    defer = None if _deflated(path, where) else _LARGE
+    return Tags(dcmread(path, force=True, stop_before_pixels=True, defer_size=defer), where)
 
 
-def _require_bounded(path: Path, where: str) -> None:
-    """InvalidData for a deflated file that unpacks to more than is read; unpacked here in steps that are thrown away."""
+def _deflated(path: Path, where: str) -> bool:
+    """Whether a file is deflated; InvalidData for one that unpacks to more than is read.
+
+    It is unpacked here in steps that are thrown away: pydicom unpacks all of it at once.
+    """
     from pydicom.filereader import read_file_meta_info
 
     with path.open("rb") as file:
         if file.read(132)[128:] != b"DICM":  # no file meta information, so not deflated
-            return
+            return False
         meta = read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") != DEFLATED:
-            return
+            return False
         file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
         unpacker, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while (packed := file.read(_STEP)) and not unpacker.eof:
@@ -71,3 +75,4 @@ def _require_bounded(path: Path, where: str) -> None:
                         f"{where}: unpacks to more than {LARGEST_DEFLATED} bytes", "Save it uncompressed."
                     )
                 packed = unpacker.unconsumed_tail
+    return True

@@ -70,8 +70,8 @@ def _plane(position: Tags, orientation: Tags, measures: Tags) -> Plane | None:
     if origin is None or along is None or spacing is None:
         return None
     row, column = np.asarray(along[:3]), np.asarray(along[3:])
-    lengths, corner = (np.linalg.norm(row), np.linalg.norm(column)), float(row @ column)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(corner)) > 10 * _ROUNDING or min(spacing) <= 0:
+    corners = np.array([row @ row - 1, column @ column - 1, row @ column])
+    if np.abs(corners).max() > 20 * _ROUNDING or min(spacing) <= 0:
         what = f"ImageOrientationPatient {along}, PixelSpacing {spacing}"
         raise InvalidData(f"{position.where}: no two axes of a plane: {what}", "Export it again from its source.")
     thickness = measures.number("SliceThickness") or 0.0
@@ -106,7 +106,7 @@ def _require_even(planes: Sequence[Plane], names: Sequence[str], step: Vector, w
     heights = np.asarray([plane.origin @ planes[0].normal for plane in planes])
     rises = np.diff(heights)
     scale = float(np.abs(rises).max())
-    same = np.flatnonzero(np.abs(rises) <= max(_ROUNDING, TOLERANCE * scale))
+    same = np.flatnonzero(np.abs(rises) <= max(_ROUNDING, scale / 100))
     if scale <= _ROUNDING or len(same):
         number = int(same[0]) if len(same) else 0
         reason = f"{where}: {names[number]} and {names[number + 1]} lie at one place"

@@ -6,8 +6,6 @@ classes of the standard (PS3.4, annex B.5; PS3.3 for the modules).
 
 from __future__ import annotations
 
-import warnings
-
 from secure_fedhelp.data.dicom_tags import Frames, Tags
 from secure_fedhelp.errors import InvalidData
 
@@ -93,8 +91,6 @@ def require_understood(header: Tags) -> Frames:
         size = f"{rows} x {columns} pixels, {frames.count} frames"
         raise InvalidData(f"{where}: {size}; at most {LARGEST_PLANE} pixels a frame and {LARGEST_VOLUME} in all")
     _require_plain_values(header, frames)
-    if kind in PET and (units := header.text("Units")):
-        warnings.warn(f"PET values are in the unit of the file ({units}); no uptake value is computed", stacklevel=2)
     return frames
 
 

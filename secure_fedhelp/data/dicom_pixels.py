@@ -1,7 +1,7 @@
 """The stored numbers of a DICOM file, frame by frame: transfer syntaxes that are read, and what is checked before.
 
-Sizes and depths that the header, the length of the data and each compressed frame declare must agree before a decoder sees
-a byte: decoders are C and trust what they are told. Unused high bits are cut off (PS3.5, 8.1.1).
+Sizes and depths that the header, the length of the data and each compressed frame declare must agree before a decoder
+sees a byte: decoders are C and trust what they are told. Unused high bits are cut off (PS3.5, 8.1.1).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _RECODE = "Save it uncompressed (Explicit VR Little Endian), for instance with D
 
 @dataclass(frozen=True)
 class _Codec:
-    """How one transfer syntax is unpacked, by imagecodecs: it gives every one of them to a library with a free licence."""
+    """How one transfer syntax is unpacked by imagecodecs, whose codecs all have free licences."""
 
     #: The function of imagecodecs.
     name: str
-    #: What a frame says of itself, and the start-of-frame markers it may have (ITU-T T.81 and T.87; JPEG 2000 has none).
+    #: What a frame says of itself, and the start-of-frame markers that it may have; JPEG 2000 has none.
     header: Callable[[bytes], Codestream | None]
     processes: tuple[int, ...] = (0,)
     lossless: bool = True
@@ -159,7 +159,7 @@ def _require_length(data: Dataset, keyword: str, count: int, where: str) -> None
 
 def _decoded(data: Dataset, syntax: str, where: str) -> Iterator[NDArray[Any]]:
     """Plain frames and run lengths, by pydicom itself; it cuts off unused bits."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     frames = get_decoder(UID(syntax)).iter_array(data, raw=True)

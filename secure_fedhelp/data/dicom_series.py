@@ -17,8 +17,8 @@ from secure_fedhelp.data.dicom_files import read_header
 from secure_fedhelp.data.dicom_geometry import ONE_BY_ONE, Plane, affine_of, planes_of
 from secure_fedhelp.data.dicom_kinds import DIRECTORY, LARGEST_VOLUME, class_of, require_understood
 from secure_fedhelp.data.dicom_pixels import stored_frames
-from secure_fedhelp.data.dicom_tags import Frames
-from secure_fedhelp.data.dicom_values import Scale, scales_of, values_of
+from secure_fedhelp.data.dicom_tags import Frames, Tags
+from secure_fedhelp.data.dicom_values import Scale, scales_of, values_of, warn_of_units
 from secure_fedhelp.data.volume import Volume
 from secure_fedhelp.errors import InvalidData
 
@@ -44,6 +44,8 @@ class _File:
     def values(self, intensity: tuple[float, float] | None) -> NDArray[np.float32]:
         """float32 [frames, rows, columns]; reads the pixels."""
         root = self.frames.root
+        if intensity is not None:
+            warn_of_units(self.frames)
         stored = stored_frames(self.path, root, self.frames.count)
         inverted = root.text("PhotometricInterpretation") == "MONOCHROME1"
         return values_of(stored, self.scales, inverted=inverted, intensity=intensity, where=self.name)
@@ -51,7 +53,7 @@ class _File:
 
 def volume_of(path: Path, intensity: tuple[float, float] | None) -> Volume:
     """The frames of one file, in the order in which it has them. Raises InvalidData or MissingExtra."""
-    file = _opened(path, path.name)
+    file = _understood(path, read_header(path, path.name))
     values, affine = file.values(intensity), None
     if file.planes is not None and not _at_one_place(file.planes):
         names = [f"frame {number}" for number in range(1, file.frames.count + 1)]
@@ -82,10 +84,9 @@ def read_series(folder: Path, intensity: tuple[float, float] | None) -> Volume:
     return Volume(np.moveaxis(values, 0, -1), affine)
 
 
-def _opened(path: Path, name: str) -> _File:
-    header = read_header(path, name)
+def _understood(path: Path, header: Tags) -> _File:
     frames = require_understood(header)
-    return _File(path, name, frames, scales_of(frames), planes_of(frames))
+    return _File(path, header.where, frames, scales_of(frames), planes_of(frames))
 
 
 def _at_one_place(planes: Sequence[Plane]) -> bool:
@@ -112,10 +113,9 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _slice_in(path: Path, folder: Path) -> _File | None:
-    name = f"{folder.name}/{path.name}"
-    if class_of(read_header(path, name)) == DIRECTORY:
-        return None
-    return _opened(path, name)
+    """A slice, or None for a DICOMDIR, which lists files."""
+    header = read_header(path, f"{folder.name}/{path.name}")
+    return None if class_of(header) == DIRECTORY else _understood(path, header)
 
 
 def _require_one_series(files: Sequence[_File], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The elements of a DICOM header, of which an empty one is an absent one, and one that contradicts its kind is named."""
+"""The elements of a DICOM header: an empty one is an absent one, and one that contradicts its kind is named."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What stored numbers mean: slope and intercept of each frame, and which end is white.
 
-Not applied: windows and other tables for showing (VOI LUT, presentation states), real world values beside the modality's
-own, private scales. Padding pixels are pixels.
+Not applied: windows and other tables for showing (VOI LUT, presentation states), real world values beside the
+modality's own, private scales. Padding pixels are pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fedhelp.data.dicom_kinds import CT, DOSE, PARAMETRIC_MAP, class_of
+from secure_fedhelp.data.dicom_kinds import CT, DOSE, PARAMETRIC_MAP, PET, class_of
 from secure_fedhelp.data.dicom_tags import Frames, Tags
 from secure_fedhelp.errors import InvalidData
 
@@ -27,18 +27,29 @@ def scales_of(frames: Frames) -> list[Scale]:
         return [_dose(root)] * frames.count
     at_root = _scale(root)
     found = []
-    for group in frames.groups("PixelValueTransformationSequence"):
-        scale = None if group is None else _scale(group)
+    for scale in _own_scales(frames):
         if scale is not None and at_root is not None and scale != at_root:
-            raise InvalidData(
-                f"{root.where}: rescaled by {at_root} at its root, by {scale} in a functional group", _AGAIN
-            )
+            reason = f"rescaled by {at_root} at its root, by {scale} in a functional group"
+            raise InvalidData(f"{root.where}: {reason}", _AGAIN)
         found.append(scale or at_root or (1.0, 0.0))
     if class_of(root) == PARAMETRIC_MAP:
         _require_own_values(frames)
-    if class_of(root) in CT and all(scale == (1, 0) for scale in found) and at_root is None:
-        warnings.warn("CT without a slope and an intercept: its numbers are taken as they are", stacklevel=2)
     return found
+
+
+def warn_of_units(frames: Frames) -> None:
+    """Warns where values of several hospitals may not compare: PET by its unit, CT that says nothing of its own."""
+    root, kind = frames.root, class_of(frames.root)
+    if kind in PET:
+        unit = root.text("Units") or "none named"
+        warnings.warn(f"PET values are in the unit of the file ({unit}); no uptake value is computed", stacklevel=2)
+    if kind in CT and _scale(root) is None and None in _own_scales(frames):
+        warnings.warn("CT without a slope and an intercept: its numbers are taken as they are", stacklevel=2)
+
+
+def _own_scales(frames: Frames) -> list[Scale | None]:
+    groups = frames.groups("PixelValueTransformationSequence")
+    return [None if group is None else _scale(group) for group in groups]
 
 
 def _scale(tags: Tags) -> Scale | None:
