@@ -52,11 +52,16 @@ class Notes:
     def _heard(self) -> tuple[str, ...]:
         if not self._warnings:
             return ()
-        text, (first, count) = next(iter(self._warnings.items()))
-        others = f", and {len(self._warnings) - 1} other warnings" if len(self._warnings) > 1 else ""
-        return (f"the readers of image files warn: {text!r} ({count} times, first at {first}){others}",)
+        said = (
+            f"{text!r} ({'once' if count == 1 else f'{count} times'}, first at {first})"
+            for text, (first, count) in islice(self._warnings.items(), _WARNINGS)
+        )
+        others = f"; and {more} others" if (more := len(self._warnings) - _WARNINGS) > 0 else ""
+        return (f"the readers of image files warn: {'; '.join(said)}{others}",)
 
 
+#: Different warnings that are said in full.
+_WARNINGS = 5
 _AGREE = "They are taken as stored: bring them to one orientation, the same in every hospital."
 
 
