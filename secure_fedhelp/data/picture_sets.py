@@ -15,15 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fedhelp.data.doubles import copies_told
 from secure_fedhelp.data.encoding import category
 from secure_fedhelp.data.formats import promises_image, stem_of
 from secure_fedhelp.data.image_files import ImageFiles
 from secure_fedhelp.data.loaded import Loaded, Progress, silent
 from secure_fedhelp.data.nifti import pixels_of
+from secure_fedhelp.data.numbers import exact
+from secure_fedhelp.data.patients import one_each, patients_of
 from secure_fedhelp.data.pictures import fit_image, fit_mask
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.data.rows import patient_of, read_rows
-from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn
+from secure_fedhelp.data.rows import columns_of, read_rows
+from secure_fedhelp.errors import InvalidData, InvalidValue
 from secure_fedhelp.study.sections import DataSection
 
 NO_PATIENTS = (
@@ -32,7 +36,7 @@ NO_PATIENTS = (
 )
 
 
-def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
     """Records with masks from ``images/`` and ``masks/``, in the order of their stems; raises InvalidData."""
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if alone := sorted(images.keys() ^ masks.keys()):
@@ -40,8 +44,12 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> 
         raise InvalidData(f"{folder}: no {where} for {alone[0]!r}, and {len(alone) - 1} more without their other half")
     if not images:
         raise InvalidData(f"{folder}: no image files in images/ and masks/")
-    patients = _patients(folder / "patients.csv", data.patient_id) if (folder / "patients.csv").exists() else None
-    if patients is not None and (unnamed := sorted(images.keys() - patients.keys())):
+    if (folder / "patients.csv").exists():
+        patients, notes = _patients(folder / "patients.csv", data.patient_id, reading)
+    else:
+        stems, told = one_each([(f"image {stem!r}", stem) for stem in images], folder.name, reading)
+        patients, notes = dict(zip(images, stems, strict=True)), (NO_PATIENTS, *told)
+    if unnamed := sorted(images.keys() - patients.keys()):
         raise InvalidData(f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more")
     files, inputs, labels = ImageFiles(folder, data), [], []
     for number, (stem, path) in enumerate(images.items()):
@@ -50,49 +58,51 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> 
         inputs.append(fit_image(image, data, path.name))
         labels.append(fit_mask(mask, data, masks[stem].name))
     progress(folder.name, len(images), len(images))
-    names = tuple(stem if patients is None else patients[stem] for stem in images)
-    notes = (*(() if patients else (NO_PATIENTS,)), *files.notes.lines())
-    return Loaded(Records(np.stack(inputs), np.stack(labels), names), notes=notes, tones=files.tones)
+    records = Records(np.stack(inputs), np.stack(labels), tuple(patients[stem] for stem in images))
+    return Loaded(records, notes=(*notes, *files.notes.lines()), tones=files.tones)
 
 
-def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+def read_index(path: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
     """Records of the files that a table lists. Raises InvalidData, MissingColumn, UnknownCategory or MissingExtra."""
-    rows = read_rows(path, None, progress)
-    masked = "mask" in rows[0][1]
-    for name in ("file", data.patient_id, "mask" if masked else data.target):
-        if name not in rows[0][1]:
-            raise MissingColumn(f"{path.name}: no column {name!r}")
-    files, seen = ImageFiles(path.parent, data), dict[tuple[str, str], str]()
-    inputs, labels, patients = [], list[NDArray[np.int64]](), []
+    there = columns_of(path, reading)
+    masked = "mask" in there
+    needed = ["file", data.patient_id, "mask" if masked else data.target, *(["slice"] if "slice" in there else [])]
+    rows = read_rows(path, needed, progress, reading, patient=data.patient_id)
+    named = ((place, row[data.patient_id]) for place, row in rows)
+    patients, notes = patients_of(named, path.name, data.patient_id, reading)
+    files, seen = ImageFiles(path.parent, data), dict[tuple[str, int | None], str]()
+    inputs, labels = [], list[NDArray[np.int64]]()
     for number, (place, row) in enumerate(rows):
         progress(path.name, number, len(rows))
-        where, key = f"{path.name}, {place}", (os.path.normpath(row["file"].strip()), row.get("slice", "").strip())
+        where = f"{path.name}, {place}"
+        file, number_of_slice = _named(path, row, "file", where), _slice(row, where, reading)
+        key = os.path.realpath(file), number_of_slice
         if key in seen:
             raise InvalidData(f"{where}: the same image as {seen[key]}")
         seen[key] = place
-        patients.append(patient_of(row, data.patient_id, where))
-        file, number_of_slice = _named(path, row, "file", where), _slice(row, where)
         if masked:
             image, mask = files.pair(file, _named(path, row, "mask", where), number_of_slice, where)
             labels.append(fit_mask(mask, data, row["mask"]))
         else:
             image = files.image(file, number_of_slice, where)
-            labels.append(np.asarray(category(row[data.target], data.classes, f"{where}, column {data.target!r}")))
+            column = f"{where}, column {data.target!r}"
+            labels.append(np.asarray(category(row[data.target], data.classes, column, reading)))
         inputs.append(fit_image(image, data, where))
     progress(path.name, len(rows), len(rows))
-    records = Records(np.stack(inputs), np.stack(labels), tuple(patients))
-    return Loaded(records, notes=files.notes.lines(), tones=files.tones)
+    records = Records(np.stack(inputs), np.stack(labels), patients)
+    notes += copies_told(records, path.name) + files.notes.lines()
+    return Loaded(records, notes=notes, tones=files.tones)
 
 
-def sites_of(path: Path, column: str) -> list[str]:
+def sites_of(path: Path, column: str, reading: Reading = STANDARD) -> list[str]:
     """What ``column`` of an index, or of the ``patients.csv`` of a folder, says of each record, in their order."""
     if not path.is_dir():
-        return [row[column] for _, row in read_rows(path, [column])]
-    named = _by_file(path / "patients.csv", column)
+        return [row[column] for _, row in read_rows(path, [column], reading=reading, patient=None)]
+    named = _by_file(path / "patients.csv", column, reading)
     return [named[stem][1] for stem in _by_stem(path / "images")]
 
 
-def files_of(path: Path) -> dict[str, Path]:
+def files_of(path: Path, reading: Reading = STANDARD) -> dict[str, Path]:
     """All files that are read for a folder of pairs, or for an index, by the name that they have there; OSError."""
     if path.is_dir():
         listed = {f"{part}/{s}": file for part in ("images", "masks") for s, file in _by_stem(path / part).items()}
@@ -100,7 +110,8 @@ def files_of(path: Path) -> dict[str, Path]:
         who = path / "patients.csv"
         return found | ({who.name: who} if who.exists() else {})
     listed = {"": path}
-    for _, row in read_rows(path, None):
+    columns = [name for name in columns_of(path, reading) if name in ("file", "mask")]
+    for _, row in read_rows(path, columns, reading=reading, patient=None) if columns else ():
         for name in (row.get("file", "").strip(), row.get("mask", "").strip()):
             series = path.parent / name
             if not name or name in listed:
@@ -140,23 +151,25 @@ def _named(index: Path, row: Mapping[str, str], column: str, where: str) -> Path
     return index.parent / name
 
 
-def _slice(row: Mapping[str, str], where: str) -> int | None:
+def _slice(row: Mapping[str, str], where: str, reading: Reading) -> int | None:
     text = row.get("slice", "").strip()
-    if text and not text.isdecimal():
+    number = exact(text, reading)  # 14.0 too: programs write so what has gaps
+    if text and (number is None or number < 0 or number != int(number)):
         raise InvalidValue(f"{where}, column 'slice': {text[:40]!r} is no whole number from 0")
-    return int(text) if text else None
+    return None if number is None else int(number)
 
 
-def _patients(path: Path, column: str) -> dict[str, str]:
-    """Patient by stem."""
-    named = _by_file(path, column)
-    return {stem: patient_of({column: name}, column, f"{path.name}, {place}") for stem, (place, name) in named.items()}
+def _patients(path: Path, column: str, reading: Reading) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Patient by stem, and notes for the card."""
+    named = _by_file(path, column, reading)
+    patients, notes = patients_of(named.values(), path.name, column, reading)
+    return dict(zip(named, patients, strict=True)), notes
 
 
-def _by_file(path: Path, column: str) -> dict[str, tuple[str, str]]:
+def _by_file(path: Path, column: str, reading: Reading) -> dict[str, tuple[str, str]]:
     """Where a file is named, and what ``column`` says of it. InvalidData if one is named twice: who would it be of?"""
     found: dict[str, tuple[str, str]] = {}
-    for place, row in read_rows(path, ["file", column]):
+    for place, row in read_rows(path, ["file", column], reading=reading, patient=None):
         if (stem := row["file"].strip()) in found:
             raise InvalidData(f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}")
         found[stem] = (place, row[column])

@@ -32,6 +32,10 @@ ledger = {ledger}
 # [[foundations]]                           # in its place one or two models, each with its url and its name:
 # url = "https://teacher.example"
 # model = "teacher"
+# [reading]                                 # how your files are written (docs/data.md); nothing of it is guessed
+# separator = ";"                           # of CSV files: "," if absent; "tab" or "bar"
+# decimal = ","                             # "." if absent; with thousands = "." the text 1.234,5 is a number too
+# spellings = "refuse"                      # a patient in two spellings, 17 and 0017: "merge" if absent
 """
 
 _POLICY = """\
