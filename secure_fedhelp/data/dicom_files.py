@@ -17,6 +17,7 @@ LARGEST_DEFLATED = 2**29
 #: An element longer than this is left in the file until somebody asks for it: headers have none.
 _LARGE = 2**20
 _STEP = 2**20
+_PLAIN = "Save it uncompressed (Explicit VR Little Endian). Nothing was spent."
 
 
 @contextmanager
@@ -65,7 +66,10 @@ def _deflated(path: Path, where: str) -> bool:
         meta = read_file_meta_info(path)
         if meta.get("TransferSyntaxUID") != DEFLATED:
             return False
-        file.seek(132 + 12 + int(meta.FileMetaInformationGroupLength))
+        length_of_head = Tags(meta, where).whole("FileMetaInformationGroupLength")
+        if length_of_head is None or length_of_head < 0:
+            raise InvalidData(f"{where}: deflated, and it does not say where (FileMetaInformationGroupLength)", _PLAIN)
+        file.seek(132 + 12 + length_of_head)
         unpacker, length = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while (packed := file.read(_STEP)) and not unpacker.eof:
             while packed:

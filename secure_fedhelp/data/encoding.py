@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from secure_fedhelp.data.numbers import declared, exact, no_number, numbers_of, other_settings
+from secure_fedhelp.data.numbers import declared, exact, lost_zeros, no_number, numbers_of, other_settings
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import UnknownCategory
@@ -45,7 +45,7 @@ def _place(text: str, column: Column, where: str, reading: Reading) -> int:
     try:
         return category(text, column.categories, f"{where}, column {column.name!r}", reading)
     except UnknownCategory:
-        if not column.other:
+        if not column.other or lost_zeros(text, column.categories, reading):
             raise
         if numbers_of(column.categories) and other_settings(text, reading):  # 1,5 is no other category than 1.5
             raise no_number(text, reading, f"{where}, column {column.name!r}") from None

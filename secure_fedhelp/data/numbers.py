@@ -87,6 +87,12 @@ def is_code(text: str) -> bool:
     return _CODE.fullmatch(text.strip()) is not None
 
 
+def lost_zeros(text: str, names: Iterable[str], reading: Reading = STANDARD) -> bool:
+    """Whether a text is one of these codes but for the zeros before it, which spreadsheets take away."""
+    number = exact(text, reading)
+    return number is not None and any(is_code(name) and exact(name) == number for name in names)
+
+
 @lru_cache(maxsize=256)
 def numbers_of(names: tuple[str, ...]) -> Mapping[Decimal, int]:
     """Position by number, of the names of a plan that are numbers; empty where one of them is a code."""

@@ -16,7 +16,7 @@ from secure_fedhelp.data.medmnist import is_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Labels, Records
-from secure_fedhelp.data.rows import MISSING, read_rows
+from secure_fedhelp.data.rows import MISSING, columns_of, read_rows
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData
 from secure_fedhelp.research.catalog import data_fields
 from secure_fedhelp.research.dealing import About, Dealt, deal
@@ -139,7 +139,7 @@ def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
 def _require_classes(data: OwnData) -> None:
     """An index's target by its kind, before thousands of images are read to find its first value unknown."""
     reading = data.reading or STANDARD
-    header = read_rows(data.path, None, reading=reading, patient=data.patient)[0][1]
+    header = columns_of(data.path, reading)
     if "mask" in header or data.target not in header:
         return  # its loader says what is missing
     texts = [row[data.target].strip() for _, row in read_rows(data.path, [data.target], reading=reading, patient=None)]

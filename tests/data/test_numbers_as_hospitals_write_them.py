@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from secure_fedhelp.data.encoding import category
+from secure_fedhelp.data.encoding import category, encode
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.numbers import declared, exact, one_spelling, plain, same_number
 from secure_fedhelp.data.reading import STANDARD, Reading
@@ -195,6 +195,20 @@ def test_a_name_is_not_its_number_in_another_spelling() -> None:
     assert category("1,5", ("1.500", "2"), "here", GERMAN) == 0
     with pytest.raises(UnknownCategory):
         category("1.500", ("1.500", "2"), "here", GERMAN)
+
+
+def test_an_other_takes_no_value_that_is_listed_in_another_spelling() -> None:
+    numbers = Column(name="stage", kind="categorical", categories=("1.5", "2"), other=True)
+    assert encode("1.50", numbers, "here") == [1, 0, 0]
+    assert encode("3", numbers, "here") == encode("x", numbers, "here") == [0, 0, 1]
+    with pytest.raises(InvalidValue, match="here, column 'stage': '1,5' is a number only with decimal = \",\""):
+        encode("1,5", numbers, "here")
+    assert encode("1,5", numbers, "here", GERMAN) == [1, 0, 0]
+    codes = Column(name="stage", kind="categorical", categories=("007", "012"), other=True)
+    assert encode("013", codes, "here") == encode("8", codes, "here") == [0, 0, 1]
+    for damaged in ("7", "7.0", "12"):
+        with pytest.raises(UnknownCategory, match=f"'{damaged}' is none of 007, 012"):
+            encode(damaged, codes, "here")
 
 
 def test_names_that_are_one_number_get_one_spelling() -> None:
