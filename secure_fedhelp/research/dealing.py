@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from secure_fedhelp.data.numbers import one_spelling
 from secure_fedhelp.data.partition import by_dirichlet, by_site, by_sizes
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Indices, Labels, Records
@@ -114,13 +115,16 @@ def _require_enough(partition: Partition, patients: Sequence[str], parts: Mappin
 
 
 def hospital_names(sites: Sequence[str]) -> list[str]:
-    """The hospital of each record's site. Raises InvalidPartition if two sites would have one name."""
-    known = {text: site_name(text) for text in dict.fromkeys(text.strip() for text in sites)}
+    """The hospital of each record's site; a number in two spellings is one site (``3`` and ``3.0``). Raises
+    InvalidPartition if two sites would have one name."""
+    texts = [text.strip() for text in sites]
+    spelled = dict(zip(texts, one_spelling(texts, "the sites"), strict=True))
+    known = {text: site_name(text) for text in dict.fromkeys(spelled.values())}
     if len(set(known.values())) < len(known):
         raise InvalidPartition(
             f"two of the sites would have one name: {', '.join(sorted(known))}", "Rename one of them."
         )
-    return [known[text.strip()] for text in sites]
+    return [known[spelled[text]] for text in texts]
 
 
 def site_name(text: str) -> str:

@@ -81,6 +81,6 @@ def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress, files: F
     column = study.partition.column if isinstance(study.partition, SitePartition) else None
     key = f"{data.model_dump_json()} {column}"
     if data.table:
-        rows = files.once(key, lambda: read_table_file(data, progress))
-        return deal_table(study, data, rows, rng, progress)
+        table = files.once(key, lambda: read_table_file(study, data, progress))
+        return deal_table(study, data, table, rng, progress)
     return deal_pictures(study, data, files.once(key, lambda: read_pictures(study, data, progress)), rng)

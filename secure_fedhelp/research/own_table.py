@@ -13,7 +13,7 @@ from secure_fedhelp.data.numbers import one_spelling, same_number
 from secure_fedhelp.data.patients import patients_of
 from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Indices, Records
-from secure_fedhelp.data.rows import MISSING, read_rows
+from secure_fedhelp.data.rows import MISSING, columns_of, read_rows
 from secure_fedhelp.data.tables import require_distinct
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
 from secure_fedhelp.research.catalog import data_fields
@@ -26,6 +26,16 @@ from secure_fedhelp.research.target import require_classes
 from secure_fedhelp.study.sections import Column
 
 Rows = list[tuple[str, dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """The names of all columns of a file, and the rows of those that the study reads."""
+
+    header: tuple[str, ...]
+    rows: Rows
+
+
 #: So many categories a column may have however few public records there are.
 _FEW_WORDS = 10
 
@@ -57,12 +67,12 @@ def layout_of(study: StudyFile, data: OwnData, header: Sequence[str]) -> Layout:
     return Layout(taken, tuple(name for name in header if name not in (*roles, *taken)), site)
 
 
-def deal_table(study: StudyFile, data: OwnData, rows: Rows, rng: np.random.Generator, progress: Progress) -> Dealt:
-    """The study's records and whose they are; ``rows`` are all of the file. Raises InvalidData's kinds, or
+def deal_table(study: StudyFile, data: OwnData, file: TableFile, rng: np.random.Generator, progress: Progress) -> Dealt:
+    """The study's records and whose they are; ``file`` is of :func:`read_table_file`. Raises InvalidData's kinds, or
     InvalidConfiguration."""
     partition = study.partition
     assert partition is not None  # noqa: S101 - the study file has been checked
-    layout, name = layout_of(study, data, list(rows[0][1])), data.path.name
+    layout, name, rows = layout_of(study, data, file.header), data.path.name, file.rows
     site_of = [row[layout.site] for _, row in rows] if layout.site else None
     chosen = choose_sites(study, [row[data.patient] for _, row in rows], site_of)  # first: what is left out may be odd
     rows = [rows[i] for i in chosen.kept]
@@ -109,9 +119,16 @@ def _notes(data: OwnData, columns: Sequence[Column]) -> tuple[str, ...]:
     )
 
 
-def read_table_file(data: OwnData, progress: Progress) -> Rows:
-    """All rows of the file, with the place of each; InvalidData if it cannot be read."""
-    return read_rows(data.path, None, progress, data.reading or STANDARD, patient=data.patient)
+def read_table_file(study: StudyFile, data: OwnData, progress: Progress) -> TableFile:
+    """The file as the study reads it: a column that is not taken may hold what no table can.
+
+    Raises InvalidData's kinds if it cannot be read, or as :func:`layout_of` does.
+    """
+    reading = data.reading or STANDARD
+    header = columns_of(data.path, reading)
+    layout = layout_of(study, data, header)
+    needed = [name for name in header if name not in layout.excluded]
+    return TableFile(tuple(header), read_rows(data.path, needed, progress, reading, patient=data.patient))
 
 
 def _targets(rows: Rows, data: OwnData, places: Sequence[str]) -> list[str]:

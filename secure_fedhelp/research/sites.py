@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from secure_fedhelp.data.numbers import one_spelling
 from secure_fedhelp.data.records import Indices
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPartition
 from secure_fedhelp.research.dealing import hospital_names, site_name
@@ -71,9 +72,10 @@ def choose_sites(study: StudyFile, patients: Sequence[str], sites: Sequence[str]
 def _names_of_some(sites: Sequence[str], wanted: Collection[str]) -> list[str]:
     """The hospital of each record where only the ``wanted`` take part: who has no name is none of them."""
     known = dict[str, str]()
-    for text in dict.fromkeys(text.strip() for text in sites):
+    texts = list(dict.fromkeys(text.strip() for text in sites))
+    for text, spelled in zip(texts, one_spelling(texts, "the sites"), strict=True):
         try:
-            known[text] = site_name(text)
+            known[text] = site_name(spelled)
         except InvalidPartition:
             known[text] = _NONE
     hospital_names([text for text, name in known.items() if name in wanted])  # or it would be two sites

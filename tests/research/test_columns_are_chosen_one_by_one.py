@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from clinics import Row, patients, study, write
 from rich.console import Console
@@ -21,6 +23,7 @@ from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.cohort import cohort_of
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.records_table import print_cohort
+from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.target import require_classes
 
 AGE = 'columns = [{ name = "age", kind = "numeric", center = 50, scale = 20 }]\n'
@@ -73,6 +76,22 @@ def test_an_excluded_column_may_hold_anything(tmp_path: Path) -> None:
     with pytest.raises(FedHelpError, match="'remark'"):
         study_data(study(tmp_path), None)
     assert "remark" not in names(study_data(study(tmp_path, 'exclude = ["remark"]\n'), None))
+
+
+def test_a_parquet_column_that_no_table_can_hold_may_be_excluded(tmp_path: Path) -> None:
+    rows = [{**row, "visits": [1, 2]} for row in patients()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "own.parquet")
+
+    def of(data: str) -> StudyFile:
+        own = study(tmp_path, data)
+        assert own.data is not None
+        return own.model_copy(update={"data": own.data.model_copy(update={"path": tmp_path / "own.parquet"})})
+
+    with pytest.raises(InvalidData, match="'visits'"):
+        study_data(of(""), None)
+    data = study_data(of('exclude = ["visits"]\n'), None)
+    assert names(data) == ["age", "grade", "follow_up"]
+    assert "Columns not taken, 1: visits." in said(data)
 
 
 def test_all_columns_that_cannot_be_taken_are_named_at_once(tmp_path: Path) -> None:

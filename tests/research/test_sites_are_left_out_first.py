@@ -34,6 +34,17 @@ def test_a_small_site_with_unreadable_records_is_left_out(tmp_path: Path, top: s
     assert said.startswith("annex, with 4 patients: ")
 
 
+def test_a_site_with_a_number_is_one_however_it_is_spelled(tmp_path: Path) -> None:
+    def numbered(number: int, row: Row) -> None:
+        row["clinic"] = {"north": ("1", "1.0", "01")[number % 3], "south": "2", "east": "3", "west": "4"}[row["clinic"]]
+
+    write(tmp_path, patients(change=numbered))
+    partition = SITES.replace('"north"', '"site-1"')
+    for top in ("", 'hospitals = ["site-1", "site-2", "site-3"]\n'):
+        data = study_data(study(tmp_path, top=top, partition=partition), None)
+        assert set(data.hospitals) == {"site-1", "site-2", "site-3", *(() if top else ("site-4",))}
+
+
 def test_the_same_sites_take_part_under_every_seed(tmp_path: Path) -> None:
     """By what is in the file, and not by what is left of it after a draw."""
     write(tmp_path, patients(change=with_annex))
