@@ -42,12 +42,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None)
     asked = parser.parse_args()
     run = asked.out or Path(tempfile.mkdtemp(prefix="swapped-")) / "run"
+    if run.exists():
+        parser.error(f"{run} exists: its lists would be put back into the new run")
     command = [sys.executable, "-m", "secure_fedhelp", "demo", "--rounds", str(asked.rounds), "--out", str(run)]
     stop, whole, times = threading.Event(), dict[Path, bytes](), list[int]()
     swapping = threading.Thread(target=lambda: times.append(swap(run, stop, whole)))
     began = time.monotonic()
     swapping.start()
-    code = subprocess.run([*command, "--overwrite"], check=False).returncode  # noqa: S603 - our own command
+    code = subprocess.run(command, check=False).returncode  # noqa: S603 - our own command
     stop.set()
     swapping.join()
     rounds = json.loads((run / "summary.json").read_text())["rounds"] if (run / "summary.json").exists() else 0

@@ -4,7 +4,7 @@ a plan of kind   path                      read as
 table            anything.parquet          Parquet (data/parquet.py)
 table            anything else             CSV (data/rows.py)
 image            a folder                  image-and-mask pairs (data/picture_sets.py)
-image            .csv or .parquet          an index of image files: PNG, DICOM, NIfTI (data/picture_sets.py)
+image            .csv or .parquet          an index of image files (data/picture_sets.py)
 image            anything else             NPZ, our own layout or MedMNIST's (data/images.py, data/medmnist.py)
 """
 

@@ -13,6 +13,7 @@ from secure_fedhelp.identity.certificates import make_request, spiffe_uri
 from secure_fedhelp.identity.clear_keys import seal_clear_keys
 from secure_fedhelp.identity.lock import establish_lock, open_lock
 from secure_fedhelp.identity.private_files import read_public
+from secure_fedhelp.identity.revocation import KEPT_FILE, LIST_FILE
 from secure_fedhelp.identity.sealed_files import write_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
@@ -131,7 +132,7 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     unlock = open_lock(root, source)
     signing = SigningKey.load(folder.keys / "signing.key", unlock)
     unlock.wipe()
-    files = [folder.keys / name for name in ("ca.crt", "revoked.crl")]
+    files = [folder.keys / name for name in ("ca.crt", LIST_FILE, KEPT_FILE)]
     return _Earlier(
         signing=signing,
         ledger=(root / config.ledger).resolve(),

@@ -81,8 +81,10 @@ LOG = Kind("a log", GIB)
 TABLE = Kind("a table", 4 * GIB, 16 * MIB)
 #: The unpacked size is limited to the same (data/npz.py).
 ARRAYS = Kind("an array file", 8 * GIB)
-#: 64 million pixels, the most that is unpacked, of eight bytes.
-PICTURE = Kind("an image file", 512 * MIB)
+#: 64 million pixels, the most that is unpacked, of eight bytes; with text and thumbnails twice of it.
+PICTURE = Kind("an image file", GIB)
+#: The demonstration's: layers of a small network, 64 million numbers.
+TEACHER = Kind("a teacher file", 256 * MIB)
 #: A CT of 2,000 slices of 1024 x 1024 pixels of two bytes is 4 GB.
 VOLUME = Kind("an image volume", 8 * GIB)
 #: A Python module that a plan or study names; templates and texts of a page.

@@ -43,8 +43,9 @@ def data() -> StudyData:
 
 def of_one_class(data: StudyData, name: str) -> StudyData:
     tier, records = data.hospitals[name]
-    ill = records.take(np.flatnonzero(records.labels == 1))
-    return replace(data, hospitals={**data.hospitals, name: (tier, ill)})
+    ill = np.flatnonzero(records.labels == 1)
+    rows = [data.rows[name][number] for number in ill]
+    return replace(data, hospitals={**data.hospitals, name: (tier, records.take(ill))}, rows={**data.rows, name: rows})
 
 
 def simulated(tmp_path: Path, data: StudyData, minimum: int, rounds: int = 1, masks: str = "repairing") -> RunFolder:

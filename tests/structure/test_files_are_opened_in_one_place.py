@@ -46,8 +46,6 @@ MAY = {
     "privacy/ledger.py": "locks the file that it appends to, and asks the open file what it is",
     "data/dicom_files.py": "pydicom opens the path that was just looked at",
     "data/dicom_pixels.py": "pydicom opens the path again that dicom_files.py has looked at",
-    "data/pictures.py": "decoders of images open them",
-    "data/volumes.py": "decoders of images open them",
     "research/demo_setup.py": "locks its folder",
     "research/processes.py": "writes logs, reads /proc",
     "research/simulation.py": "appends to a log",
