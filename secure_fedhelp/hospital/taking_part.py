@@ -80,9 +80,11 @@ def take_part(
     teacher = ask_teacher(member, records.public, world)
     from secure_fedhelp.learning.method import Site
     from secure_fedhelp.learning.methods import make_method
+    from secure_fedhelp.privacy.training import check_model
 
     name, noise = member.config.name, noise_of(member, _stream(member.vault))
     method = make_method(Site(member.plan, name, records.private, records.public, teacher, noise, records.held_out))
+    check_model(method.trained_privately(member.plan, method.site.tier), member.plan.data.input_shape)
     client = CoordinatorClient(
         address,
         member.credentials,

@@ -26,6 +26,7 @@ from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import FedHelpError, UnderQuorum
 from secure_fedhelp.hospital.taking_part import take_part
 from secure_fedhelp.hospital.world import World
+from secure_fedhelp.learning.trial import try_networks
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import (
     TEACHERS,
@@ -73,6 +74,7 @@ def simulate(
     """
     data = study_data(study, data_dir, progress)
     plan = study_plan(study, data)
+    try_networks(plan)
     run = create_run_folder(out, overwrite)
     print_records(plan, data, screen)
     lock = lock_run(run.root)

@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from secure_fedhelp.errors import FedHelpError, InvalidConfiguration
+from secure_fedhelp.learning.trial import try_networks
+from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.own_data import study_data
+from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.sweep.asked import remember
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.page import write_page
-from secure_fedhelp.research.sweep.runs import DEALT_BY, Run
+from secure_fedhelp.research.sweep.runs import DEALT_BY, RIVALS, Run
 from secure_fedhelp.research.sweep.store import Store
 
 #: Executes runs somewhere and gives what comes, in the order in which it comes.
@@ -49,7 +52,8 @@ def sweep(
             store.forget(runs)
         left = [run for run in runs if not store.done(run)]
         for dealings in _by_dealing(left):
-            _require_data(dealings)  # a missing file, or a part nobody can deal, is told before all starts
+            data = _require_data(dealings)  # a missing file, or a part nobody can deal, is told before all starts
+            _require_networks([run for run in left if _dealing(run) == _dealing(dealings[0])], data)
         done = {result.run: result for result in store.results(runs)}
         for result in done.values():
             log(result)
@@ -79,22 +83,34 @@ def _by_dealing(runs: Sequence[Run]) -> list[list[Run]]:
     """One run of each seed, for every way in which the study's data are dealt."""
     found: dict[str, dict[int, Run]] = {}
     for run in runs:
-        found.setdefault(run.study.model_dump_json(include=DEALT_BY), {}).setdefault(run.study.seed, run)
+        found.setdefault(_dealing(run), {}).setdefault(run.study.seed, run)
     return [list(seeds.values()) for seeds in found.values()]
 
 
-def _require_data(dealings: Sequence[Run]) -> None:
-    """Raise what is wrong with the data of all these; where one seed alone cannot be dealt, its runs will say so."""
+def _dealing(run: Run) -> str:
+    return run.study.model_dump_json(include=DEALT_BY)
+
+
+def _require_networks(runs: Sequence[Run], data: StudyData) -> None:
+    """UnsupportedModel, naming the layer, if a network that one of ``runs`` trains cannot be trained."""
+    tried = set[str]()
+    for run in runs:
+        networks = run.study.model_dump_json(include={"model", "method"})
+        if run.contender not in RIVALS and networks not in tried:
+            tried.add(networks)
+            try_networks(study_plan(run.study.model_copy(update={"epsilon": None}), data))
+
+
+def _require_data(dealings: Sequence[Run]) -> StudyData:
+    """The data of the first of these that can be dealt. Raise what is wrong with the data of all; where one seed alone
+    cannot be dealt, its runs will say so."""
     first: FedHelpError | None = None
     for run in dealings:
         try:
-            study_data(run.study, run.data_dir)
+            return study_data(run.study, run.data_dir)
         except FedHelpError as error:
             first = first or error
-        else:
-            return
-    if first is not None:
-        raise first
+    raise first or AssertionError("a dealing has at least one run")
 
 
 @contextmanager
