@@ -20,6 +20,8 @@ from secure_fedhelp.errors import UnsupportedModel
 #: Records tried together; relative and absolute differences that rounding makes between a batch and one of it.
 TRIED = 2
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-5
+_PASSES = 3
+_RANDOM = "Draw random numbers in nn.Dropout layers alone: what is drawn elsewhere cannot be told from mixing records."
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -98,6 +100,10 @@ def require_records_apart(model: nn.Module, inputs: Tensor) -> None:
     ``model`` is in training mode and dropout is off, since that would differ by chance.
     """
     kept = {name: values.clone() for name, values in model.named_buffers()}
+    # Several passes: another thread may draw from the same generator in one of them.
+    drawing = [found for _ in range(_PASSES) if (found := _first_that_draws(model, inputs)) is not None]
+    if len(drawing) == _PASSES:
+        raise _refused(*drawing[0], "draws random numbers", _RANDOM)
     together, again = _answers(model, inputs), _answers(model, inputs)
     for name, values in model.named_buffers():
         if not torch.equal(values, kept[name]):
@@ -107,13 +113,32 @@ def require_records_apart(model: nn.Module, inputs: Tensor) -> None:
     for name, values in again.items():
         if not _same(together[name], values):
             layer = model.get_submodule(name)
-            what = "answers the same inputs twice differently"
-            raise _refused(name, layer, what, "Draw random numbers in nn.Dropout layers alone.")
+            raise _refused(name, layer, "answers the same inputs twice differently", _RANDOM)
     for number in range(len(inputs)):
         alone = _answers(model, inputs[number : number + 1])
         for name, values in alone.items():
             if name in together and not _same(together[name][number], values[0]):
                 raise _refused(name, model.get_submodule(name), "mixes the records of a batch")
+
+
+def _first_that_draws(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Module] | None:
+    """The innermost layer that draws from PyTorch's generator, if one does: name and layer."""
+    states, found, handles = list[Tensor](), list[tuple[str, nn.Module]](), []
+
+    def after(name: str, layer: nn.Module) -> None:
+        if not torch.equal(states.pop(), torch.get_rng_state()):
+            found.append((name, layer))
+
+    for name, layer in model.named_modules():
+        handles.append(layer.register_forward_pre_hook(lambda *_: states.append(torch.get_rng_state())))
+        handles.append(layer.register_forward_hook(lambda layer, *_, name=name: after(name, layer)))
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
 
 
 def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
@@ -126,6 +151,7 @@ def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     def after(name: str, answer: object) -> None:
         running.pop()
         if isinstance(answer, Tensor) and answer.ndim and len(answer) == len(inputs):
+            answers.pop(name, None)  # one that is used again stands where it answered last
             answers[name] = answer.detach().clone()  # a layer after it may work in place
 
     for name, layer in model.named_modules():

@@ -349,6 +349,8 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 _FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError, UnsupportedModel)
 #: The fastest first.
 _WAYS: Final[tuple[type[Gradients], ...]] = (BookKeeping, OpacusHooks, RecordByRecord)
+#: Parameters that a refusal names.
+_NAMED = 4
 #: What was found right for a structure. The trial takes as long as some steps, and a study makes its models anew each
 #: round; whether a way is right does not depend on the weights.
 _CHOSEN: dict[tuple[object, ...], type[Gradients]] = {}
@@ -406,8 +408,9 @@ def _each_alone(model: nn.Module, inputs: Tensor) -> Tensor:
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(named.values(), alone, strict=True)]
         rows.append(torch.cat([part.flatten() for part in parts]))
     if unreached := [name for name in named if name not in reached]:
+        more = f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""
         raise UnsupportedModel(
-            f"no gradient reaches {', '.join(unreached)}",
+            f"no gradient reaches {', '.join(unreached[:_NAMED])}{more}",
             "Leave out what is not used, or freeze it: requires_grad_(False).",
         )
     return torch.stack(rows)

@@ -57,7 +57,7 @@ def train_private(
     """
     way = check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
-    steps, constants = 0, [values.clone() for values in model.buffers()]
+    steps, constants, padding = 0, [values.clone() for values in model.buffers()], _padding_rows(model)
     with attached(way, model) as gradients:
         optimizer = NoisyOptimizer(
             torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=learning_rate),
@@ -79,6 +79,8 @@ def train_private(
                     "Let the network keep row numbers within an embedding's rows: inputs.long().clamp(0, rows - 1).",
                 ) from error
             steps += 1
+            for row, start in padding:
+                row.copy_(start)  # no record moves it, so noise there would protect nobody
     if not all(torch.equal(now, before) for now, before in zip(model.buffers(), constants, strict=True)):
         raise InvalidContribution("a buffer of the network changed with private records: it carries no noise")
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
@@ -179,6 +181,13 @@ def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradient
     model.train()
     require_known_settings(model)
     return choose(model, input_shape)
+
+
+def _padding_rows(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Embeddings' padding rows that are trained with the rest, each beside its value now."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.weight.requires_grad]
+    rows = [layer.weight.detach()[layer.padding_idx] for layer in layers if layer.padding_idx is not None]
+    return [(row, row.clone()) for row in rows]
 
 
 def _step(

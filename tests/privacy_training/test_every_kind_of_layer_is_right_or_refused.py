@@ -302,6 +302,17 @@ def test_what_is_frozen_gets_no_noise(name: str) -> None:
         assert torch.equal(values, before[key]) == (key not in trained)
 
 
+@pytest.mark.parametrize("name", ["a padding row", "the last row as padding", "a bag of rows, mean"])
+def test_a_padding_row_gets_neither_gradient_nor_noise(name: str) -> None:
+    model = made(name)
+    layer = model.embedding
+    assert isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+    before = layer.weight.detach().clone()
+    train_private(model, lambda o, _: losses_of(o), recorded(name), privacy(), 12, 0.1, SeededNoise(b"x"))
+    changed = (layer.weight != before).any(dim=1)
+    assert [number for number, row in enumerate(changed) if not row] == [layer.padding_idx]
+
+
 def test_a_draw_of_nobody_is_noise_in_every_way() -> None:
     for name in ("attention", "a padding row", "a padding row by hooks"):
         model, records = made(name), recorded(name)

@@ -283,10 +283,21 @@ class Random(nn.Module):
         return nn.functional.dropout(self.layer(inputs), 0.5, training=True)
 
 
+class Numbers(nn.Module):
+    """Random numbers that PyTorch does not know of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.rng = nn.Linear(4, 3), np.random.default_rng(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(inputs) * float(self.rng.normal()))
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
-    [(Centred(), "mixes the records"), (Random(), "twice differently")],
-    ids=["mean over the batch", "random"],
+    [(Centred(), "mixes the records"), (Random(), "draws random numbers"), (Numbers(), "twice differently")],
+    ids=["mean over the batch", "random", "random by numpy"],
 )
 def test_where_no_way_is_right_the_model_is_refused(model: nn.Module, words: str) -> None:
     with pytest.raises(UnsupportedModel, match=words):
