@@ -29,35 +29,63 @@ def encode_rows(
 
 
 def encode(text: str, column: Column, where: str) -> list[float]:
-    """The features of one value."""
+    """The features of one value: ``column.width`` of them, that of ``other`` and the indicator at the end."""
+    missing = text.strip() in MISSING
     if column.kind == "categorical":
-        features = [0.0] * len(column.categories)
-        if text.strip() not in MISSING:
-            features[category(text, column.categories, f"{where}, column {column.name!r}")] = 1.0
-        return features
-    if text.strip() in MISSING:
-        return [0.0]
+        features = [0.0] * (column.listed + column.other)
+        if not missing:
+            features[_place(text, column, where)] = 1.0
+    else:
+        features = [0.0 if missing else (_number(text, column, where) - column.center) / column.scale]
+    return [*features, float(missing)] if column.missing_indicator else features
+
+
+def _place(text: str, column: Column, where: str) -> int:
+    try:
+        return category(text, column.categories, f"{where}, column {column.name!r}")
+    except UnknownCategory:
+        if not column.other:
+            raise
+        return column.listed
+
+
+def _number(text: str, column: Column, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise InvalidValue(f"{where}, column {column.name!r}: {text.strip()[:40]!r} is not a finite number")
-    return [(value - column.center) / column.scale]
+    return value
 
 
 def decode_row(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]], columns: Sequence[Column]) -> list[str]:
-    """The text values of one input's features."""
+    """The text values of one input's features, which :func:`encode` makes the same features of.
+
+    A missing value is empty where the features tell it: of a category, or by an indicator. Without one a number's is
+    the centre. What the plan does not list is :func:`unlisted`, since its own word is no feature.
+    """
     cells, start = [], 0
     for column in columns:
-        width = len(column.categories) or 1
-        part = values[start : start + width]
-        start += width
-        if column.kind == "numeric":
+        part = values[start : start + column.width]
+        start += column.width
+        if column.missing_indicator and part[-1]:
+            cells.append("")
+        elif column.kind == "numeric":
             cells.append(repr(float(part[0]) * column.scale + column.center))
+        elif not part.any():
+            cells.append("")
         else:
-            cells.append(column.categories[int(part.argmax())] if part.any() else "")
+            cells.append((*column.categories, unlisted(column))[int(part.argmax())])
     return cells
+
+
+def unlisted(column: Column) -> str:
+    """A word for a value that is none of a column's categories: ``other``, longer where that is one of them."""
+    word = "other"
+    while word in column.categories:
+        word += "-other"
+    return word
 
 
 def category(text: str, categories: Sequence[str], where: str) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
 from typing import Protocol, TypeVar
 
+from secure_fedhelp.data.columns import ColumnCounts
 from secure_fedhelp.data.records import Records
 
 Item = TypeVar("Item")
@@ -55,9 +56,14 @@ class Loaded:
     """Records, with what the data card says of their file and the arrays cannot show any more."""
 
     records: Records
-    #: Values that were missing, by column; a missing number has become the plan's public centre.
-    missing: Mapping[str, int] = field(default_factory=dict)
+    #: What stood in each column of a table, before anything was filled in or cut.
+    columns: tuple[ColumnCounts, ...] = ()
     #: What whoever reads the card must know, such as that the file names no patients.
     notes: tuple[str, ...] = ()
     #: Of image files, whose raw values the plan's ``intensity`` cuts; None for tables and arrays.
     tones: Tones | None = None
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Values that were missing, by column."""
+        return {one.name: one.missing for one in self.columns}

@@ -1,7 +1,8 @@
 """Tables, CSV or Parquet by the file's ending: one row a record, columns as the plan's schema says.
 
 Numbers are centred and scaled by the plan's public constants, so preparing the data reveals nothing and costs nothing.
-A missing value (empty or ``?``) becomes the public centre, a missing category a row of zeros.
+A missing value (empty or ``?``) becomes the public centre, a missing category a row of zeros; where the column has an
+indicator, that says so. What was missing, cut or not listed is counted before it can be seen no more.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from secure_fedhelp.data.counting import count_columns
 from secure_fedhelp.data.encoding import LARGEST_STANDARDISED, category, decode_row, encode
 from secure_fedhelp.data.loaded import Loaded, Progress, counted, silent
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.data.rows import MISSING, patient_of, read_rows
+from secure_fedhelp.data.rows import patient_of, read_rows
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.sections import DataSection
@@ -40,13 +42,14 @@ def read_table(path: Path, data: DataSection, progress: Progress = silent) -> Lo
         inputs.append([x for column in data.columns for x in encode(row[column.name], column, where)])
         labels.append(category(row[data.target], data.classes, f"{where}, column {data.target!r}"))
         patients.append(patient)
-    array = np.clip(np.asarray(inputs, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
-    if array.shape[1:] != data.input_shape:
-        raise InvalidData(f"the plan's columns make {array.shape[1]} features, its input_shape says {data.input_shape}")
-    records = Records(array.astype(np.float32), np.asarray(labels, dtype=np.int64), tuple(patients))
+    features = np.asarray(inputs, dtype=np.float64)
+    if features.shape[1:] != data.input_shape:
+        reason = f"the plan's columns make {features.shape[1]} features, its input_shape says {data.input_shape}"
+        raise InvalidData(reason)
+    array = np.clip(features, -LARGEST_STANDARDISED, LARGEST_STANDARDISED).astype(np.float32)
+    records = Records(array, np.asarray(labels, dtype=np.int64), tuple(patients))
     require_distinct(path, [place for place, _ in rows], records)
-    names = [column.name for column in data.columns]
-    return Loaded(records, {name: sum(row[name].strip() in MISSING for _, row in rows) for name in names})
+    return Loaded(records, count_columns(features, data.columns, lambda name: [row[name] for _, row in rows]))
 
 
 def require_distinct(path: Path, places: Sequence[str], records: Records) -> None:

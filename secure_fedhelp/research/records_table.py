@@ -13,6 +13,7 @@ from rich.text import Text
 from secure_fedhelp.data.card import data_card
 from secure_fedhelp.data.loaded import Loaded
 from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.record_warnings import print_warnings
 from secure_fedhelp.study.plan import StudyPlan
 
 
@@ -29,5 +30,6 @@ def print_records(plan: StudyPlan, data: StudyData, screen: Console) -> None:
         table.add_row(Text(name), tier, str(card.patients), str(card.records), Text(shares))
     screen.print(table)
     screen.print(f"Public: {len(data.public.inputs)} records. Test: {len(data.test)} records.", markup=False)
+    print_warnings(plan, data, screen)
     for note in data.notes:
         screen.print(f"note: {note}", markup=False)

@@ -49,12 +49,34 @@ class Column(Strict):
     center: float = 0.0
     scale: float = Field(default=1.0, gt=0)
     categories: tuple[str, ...] = ()
+    #: One more feature: 1 where the value is missing.
+    missing_indicator: bool = False
+    #: Of a categorical column, one more feature: 1 for a value that ``categories`` does not list; else it is refused.
+    other: bool = False
 
     @model_validator(mode="after")
     def _categories_fit(self) -> Column:
         if (self.kind == "categorical") != bool(self.categories):
             raise ValueError(f"column {self.name!r}: categories are for categorical columns, and those need some")
+        if self.other and self.kind != "categorical":
+            raise ValueError(f"column {self.name!r}: other is for categorical columns")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A plan's hash is of all its values, and plans are older than these two: off is written as absent.
+        values: dict[str, Any] = dump(self)
+        return {key: value for key, value in values.items() if value or key not in ("missing_indicator", "other")}
+
+    @property
+    def listed(self) -> int:
+        """Features of a value that is listed: one of a number, one for each category."""
+        return len(self.categories) or 1
+
+    @property
+    def width(self) -> int:
+        """All features: of the value, then ``other``, then the indicator of a missing value."""
+        return self.listed + self.other + self.missing_indicator
 
 
 class DataSection(Strict):

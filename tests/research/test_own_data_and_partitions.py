@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from secure_fedhelp.data.checks import check_records
-from secure_fedhelp.data.tables import load_table
+from secure_fedhelp.data.tables import load_table, read_table
 from secure_fedhelp.errors import (
     FedHelpError,
     InvalidConfiguration,
@@ -89,7 +89,7 @@ def test_a_table_with_sites_becomes_a_study(tmp_path: Path) -> None:
         ("age", "numeric"),
         ("grade", "categorical"),
     ]
-    assert plan.data.input_shape == (4,)
+    assert plan.data.input_shape == (5,)  # one more for a grade that is not listed
     for name, (_, records) in data.hospitals.items():
         check_records(records, plan, name)
 
@@ -438,12 +438,46 @@ def test_each_fault_of_a_study_file_is_named(tmp_path: Path, text: str, error: t
 
 def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> None:
     table(tmp_path, {17: {"grade": "extreme"}})
+    grade = '{ name = "grade", kind = "categorical", categories = ["low", "mid", "high"] }'
     with pytest.raises(UnknownCategory, match="'extreme'") as raised:
-        study_data(study(tmp_path, own()), None)
+        study_data(study(tmp_path, own(more=f"columns = [{grade}]\n")), None)
     assert str(raised.value).count("own.csv") == 1
     assert "data.columns" in raised.value.hint
     columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\n'
     assert study_data(study(tmp_path, own(more=columns)), None).data_section_fields["input_shape"] == (1,)
+
+
+def test_a_category_that_the_public_part_lacks_fails_with_no_seed(tmp_path: Path) -> None:
+    """Whichever patients a seed makes public, ``extreme`` is read: listed where it is among them, else as other."""
+    table(tmp_path, {number: {"grade": "extreme"} for number in (17, 30, 31, 200)})
+    seen = set()
+    for seed in range(12):
+        file = study(tmp_path, own()).model_copy(update={"seed": seed})
+        data = study_data(file, None)
+        grade = study_plan(file, data).data.columns[1]
+        assert grade.other
+        seen.add("extreme" in grade.categories)
+        everybody = [*(r for _, r in data.hospitals.values()), *data.references, data.test]
+        ones = sum(int((records.inputs[:, 1:].sum(axis=1) == 1).sum()) for records in everybody)
+        assert ones == sum(map(len, everybody)), "each record has one grade, listed or other"
+    assert seen == {True, False}
+
+
+def test_a_column_with_holes_in_the_public_part_gets_an_indicator(tmp_path: Path) -> None:
+    """A fifth of the ages are missing: the plan says so, and the hospital's card counts them in its own file."""
+    table(tmp_path, {number: {"age": ""} for number in range(0, 400, 5)})
+    file = study(tmp_path, own())
+    data = study_data(file, None)
+    plan = study_plan(file, data)
+    age, grade = plan.data.columns
+    assert (age.missing_indicator, grade.missing_indicator) == (True, False)
+    assert data.public.inputs[:, 1].any()
+    run = create_run_folder(tmp_path / "run", overwrite=False)
+    write_hospitals(run, plan, data, [])
+    for name, (_, records) in data.hospitals.items():
+        loaded = read_table(run.hospital(name).root / "data" / "records.csv", plan.data)
+        assert loaded.missing["age"] == int(records.inputs[:, 1].sum()) > len(records) / 10
+        np.testing.assert_allclose(loaded.records.inputs, records.inputs, atol=2e-6)
 
 
 def test_text_among_numbers_is_told_with_its_file(tmp_path: Path) -> None:
