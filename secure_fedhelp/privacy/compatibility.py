@@ -118,7 +118,8 @@ def require_records_apart(model: nn.Module, inputs: Tensor) -> None:
         alone = _answers(model, inputs[number : number + 1])
         for name, values in alone.items():
             if name in together and not _same(together[name][number], values[0]):
-                raise _refused(name, model.get_submodule(name), "mixes the records of a batch")
+                hint = "Let a record's answer depend on that record alone: no mean, norm or order over the first axis."
+                raise _refused(name, model.get_submodule(name), "mixes the records of a batch", hint)
 
 
 def _first_that_draws(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Module] | None:
@@ -166,6 +167,8 @@ def _answers(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
             handle.remove()
     if "" not in answers:
         raise UnsupportedModel("the network does not answer each record of a batch with a tensor")
+    if answers[""].dtype != torch.float32:
+        raise UnsupportedModel(f"the network answers in {answers[''].dtype}: records and parameters are float32")
     return answers
 
 

@@ -135,6 +135,26 @@ class FrozenNorm(nn.Module):
         return torch.as_tensor(self.last(self.encoder(inputs)))
 
 
+class Double(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3).double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.last(inputs.double()))
+
+
+class Squeezed(nn.Module):
+    """Loses the axis of the records where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.last(inputs).squeeze())
+
+
 Kind = tuple[Callable[[], nn.Module], tuple[int, ...], type[Gradients]]
 
 #: Networks, the shape of their inputs, and the way that trains them.
@@ -336,6 +356,8 @@ def test_dropout_of_attention_stays_on_in_training_and_is_no_mixing() -> None:
         (Coded(nn.Embedding(ROWS, 4, sparse=True), 12), (3,), "has sparse gradients", "Leave sparse out"),
         (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), (4,), "'1' .BatchNorm1d. mixes", "train\\(\\)"),
         (nn.Sequential(nn.Linear(4, 3)).requires_grad_(False), (4,), "nothing to train", ""),
+        (Double(), (4,), "answers in torch.float64", ""),
+        (Squeezed(), (4,), "does not answer each record of a batch", ""),
         (nn.Sequential(nn.Linear(4, 3), nn.LSTM(3, 3)), (4,), "does not answer each record .* with a tensor", ""),
     ],
 )
