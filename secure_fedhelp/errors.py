@@ -69,7 +69,9 @@ class OneClassOnly(InvalidData):
 
 
 class TooFewPatients(InvalidData):
-    default_hint = "Ask for a plan with a smaller nominal size or sampling rate for this hospital. Nothing was spent."
+    default_hint = (
+        "Ask for a plan whose nominal size and sampling rate fit this hospital's patients. Nothing was spent."
+    )
 
 
 class PublicSetMismatch(InvalidData):
@@ -313,6 +315,15 @@ class UnmaskingFailed(StudyEnded):
     )
 
 
+class HospitalsLeft(UnderQuorum):
+    """So many hospitals have said that they do not take part that a round cannot come."""
+
+    default_hint = (
+        "The hospital that is named says why in its own log. If no round has begun, it can be mended there: then all "
+        "run the same commands again, the coordinator too. Otherwise a new study is needed."
+    )
+
+
 class StudyAlreadyStarted(FedHelpError):
     exit_code = 5
     status = "FAILED_PRECONDITION"
@@ -367,6 +378,28 @@ class StorageError(FedHelpError):
     exit_code = 6
     status = "RESOURCE_EXHAUSTED"
     default_hint = "Free some disk space or choose another directory; run the same command again to go on."
+
+
+class NoFileLeft(StorageError):
+    """The machine or the process has no file descriptor or memory left: what was not begun can be tried again."""
+
+    default_hint = "Raise the limit of open files (ulimit -n) for this process. It goes on by itself when one is free."
+
+
+class CannotJudgeNow(FedHelpError):
+    """Whoever should answer has trouble of its own: who asked is not refused, waits and tries again."""
+
+    exit_code = 6
+    status = "UNAVAILABLE"
+    default_hint = "It is tried again. The log of the side that cannot judge says what it lacks."
+
+
+class RevocationsUnreadable(CannotJudgeNow):
+    """A revocation list that is gone, half copied, not readable, or ran out, and no good one before it."""
+
+    default_hint = (
+        "Copy revoked.crl from the consortium again, under another name first, and then rename it: that takes no time."
+    )
 
 
 class UnsafePermissions(FedHelpError):

@@ -76,6 +76,7 @@ def serve(
     """
     import time
 
+    from secure_fedhelp.coordinator.server import allow_many_files
     from secure_fedhelp.coordinator.server import serve as run
     from secure_fedhelp.identity.secret_source import SecretSource
     from secure_fedhelp.study.plan import load_plan
@@ -85,6 +86,7 @@ def serve(
     def say(line: str) -> None:
         out.print(time.strftime("%H:%M:%S"), line, markup=False)
 
+    allow_many_files()
     source = SecretSource(key_file, passphrase_file=passphrase_file)
     error = run(folder, load_plan(plan), listen, time.time, say, linger, source=source).ended_error()
     if error is not None:

@@ -51,6 +51,8 @@ def demo(
 ) -> None:
     """Run a study end to end: coordinator, hospitals and a foundation model server over mutual TLS on loopback.
 
+    A study that ends without its rounds is shown as far as it came; then the command ends with the error's exit code.
+
     Example: secure-fedhelp demo --dataset breast-cancer --epsilon 3 --out runs/first
     """
     from rich.console import Console

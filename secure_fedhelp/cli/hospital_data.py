@@ -52,7 +52,7 @@ def data(
     # With '-' the standard output is for a program, and what a person is told goes beside it.
     out = Console(highlight=False, stderr=json_out == _STDOUT)
     with LoadingBar(out) as bar:
-        loaded = load_records(folder / config.records, study.data, progress=bar)
+        loaded = load_records(folder / config.records, study.data, progress=bar, reading=config.reading)
     card, misfit = data_card(loaded, study, config.name), None
     try:
         check_records(loaded.records, study, config.name)

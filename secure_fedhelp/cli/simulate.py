@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from secure_fedhelp.research.study_file import StudyFile
+    from secure_fedhelp.research.summary import Summary
 
 
 def simulate(
@@ -35,6 +36,8 @@ def simulate(
 ) -> None:
     """Run a study in one process: the same coordinator and hospitals, encryption and masks as deployed, no network.
 
+    A study that ends without its rounds is shown as far as it came; then the command ends with the error's exit code.
+
     Noise comes from the study's seed, so a run can be made again; 'audit verify' checks it like any other. With
     --no-encryption there is nothing to audit: the folder is that of a sweep of one seed, tables and page.
 
@@ -52,11 +55,14 @@ def simulate(
     if not encryption:
         _plain(loaded, data_dir, out, overwrite, screen)
         return
+
+    def show(summary: Summary) -> None:
+        print_table(summary, screen)
+        screen.print(f"\nReport: {out / 'report.html'}   Summary: {out / 'summary.json'}", markup=False)
+        screen.print(f"Check it yourself: secure-fedhelp audit verify {out}", markup=False)
+
     with LoadingBar(screen) as bar:
-        summary = start(loaded, data_dir, out, overwrite, screen, bar)
-    print_table(summary, screen)
-    screen.print(f"\nReport: {out / 'report.html'}   Summary: {out / 'summary.json'}", markup=False)
-    screen.print(f"Check it yourself: secure-fedhelp audit verify {out}", markup=False)
+        start(loaded, data_dir, out, overwrite, screen, bar, show)
 
 
 def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, screen: Console) -> None:
@@ -76,4 +82,4 @@ def _plain(study: StudyFile, data_dir: Path | None, out: Path, overwrite: bool, 
     contenders = [own_method(study), "local-dp", "local", "public"]
     alone = study.model_copy(update={"variants": {}})  # of which one may have the method's name
     runs = expand(alone, contenders, [usual_epsilon(study)], 1, encrypted=False, data_dir=data_dir)
-    run_all(screen, runs, out, lambda left: processes(left, 1), anew=overwrite)
+    run_all(screen, runs, out, lambda left: processes(left, 1), anew=overwrite, shown=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from secure_fedhelp.research.sweep.before import Before
     from secure_fedhelp.research.sweep.engines import Outcome
     from secure_fedhelp.research.sweep.execute import RunResult
     from secure_fedhelp.research.sweep.mlflow_log import MlflowLog
@@ -70,6 +72,9 @@ def sweep(
 ) -> None:
     """Run a study with several methods, budgets and seeds, and put everything into tables.
 
+    A run whose study ended without its rounds has failed. The command ends with exit code 1 if a run failed, once the
+    others are done and shown.
+
     A sweep that was ended goes on where it was, and one that asks for more does only what is new. Tables and report are
     of what was asked for last.
 
@@ -97,8 +102,12 @@ def run_all(
     log: MlflowLog | None = None,
     *,
     anew: bool = False,
+    shown: bool = False,
 ) -> None:
-    """Do what is left of ``runs``, or all ``anew``, with a bar, and print their tables. Exits with 1 if one failed."""
+    """Do what is left of ``runs``, or all ``anew``, with a bar, and print their tables. Exits with 1 if one failed.
+
+    ``shown``: whose records they are of stands on the screen already.
+    """
     from secure_fedhelp.research.sweep.store import Store
     from secure_fedhelp.research.sweep.sweep import sweep as run
 
@@ -108,16 +117,36 @@ def run_all(
     if others := store.others(runs):
         screen.print(f"{others} other finished run(s) are in the folder, and in no table of this call", markup=False)
     with RunProgress(screen, len(left)) as progress:
-        results = run(runs, out, engine, progress.told, log or (lambda result: None), anew=anew)
+        begun = partial(_begun, screen, progress, runs[0].study.name, shown)
+        results = run(runs, out, engine, progress.told, log or (lambda result: None), anew=anew, begun=begun)
     _print(screen, runs, results, list(dict.fromkeys(r.contender for r in runs)))
     screen.print(f"\nReport: {out / 'report.html'}", markup=False)
     screen.print(f"Tables: {out / 'results.csv'} and .parquet, {out / 'hospitals.csv'} and .parquet", markup=False)
-    if progress.failed:
-        screen.print(f"{progress.failed} run(s) failed; start the sweep again to repeat them.", style="bold red")
+    if hopeless := progress.hopeless:
+        screen.print(f"{hopeless} run(s) cannot be done with these data, as said above.", style="bold red")
+    if (again := progress.failed - hopeless) > 0:
+        screen.print(f"{again} run(s) failed; start the sweep again to repeat them.", style="bold red")
     if log is not None and log.failure is not None:
         raise log.failure
     if progress.failed:
         raise typer.Exit(1)
+
+
+def _begun(screen: Console, progress: RunProgress, study: str, shown: bool, before: Before) -> None:
+    """Whose records the runs are of, and which of them cannot be done, before the first one."""
+    from secure_fedhelp.research.records_table import print_cohort
+
+    progress.hopeless = len(before.impossible)
+    if before.cohort is not None and not shown:
+        print_cohort(study, before.cohort, screen)
+    if before.problems:
+        rest = "the others are done" if before.impossible else "rivals are trained at the other hospitals"
+        screen.print(f"{len(before.impossible)} run(s) cannot be done with these data; {rest}:", style="bold red")
+        for problem in before.problems:
+            screen.print(f"  {problem.line}", style="red", markup=False)
+        screen.print(f"hint: {before.advice}", markup=False)
+    if before.cohort is not None and before.cohort.columns and before.seeds > 1 and not shown:
+        screen.print("Counts, centres, scales and categories are of the first seed.", markup=False)
 
 
 def _log(uri: str | None, study: str) -> MlflowLog | None:
@@ -157,7 +186,7 @@ class RunProgress:
         columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.description}"), console=screen, disable=not screen.is_terminal)
         self._task = self._bar.add_task("", total=runs)
-        self._screen, self.failed = screen, 0
+        self._screen, self.failed, self.hopeless = screen, 0, 0
 
     def __enter__(self) -> RunProgress:
         self._bar.start()

@@ -138,6 +138,13 @@ class Left(_Event):
     name: str
 
 
+class Withdrew(_Event):
+    """A hospital of the plan, which may not have joined, says that it does not take part."""
+
+    kind: Literal["withdrew"] = "withdrew"
+    name: str
+
+
 class Ticked(_Event):
     """Time passed."""
 
@@ -164,6 +171,7 @@ Event = (
     | Published
     | SumLost
     | Left
+    | Withdrew
     | Ticked
     | Restarted
 )

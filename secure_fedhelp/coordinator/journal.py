@@ -71,6 +71,7 @@ class Journal:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute("PRAGMA secure_delete=ON")  # shares that are forgotten are overwritten
+        self._database.execute("PRAGMA temp_store=MEMORY")  # no statement waits for a file descriptor, or leaves a file
         with self._transaction():
             for table in _TABLES.split(";"):
                 self._database.execute(table)
@@ -140,19 +141,20 @@ class Journal:
             raise StorageError(f"cannot read {self._path}: {error}") from error
 
     def lines(self, from_round: int = 0) -> Iterator[bytes]:
-        """The published transcript lines from a round on, without line feeds."""
-        rows = self._database.execute("SELECT event FROM events WHERE published >= ? ORDER BY published", (from_round,))
-        for (text,) in rows:
-            event = parse_event(text)
-            if isinstance(event, Published):
-                yield event.line
+        """The published transcript lines from a round on, without line feeds; StorageError."""
+        query = "SELECT event FROM events WHERE published >= ? ORDER BY published"
+        try:
+            for (text,) in self._database.execute(query, (from_round,)):
+                event = parse_event(text)
+                if isinstance(event, Published):
+                    yield event.line
+        except (sqlite3.Error, ValueError) as error:
+            raise StorageError(f"cannot read {self._path}: {error}") from error
 
     def sealed_key(self, epoch: int, member: str) -> bytes:
-        """A member's sealed key of an epoch; empty if there is none."""
-        row = self._database.execute(
-            "SELECT sealed FROM sealed_keys WHERE epoch = ? AND member = ?", (epoch, member)
-        ).fetchone()
-        return b"" if row is None else bytes(row[0])
+        """A member's sealed key of an epoch; empty if there is none. StorageError."""
+        query = "SELECT member, sealed FROM sealed_keys WHERE epoch = ? AND member = ?"
+        return self._by_name(query, (epoch, member)).get(member, b"")
 
     def records(self, place: tuple[int, int], holder: str) -> dict[str, bytes]:
         """The records of one holder in an attempt, by dealer; StorageError."""

@@ -5,7 +5,8 @@ goes through the rules, then onto the disk, and only then into the state that ot
 :meth:`Keeper.work`, which lets time pass and, beside the lock, adds uploads to the sum and publishes closed rounds.
 
 A coordinator that cannot store stops: after a StorageError nothing is accepted any more, because what is on the disk
-may be less than what somebody was told. A restart reads the disk and goes on.
+may be less than what somebody was told. A restart reads the disk and goes on. What could not even be begun, because no
+file descriptor was left (NoFileLeft), is tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from secure_fedhelp.coordinator.admission import Admission, Constants, admit
-from secure_fedhelp.coordinator.events import Event, Published, Restarted, SumLost, Ticked
+from secure_fedhelp.coordinator.events import Event, Joined, Published, Restarted, SumLost, Ticked
 from secure_fedhelp.coordinator.journal import Journal
 from secure_fedhelp.coordinator.progress import describe
 from secure_fedhelp.coordinator.publication import signed_line, transcript_entry
@@ -25,7 +26,7 @@ from secure_fedhelp.coordinator.sharing import mask_keys
 from secure_fedhelp.coordinator.spool import Spool
 from secure_fedhelp.coordinator.state import State, public_state
 from secure_fedhelp.coordinator.transcript_file import TranscriptFile
-from secure_fedhelp.errors import FedHelpError, StorageError
+from secure_fedhelp.errors import FedHelpError, NoFileLeft, StorageError, StudyEnded
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.versions import TENSEAL_VERSION
@@ -57,8 +58,10 @@ class Keeper:
         self._changed = threading.Condition()
         self._watchers: dict[str, int] = {}
         self._news: list[str] = []
+        #: Hospitals that came for the first time when the study was over, and were told so by this process.
+        self.turned_away: set[str] = set()
         self._broken: StorageError | None = None
-        self._closing = False
+        self._closing = self._lacking = False
         self._state = self._replay()
         self._transcript = TranscriptFile(folder / "transcript.jsonl", self._journal.lines())
         self._tidy()
@@ -107,7 +110,12 @@ class Keeper:
         """
         with self._changed:
             self._tick()
-            return self._apply(event, beside)
+            try:
+                return self._apply(event, beside)
+            except StudyEnded:
+                if isinstance(event, Joined):
+                    self.turned_away.add(event.name)
+                raise
 
     def watch(self, name: str, known_version: int, wait_seconds: float) -> StudyState:
         """The public state, as soon as its version is another; after ``wait_seconds`` at the latest.
@@ -144,21 +152,37 @@ class Keeper:
     def work(self) -> State:
         """Let time pass, add accepted uploads to the sum, and publish the round if it is closed.
 
-        Returns the state that was dealt with; a newer one may be there by then, with more to do. Raises StorageError
-        when the keeper is broken.
+        Returns the state that was dealt with; a newer one may be there by then, with more to do. Without a file to open
+        what is left is for the next call. Raises StorageError when the keeper is broken.
         """
         try:
             state = self.present()
+            self._transcript.settle()
             self._tidy()
             while self._sum.add_next(state):
                 state = self.present()
             if state.phase is Phase.SUMMING:
                 self._publish(state)
                 self._tidy()
+            self.lacking(None)
             return state
+        except NoFileLeft as error:
+            self.lacking(error)
+            return self._state
         except StorageError as error:
             self.broken(error)
             raise
+
+    def note(self, line: str) -> None:
+        """Put a line for a person among the news."""
+        with self._changed:
+            self._news.append(line)
+
+    def lacking(self, error: NoFileLeft | None) -> None:
+        """Tell once that work waits for a file descriptor, and once that it goes on."""
+        if (error is not None) != self._lacking:
+            self._lacking = error is not None
+            self.note("files can be opened again" if error is None else f"waiting: {error.message}. {error.hint}")
 
     def news(self) -> list[str]:
         """What happened since the last call, in lines for a person."""

@@ -1,4 +1,4 @@
-"""An attempt at a round with masks: rules 20 to 26 of rounds.py, pure like them.
+"""An attempt at a round with masks: rules 20 to 26 and 30 of rounds.py, pure like them.
 
 The statements are checked here, by the same questions the members ask (secagg/masked/checks.py). Records of shares and
 revealed shares are checked where their bytes are (sharing.py), before the event that tells of them.
@@ -210,11 +210,15 @@ def needed(plan: StudyPlan, state: State) -> int:
 
 def advance(plan: StudyPlan, state: State, now: float) -> State:
     """Enter the next phase if nobody is left to wait for, or if what was waited for is there."""
-    if state.phase is Phase.REVEALING:
-        return state if state.attempt.lacking else enter(plan, state, Phase.SUMMING, now)
+    if state.phase is Phase.REVEALING and not state.attempt.lacking:
+        return enter(plan, state, Phase.SUMMING, now)
     if state.phase not in _ORDER or state.phase is Phase.SUMMING:
         return state
-    return _next(plan, state, now) if not state.awaited and len(state.done) >= needed(plan, state) else state
+    if state.phase is not Phase.REVEALING and not state.awaited and len(state.done) >= needed(plan, state):
+        return _next(plan, state, now)
+    lacking = state.expected - state.done
+    hopeless = state.phase is not Phase.ADVERTISING and lacking and lacking <= state.gone
+    return late(plan, state, now) if hopeless else state
 
 
 def late(plan: StudyPlan, state: State, now: float) -> State:

@@ -10,7 +10,7 @@ from secure_fedhelp.coordinator.state import State, absent_names
 from secure_fedhelp.secagg.masked.graph import graph
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.threshold import active_coalition, passive_coalition, threshold
-from secure_fedhelp.wire.messages import Phase
+from secure_fedhelp.wire.messages import ENDED_WORDS, Phase
 
 
 def describe(plan: StudyPlan, before: State, event: events.Event, after: State) -> list[str]:
@@ -25,7 +25,7 @@ def describe(plan: StudyPlan, before: State, event: events.Event, after: State) 
     if (after.phase, after.place) != (before.phase, before.place):
         lines.append(_phase_line(plan, after))
     newly_absent = set(absent_names(plan, after)) - set(absent_names(plan, before))
-    if newly_absent and not isinstance(event, events.Left):
+    if newly_absent and not isinstance(event, events.Left | events.Withdrew):
         lines.append(f"absent: {_names(newly_absent)}")
     return [line for line in lines if line]
 
@@ -64,6 +64,8 @@ def _event_line(plan: StudyPlan, event: events.Event, after: State) -> str:
             return f"round {event.round + 1} of {plan.study.rounds} published"
         case events.Left():
             return f"{event.name} said goodbye"
+        case events.Withdrew():
+            return f"{event.name} says that it does not take part; its own log says why"
         case _:
             return ""
 
@@ -92,7 +94,7 @@ def _phase_line(plan: StudyPlan, after: State) -> str:
         case Phase.FINISHED:
             return "the study has finished"
         case Phase.ENDED:
-            return f"the study has ended: {after.reason}"
+            return f"{ENDED_WORDS}{after.reason}"
         case _:
             return f"phase: {after.phase.value}"
 

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from secure_fedhelp.errors import StorageError
 from secure_fedhelp.study.canonical import canonical_bytes
-from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.files import storage_error, write_atomic
 
 
 def write_roster(path: Path, cards: Mapping[str, bytes]) -> None:
@@ -17,6 +16,6 @@ def write_roster(path: Path, cards: Mapping[str, bytes]) -> None:
     try:
         present = path.read_bytes() if path.exists() else None
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise storage_error(f"cannot read {path}", error) from error
     if present != content:
         write_atomic(path, content)

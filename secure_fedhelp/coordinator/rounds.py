@@ -91,6 +91,18 @@ An attempt at a round with masks (masked_rounds.py; the protocol is in secagg/ma
     it, so that one hospital cannot hold up all others for ever.
 27. If the shares rebuild something else than their dealer committed to, its masks stay in the sum: the study ends
     (UnmaskingFailed, naming the dealer).
+
+Leaving
+28. A hospital of the plan that says that it does not take part is *gone*, also if it has not joined: it is absent, and
+    nobody waits for it to come back. By joining, or whatever else is accepted of it, it takes that back. These count as
+    goodbyes do (rule 4); of a hospital that is out for good, and when the study is over, they are goodbyes.
+29. Gathering ends when all hospitals of the plan that are not gone are present, at least m. As soon as fewer than m
+    are not gone the study ends (HospitalsLeft, naming them), and likewise between rounds and in the phases in which a
+    member's part is not promised to the others (keying, advertising, collecting): who has done its part in the running
+    phase still counts.
+30. An attempt with masks in which all who lack are gone does at once what it would do at its deadline.
+31. A study that ended (HospitalsLeft) while it gathered gathers anew when the coordinator's process starts again:
+    nothing was agreed on or spent, and who left because of a mistake has corrected it.
 """
 
 from __future__ import annotations
@@ -108,9 +120,17 @@ from secure_fedhelp.coordinator.state import (
     State,
     seen_by_members,
 )
-from secure_fedhelp.coordinator.transitions import deadline, enter, require_text, start_round, under_quorum
+from secure_fedhelp.coordinator.transitions import (
+    deadline,
+    enter,
+    require_text,
+    start_round,
+    too_few_possible,
+    under_quorum,
+)
 from secure_fedhelp.errors import (
     DuplicateHospital,
+    HospitalsLeft,
     ReplayedUpload,
     StudyAlreadyStarted,
     UnmaskingFailed,
@@ -119,11 +139,17 @@ from secure_fedhelp.errors import (
 from secure_fedhelp.identity.signing import verify
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, decline_statement
+from secure_fedhelp.wire.messages import DECLINE_CONTEXT, FINAL_REASON, Phase, decline_statement, reason_error
 from secure_fedhelp.wire.transcript import epoch_ends
 
 #: Goodbyes of one member that count.
 GOODBYES = 1000
+
+
+def _may_gather_again(state: State) -> bool:
+    """Rule 31: no hospital was ever asked for a key."""
+    gathered = state.maker or state.key_epoch or state.round
+    return state.phase is Phase.ENDED and not gathered and isinstance(reason_error(state.reason), HospitalsLeft)
 
 
 @dataclass(frozen=True)
@@ -181,8 +207,12 @@ class Rounds:
                 return self._close(state, event, now)
             case events.Left():
                 return self._leave(state, event)
+            case events.Withdrew():
+                return self._withdraw(state, event)
             case events.Ticked():
                 return self._tick(state, now) if now >= state.deadline else state
+            case events.Restarted() if _may_gather_again(state):
+                return replace(self.start(now), version=state.version, goodbyes=state.goodbyes)
             case events.Restarted():
                 ends = deadline(self.plan, state.phase, now)
                 return state if state.deadline == NO_DEADLINE else replace(state, deadline=ends)
@@ -210,10 +240,16 @@ class Rounds:
 
     def _leave(self, state: State, event: events.Left) -> State:
         state.member(event.name)
-        said = state.goodbyes.get(event.name, 0)
-        if event.name not in state.present or said == GOODBYES:
+        if event.name not in state.present or state.goodbyes.get(event.name, 0) == GOODBYES:
             return state
-        return replace(state, present=state.present - {event.name}, goodbyes={**state.goodbyes, event.name: said + 1})
+        return state.left(event.name, gone=False)
+
+    def _withdraw(self, state: State, event: events.Withdrew) -> State:
+        self.plan.require_listed(event.name)
+        gone = event.name not in state.out and not state.over
+        if state.goodbyes.get(event.name, 0) == GOODBYES or event.name in state.gone:
+            return state
+        return state.left(event.name, gone=gone) if gone or event.name in state.present else state
 
     # -- a round ------------------------------------------------------------------------------------------------------
 
@@ -299,10 +335,12 @@ class Rounds:
         """Enter the next phase if nobody is left to wait for."""
         minimum = self.plan.aggregation.minimum_cohort
         if state.phase is Phase.GATHERING:
-            everybody = len(state.present) == len(self.plan.hospitals)
-            return keying.start_keying(self.plan, state, now) if everybody else state
+            waited_for = frozenset(h.name for h in self.plan.hospitals) - state.gone
+            if len(waited_for) < minimum:
+                return state.end(too_few_possible(self.plan, state, waited_for))
+            return keying.start_keying(self.plan, state, now) if waited_for <= state.present else state
         if state.phase in (Phase.KEYING, Phase.ADVERTISING, Phase.COLLECTING) and len(state.possible) < minimum:
-            return state.end(under_quorum(self.plan, state, state.possible))
+            return state.end(too_few_possible(self.plan, state, state.possible))
         if state.phase is Phase.KEYING:
             return keying.advance(self.plan, state, now)
         if self.plan.aggregation.masks != "none":

@@ -1,6 +1,7 @@
 """The coordinator's process: from a folder of keys and a plan to a running study, and its end.
 
-tls.key tls.crt ca.crt signing.key    the coordinator's own keys (private keys: sealed); revoked.crl, optional
+tls.key tls.crt ca.crt signing.key    the coordinator's own keys (private keys: sealed); revoked.crl, optional, and
+                                      revoked.last.crl, the last good one
 unlock.json                           the lock of the private keys
 address                               HOST:PORT it listens on, while it runs
 card                                  its member card
@@ -9,6 +10,8 @@ journal.sqlite uploads/ sums/         the study; transcript.jsonl and roster.jso
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +27,7 @@ from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.roster_file import write_roster
 from secure_fedhelp.coordinator.service import CoordinatorService, pool_size
 from secure_fedhelp.coordinator.state import Member, State, public_state
-from secure_fedhelp.errors import FedHelpError, IdentityError, InvalidConfiguration
+from secure_fedhelp.errors import FedHelpError, IdentityError, InvalidConfiguration, NoFileLeft
 from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.revocation import RevocationList
@@ -44,6 +47,26 @@ OnEvent = Callable[[str], None]
 
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 2.0
+_FILES = 65536
+#: What the process has open for itself: the journal, gRPC's own, a sum, and some to spare.
+_OWN_FILES = 64
+
+
+def allow_many_files() -> None:
+    """Raise this process's own limit of open files as far as it may: each connection takes one, a stranger's too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def most_connections(plan: StudyPlan) -> int:
+    """How many connections may be open at once, so that there are files left for what has to be stored."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _FILES if soft == resource.RLIM_INFINITY else soft
+    kept = _OWN_FILES + 2 * pool_size(plan)  # a call in progress has one or two files open
+    return max(files - kept, 4 * len(plan.hospitals))
 
 
 def serve(
@@ -58,7 +81,8 @@ def serve(
 ) -> StudyState:
     """Coordinate one study until it is over, or until SIGTERM or SIGINT (or ``stop``), and return its last state.
 
-    A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``. Started
+    A study that is over is served on until every present member has said goodbye, at most ``linger_seconds``; one that
+    ended because hospitals left, also for those that have not come yet, so that they hear why. Started
     again on the same folder, an interrupted study goes on where it was. ``source`` says where the secret comes from
     that opens the folder's keys. Raises the named errors of keys, plan and folder, InvalidConfiguration if the address
     cannot be used, and StorageError if the disk fails.
@@ -111,7 +135,7 @@ def _opened(
 ) -> Iterator[tuple[Keeper, CoordinatorService, Door, Credentials, _RosterWriter]]:
     """Keys, card and stored study of a coordinator's folder, and its handlers."""
     unlock = open_lock(folder, source)
-    credentials = load_credentials(folder, clock(), unlock)
+    credentials = load_credentials(folder, clock(), unlock)  # a list that is being copied is waited for
     identity = credentials.identity
     if (identity.role, identity.consortium) != ("coordinator", plan.consortium):
         raise IdentityError(
@@ -123,7 +147,7 @@ def _opened(
     unlock.wipe()
     keeper = Keeper(folder, plan, key, clock)
     try:
-        door = Door(plan, credentials.ca_pem, RevocationList(folder / "revoked.crl", credentials.ca_pem), clock)
+        door = Door(plan, credentials.ca_pem, RevocationList(folder, credentials.ca_pem, keeper.note), clock)
         roster = _RosterWriter(folder, identity.name, card)
         yield keeper, CoordinatorService(keeper, door, card), door, credentials, roster
     finally:
@@ -146,13 +170,23 @@ def _work_until_over(
             for line in keeper.news():
                 on_event(line)
         state = keeper.state
-        roster(state)
+        try:
+            roster(state)
+        except NoFileLeft as error:
+            keeper.lacking(error)
         if state.over:
             over_since = clock() if over_since is None else over_since
-            if not state.present or clock() - over_since >= linger_seconds:
+            nobody = not state.present and not _still_coming(keeper, state)
+            if nobody or clock() - over_since >= linger_seconds:
                 return
         keeper.wait(done, _LOOK_SECONDS)
     on_event("stopped; start again with the same folder to go on")
+
+
+def _still_coming(keeper: Keeper, state: State) -> bool:
+    """Whether hospitals that know nothing of it yet will come to a study that others have ended by leaving."""
+    known = state.members.keys() | state.gone | keeper.turned_away
+    return bool(state.gone) and not {h.name for h in keeper.plan.hospitals} <= known
 
 
 @contextmanager
@@ -163,7 +197,9 @@ def _running(
     host, port = parse_address(address)
     threads = pool_size(plan)
     with ThreadPoolExecutor(threads, thread_name_prefix="call") as pool:
-        server = grpc.server(pool, interceptors=[calls], options=server_options(), maximum_concurrent_rpcs=threads)
+        server = grpc.server(
+            pool, interceptors=[calls], options=server_options(most_connections(plan)), maximum_concurrent_rpcs=threads
+        )
         add_CoordinatorServicer_to_server(service, server)  # type: ignore[no-untyped-call]  # generated without types
         try:
             bound = server.add_secure_port(join_address(host, port), server_credentials(credentials))

@@ -16,14 +16,16 @@ import grpc
 from secure_fedhelp.coordinator.admission import Admission
 from secure_fedhelp.coordinator.calls import LIVE_CALLS
 from secure_fedhelp.coordinator.door import Door
-from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded
+from secure_fedhelp.coordinator.events import Declined, Joined, KeyConfirmed, KeyPosted, Left, Uploaded, Withdrew
 from secure_fedhelp.coordinator.keeper import Keeper
 from secure_fedhelp.coordinator.masked_service import MaskedHandlers
+from secure_fedhelp.coordinator.state import public_state
 from secure_fedhelp.coordinator.streams import Streams
 from secure_fedhelp.errors import (
     CiphertextWrongLength,
     FedHelpError,
     MessageTooLarge,
+    PlanChanged,
     ProtocolError,
     StorageError,
     WrongRound,
@@ -56,6 +58,10 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
         self._streams = Streams(tuple(h.name for h in self._plan.hospitals))
         chosen = plan_profile(self._plan)
         self._largest_sealed = chosen.key_bytes + _SEALING_BYTES
+
+    def ended_error(self) -> FedHelpError | None:
+        """What the study has ended with early, if it has: for who runs it in memory."""
+        return public_state(self._plan, self._keeper.state).ended_error()
 
     # -- study --------------------------------------------------------------------------------------------------------
 
@@ -104,6 +110,14 @@ class CoordinatorService(MaskedHandlers, CoordinatorServicer):
     def Goodbye(self, request: pb.GoodbyeRequest, context: Context) -> pb.Done:
         with answering(context):
             self._keeper.submit(Left(name=self._door.caller(context)))
+            return pb.Done()
+
+    def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.Done:
+        with answering(context):
+            name = self._door.caller(context)  # for itself alone, by its certificate
+            if request.study != self._plan.hash:
+                raise PlanChanged(f"{name} leaves study {request.study[:16]}, this is study {self._plan.hash[:16]}")
+            self._keeper.submit(Withdrew(name=name))
             return pb.Done()
 
     # -- study key ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from secure_fedhelp.errors import BadSignature, ProtocolError, StorageError
 from secure_fedhelp.secagg.packing import SumAccumulator, check_body
 from secure_fedhelp.secagg.profiles import SEED_BYTES, Profile
-from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.files import storage_error, write_atomic
 from secure_fedhelp.wire.messages import CHUNK_BYTES, UploadHeader
 
 #: Writes bytes to a descriptor and returns how many were written, as os.write does.
@@ -106,7 +106,9 @@ class Spool:
         except (BadSignature, ProtocolError):
             path.unlink(missing_ok=True)
             raise
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise _storage_error(path, error) from error
+        except ValueError as error:
             raise StorageError(f"cannot read {path}: {error}") from error
 
     def discard(self, header: UploadHeader) -> None:
@@ -129,7 +131,9 @@ class Spool:
             if not known and hashlib.sha256(body).hexdigest() != header.body_sha256:
                 raise StorageError(f"{path} was changed on the disk", "Restore the folder from a backup.")
             accumulator.add(header.hospital, body)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise _storage_error(path, error) from error
+        except ValueError as error:
             raise StorageError(f"cannot read {path}: {error}") from error
 
     def store_sum(self, round_number: int, total: bytes) -> tuple[str, int]:
@@ -182,4 +186,4 @@ def _mark(file: BinaryIO) -> _Mark:
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot use {path}: {error.strerror or error}")
+    return storage_error(f"cannot use {path}", error)

@@ -112,7 +112,9 @@ class State:
     epoch_began: int = 0
     members: Mapping[str, Member] = field(default_factory=dict)
     present: frozenset[str] = frozenset()
-    #: How often each member has said goodbye.
+    #: Hospitals of the plan that have said that they do not take part; never present.
+    gone: frozenset[str] = frozenset()
+    #: How often each hospital has said goodbye, or that it does not take part.
     goodbyes: Mapping[str, int] = field(default_factory=dict)
     out: frozenset[str] = frozenset()
     maker: str = ""
@@ -146,8 +148,9 @@ class State:
 
     @property
     def possible(self) -> frozenset[str]:
-        """Members that may still take part in the round, here or not."""
-        return frozenset(self.members) - self.out - self.declines.keys() - self.attempt.barred
+        """Members that may still take part in the round, here or not, or have done their part in its running phase."""
+        left = self.gone - self.done
+        return frozenset(self.members) - self.out - self.declines.keys() - self.attempt.barred - left
 
     @property
     def expected(self) -> frozenset[str]:
@@ -192,8 +195,18 @@ class State:
         return self.members[name]
 
     def arrived(self, name: str) -> State:
-        """The state in which ``name`` is present: the same object if it already is."""
-        return self if name in self.present else replace(self, present=self.present | {name})
+        """The state in which ``name`` is present, and not gone: the same object if it already is."""
+        here = self.present | {name}
+        return self if name in self.present else replace(self, present=here, gone=self.gone - {name})
+
+    def left(self, name: str, *, gone: bool) -> State:
+        """The state in which ``name`` is absent, and, if it does not mean to come back, ``gone``; counted once more."""
+        return replace(
+            self,
+            present=self.present - {name},
+            gone=self.gone | {name} if gone else self.gone,
+            goodbyes={**self.goodbyes, name: self.goodbyes.get(name, 0) + 1},
+        )
 
     def key(self, epoch: int) -> PostedKey:
         """What is known of an epoch's key; an empty fingerprint before it was posted."""

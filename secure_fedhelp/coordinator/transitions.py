@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from secure_fedhelp.coordinator.state import NO_DEADLINE, Attempt, State
-from secure_fedhelp.errors import ProtocolError, UnderQuorum
+from secure_fedhelp.errors import HospitalsLeft, ProtocolError, UnderQuorum
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import Phase
 
@@ -38,13 +39,32 @@ def start_round(plan: StudyPlan, state: State, now: float) -> State:
 
 def under_quorum(plan: StudyPlan, state: State, here: frozenset[str], needed: int = 0) -> UnderQuorum:
     """``here`` are fewer than ``needed``, or than the smallest cohort; names who is missing."""
-    missing = sorted({h.name for h in plan.hospitals} - here - state.out - state.declines.keys())
+    names = {h.name for h in plan.hospitals}
+    missing = names - here - state.out - state.declines.keys() - state.gone
     message = (
         f"{len(here)} of at least {needed or plan.aggregation.minimum_cohort} hospitals while {state.phase.value} "
-        f"for round {state.round + 1}; missing: {', '.join(missing) or 'nobody'}"
+        f"for round {state.round + 1}; missing: {_names(missing) or 'nobody'}"
     )
-    declined = sorted(state.out | state.declines.keys())
-    return UnderQuorum(message + (f"; declined: {', '.join(declined)}" if declined else ""))
+    return UnderQuorum(message + _out_or_gone(state, names - here))
+
+
+def too_few_possible(plan: StudyPlan, state: State, possible: frozenset[str]) -> UnderQuorum:
+    """``possible`` are all that can still come, and too few: HospitalsLeft, naming those that have left, if any has."""
+    if not state.gone:
+        return under_quorum(plan, state, possible)
+    return HospitalsLeft(
+        f"{len(possible)} hospitals can take part in round {state.round + 1}, at least "
+        f"{plan.aggregation.minimum_cohort} are needed" + _out_or_gone(state, state.gone)
+    )
+
+
+def _out_or_gone(state: State, among: Collection[str]) -> str:
+    declined, left = state.out | state.declines.keys(), state.gone.intersection(among) - state.out
+    return (f"; declined: {_names(declined)}" if declined else "") + (f"; left: {_names(left)}" if left else "")
+
+
+def _names(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def require_text(text: str, what: str) -> None:

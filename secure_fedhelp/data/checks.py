@@ -6,6 +6,8 @@ join, and whether it joins is decided before the study by people who know roughl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from secure_fedhelp.data.records import Records
@@ -40,15 +42,30 @@ def check_records(records: Records, plan: StudyPlan, hospital: str) -> None:
     classes = len(plan.data.classes)
     if len(records) and not (records.labels.min() >= 0 and records.labels.max() < classes):
         raise InvalidData(f"a label is not one of the plan's {classes} classes")
-    if len(np.unique(records.labels)) < 2:
-        found = ", ".join(plan.data.classes[label] for label in np.unique(records.labels)) or "no record"
-        raise OneClassOnly(f"{hospital}: all records are of one class ({found})")
+    require_two_classes(records, plan.data.classes, hospital)
     entry, privacy = plan.hospital(hospital), plan.privacy_of(hospital)
-    expected = privacy.sampling_rate * entry.nominal_patients
-    if expected < SMALLEST_EXPECTED_BATCH:
-        raise TooFewPatients(f"{hospital}: the plan's rate draws {expected:.2f} of its nominal patients a step")
+    require_drawn(entry.nominal_patients, privacy.sampling_rate, hospital)
     needed = max(2, round(SMALLEST_SHARE * entry.nominal_patients))
     if records.n_patients < needed:
         raise TooFewPatients(
-            f"{hospital}: {records.n_patients} patients; the plan's nominal {entry.nominal_patients} needs {needed}"
+            f"{hospital}: {records.n_patients} patients; the plan's nominal {entry.nominal_patients} needs {needed}",
+            "Ask for a plan with a smaller nominal number of patients for this hospital. Nothing was spent.",
+        )
+
+
+def require_two_classes(records: Records, classes: Sequence[str], hospital: str) -> None:
+    """OneClassOnly unless there are records of two classes, or pixels of two."""
+    if len(np.unique(records.labels)) < 2:
+        found = ", ".join(classes[label] for label in np.unique(records.labels)) or "no record"
+        raise OneClassOnly(f"{hospital}: all records are of one class ({found})")
+
+
+def require_drawn(nominal: int, sampling_rate: float, hospital: str) -> None:
+    """TooFewPatients if a step is expected to draw less than one of ``nominal`` patients."""
+    expected = sampling_rate * nominal
+    if expected < SMALLEST_EXPECTED_BATCH:
+        raise TooFewPatients(
+            f"{hospital}: the plan's rate draws {expected:.2f} of its {nominal} nominal patients a step, and one is "
+            "needed",
+            f"A larger sampling rate is needed ({1 / nominal:.2g} at least), or more patients. Nothing was spent.",
         )

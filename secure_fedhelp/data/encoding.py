@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from secure_fedhelp.data.numbers import declared, exact, lost_zeros, no_number, numbers_of, other_settings
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.rows import MISSING
-from secure_fedhelp.errors import InvalidValue, UnknownCategory
+from secure_fedhelp.errors import UnknownCategory
 from secure_fedhelp.study.sections import Column
 
 #: Standardised numbers are cut here: a value ten public scales from the centre is a unit mistake more often than a
@@ -17,45 +18,44 @@ LARGEST_STANDARDISED = 10.0
 
 
 def encode_rows(
-    rows: Iterable[tuple[str, Sequence[str]]], columns: Sequence[Column]
+    rows: Iterable[tuple[str, Sequence[str]]], columns: Sequence[Column], reading: Reading = STANDARD
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """float32 [rows, features] of raw text values in the columns' order; each row with the place that errors name."""
     values = [
-        [x for text, column in zip(row, columns, strict=True) for x in encode(text, column, place)]
+        [x for text, column in zip(row, columns, strict=True) for x in encode(text, column, place, reading)]
         for place, row in rows
     ]
     clipped = np.clip(np.asarray(values, dtype=np.float64), -LARGEST_STANDARDISED, LARGEST_STANDARDISED)
     return clipped.astype(np.float32)
 
 
-def encode(text: str, column: Column, where: str) -> list[float]:
+def encode(text: str, column: Column, where: str, reading: Reading = STANDARD) -> list[float]:
     """The features of one value: ``column.width`` of them, that of ``other`` and the indicator at the end."""
     missing = text.strip() in MISSING
     if column.kind == "categorical":
         features = [0.0] * (column.listed + column.other)
         if not missing:
-            features[_place(text, column, where)] = 1.0
+            features[_place(text, column, where, reading)] = 1.0
     else:
-        features = [0.0 if missing else (_number(text, column, where) - column.center) / column.scale]
+        features = [0.0 if missing else (_number(text, column, where, reading) - column.center) / column.scale]
     return [*features, float(missing)] if column.missing_indicator else features
 
 
-def _place(text: str, column: Column, where: str) -> int:
+def _place(text: str, column: Column, where: str, reading: Reading) -> int:
     try:
-        return category(text, column.categories, f"{where}, column {column.name!r}")
+        return category(text, column.categories, f"{where}, column {column.name!r}", reading)
     except UnknownCategory:
-        if not column.other:
+        if not column.other or lost_zeros(text, column.categories, reading):
             raise
+        if numbers_of(column.categories) and other_settings(text, reading):  # 1,5 is no other category than 1.5
+            raise no_number(text, reading, f"{where}, column {column.name!r}") from None
         return column.listed
 
 
-def _number(text: str, column: Column, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InvalidValue(f"{where}, column {column.name!r}: {text.strip()[:40]!r} is not a finite number")
+def _number(text: str, column: Column, where: str, reading: Reading) -> float:
+    value = declared(text, reading)
+    if value is None:
+        raise no_number(text, reading, f"{where}, column {column.name!r}")
     return value
 
 
@@ -88,15 +88,15 @@ def unlisted(column: Column) -> str:
     return word
 
 
-def category(text: str, categories: Sequence[str], where: str) -> int:
-    """Index of a category; a number in another spelling (``1.0`` for ``1``) is the same category."""
+def category(text: str, categories: Sequence[str], where: str, reading: Reading = STANDARD) -> int:
+    """Index of a category; a number in another spelling (``1.0`` or ``01`` for ``1``) is the same category; a code is
+    not (data/numbers.py)."""
     value = text.strip()
-    if value in categories:
+    if reading.usual and value in categories:
         return categories.index(value)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if number.is_integer() and str(int(number)) in categories:
-        return categories.index(str(int(number)))
+    number, known = exact(value, reading), numbers_of(tuple(categories))
+    if number is not None and number in known:
+        return known[number]
+    if value in categories and (number is None or exact(value) in (None, number)):  # not 1.500 where it is 1500
+        return categories.index(value)
     raise UnknownCategory(f"{where}: {value[:40]!r} is none of {', '.join(categories)}")

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fedhelp.data.doubles import copies_told
 from secure_fedhelp.data.loaded import Loaded, Progress, silent
 from secure_fedhelp.data.medmnist import NO_PATIENTS, Part, is_medmnist, read_medmnist
 from secure_fedhelp.data.npz import array_names, read_arrays, write_arrays
+from secure_fedhelp.data.patients import array_identifiers, patients_of
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Inputs, Labels, PublicSet, Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, PublicSetMismatch
 from secure_fedhelp.study.sections import DataSection
@@ -32,23 +35,28 @@ def load_images(path: Path, data: DataSection) -> Records:
     return read_images(path, data).records
 
 
-def read_images(path: Path, data: DataSection, part: Part = "open", progress: Progress = silent) -> Loaded:
+def read_images(
+    path: Path, data: DataSection, part: Part = "open", progress: Progress = silent, reading: Reading = STANDARD
+) -> Loaded:
     """Records of an NPZ that fit the plan; ``part`` says which part of a MedMNIST file is meant (data/medmnist.py).
 
     Raises InvalidData or InvalidValue.
     """
-    loaded = read_image_set(path, len(data.classes), part, progress)
+    loaded = read_image_set(path, len(data.classes), part, progress, reading)
     _fits(loaded.records.inputs, loaded.records.labels, data, path)
     return loaded
 
 
-def read_image_set(path: Path, classes: int, part: Part = "open", progress: Progress = silent) -> Loaded:
+def read_image_set(
+    path: Path, classes: int, part: Part = "open", progress: Progress = silent, reading: Reading = STANDARD
+) -> Loaded:
     """Records of an NPZ with ``images``, ``patients`` and ``labels`` or ``masks``, or in MedMNIST's layout.
 
     ``images`` are uint8 (normalised here) or float32 (taken as they are), ``labels`` integers below ``classes``,
-    ``masks`` the same for every pixel, ``patients`` text or integers, one each. Raises InvalidData or InvalidValue.
+    ``masks`` the same for every pixel, ``patients`` text or whole numbers, one each. Raises InvalidData or
+    InvalidValue.
     """
-    notes: tuple[str, ...] = ()
+    named, notes = True, tuple[str, ...]()
     if is_medmnist(names := array_names(path)):
         images, targets, patients, named = read_medmnist(path, part, progress)
         notes = () if named else (f"{path.name}: {NO_PATIENTS}",)
@@ -61,9 +69,12 @@ def read_image_set(path: Path, classes: int, part: Part = "open", progress: Prog
         if targets.ndim != (wanted := 3 if target == "masks" else 1):
             raise InvalidData(f"{path.name}: {target} must be {wanted}-dimensional integers")
     inputs, labels = _inputs(images, path), _labels(targets, classes, path)
-    if patients.ndim != 1 or patients.dtype.kind not in "iuU":
-        raise InvalidData(f"{path.name}: patients must be one list of text or integers")
-    return Loaded(Records(inputs, labels, tuple(str(patient) for patient in patients)), notes=notes)
+    texts = array_identifiers(patients, path.name, "patients")
+    people, told = patients_of(
+        ((f"record {at}", text) for at, text in enumerate(texts)), path.name, "patients", reading
+    )
+    records = Records(inputs, labels, people)
+    return Loaded(records, notes=notes + told + (copies_told(records, path.name) if named else ()))
 
 
 def write_images(path: Path, records: Records) -> None:

@@ -1,43 +1,68 @@
 """Parquet tables as rows of text, so that they are held against the plan's schema exactly as CSV is.
 
+A type is read if its values have one text: text and bytes of UTF-8, whole, decimal and floating-point numbers, true and
+false, UUIDs, each also as a dictionary. Other types are refused with the column's name. In the column of patients a
+floating-point number has to be whole, and so small that it is no other number's rounding; true and false name nobody.
+
 pyarrow is imported here alone, and only when a Parquet file is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
-from secure_fedhelp.errors import FedHelpError, InvalidData, MissingColumn
+from secure_fedhelp.data.patients import AS_TEXT, text_of, whole_text
+from secure_fedhelp.data.reading import STANDARD, Reading
+from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue, MissingColumn
 
 #: Largest unpacked size of one table: a small file can declare a huge one.
 LARGEST_BYTES = 4 * 2**30
 
 
+#: The text of a value that is not null; ValueError with the reason if it has none.
+Writer = Callable[[Any], str]
+
+
 def read_parquet(
-    path: Path, needed: Sequence[str] | None, progress: Progress = silent
+    path: Path,
+    needed: Sequence[str] | None,
+    patient: str | None,
+    progress: Progress = silent,
+    reading: Reading = STANDARD,
 ) -> list[tuple[str, dict[str, str]]]:
     """(``row N``, row) of every record, counted from 1; only the columns ``needed``, or all for None.
 
-    Null becomes empty text, true and false become ``1`` and ``0``, a whole number its digits. Raises MissingColumn for
-    a column that is not there, InvalidData for one that is there twice or a file that cannot be read.
+    Null becomes empty text, true and false become ``1`` and ``0``, a number its digits, without exponent and with the
+    decimal mark of ``reading``. ``patient`` is the column that names patients.
+
+    Raises MissingColumn for a column that is not there, InvalidData for one that is there twice, for a type or a file
+    that cannot be read, InvalidValue for a value that has no text or names no patient exactly.
     """
     import pyarrow.parquet as pq
 
     rows: list[tuple[str, dict[str, str]]] = []
     try:
         with pq.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            columns = check_header(path.name, names, needed)
+            columns = check_header(path.name, list(file.schema_arrow.names), needed)
+            kinds = [file.schema_arrow.field(name).type for name in columns]
+            writers = [
+                _writer(kind, f"{path.name}, column {name!r}", name == patient, reading)
+                for name, kind in zip(columns, kinds, strict=True)
+            ]
             groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
             if (size := sum(group.total_byte_size for group in groups)) > LARGEST_BYTES:
                 raise InvalidData(f"{path.name}: unpacks to {size} bytes, at most {LARGEST_BYTES} are allowed")
             total = file.metadata.num_rows
             for batch in file.iter_batches(REPORT_ROWS, columns=columns):
                 progress(path.name, len(rows), total)
-                values = [[_text(value) for value in batch.column(name).to_pylist()] for name in columns]
+                values = [
+                    _texts(batch.column(name).to_pylist(), writer, path.name, name, len(rows))
+                    for name, writer in zip(columns, writers, strict=True)
+                ]
                 numbered = enumerate(zip(*values, strict=True), len(rows) + 1)
                 rows += [(f"row {n}", dict(zip(columns, row, strict=True))) for n, row in numbered]
     except FedHelpError:
@@ -48,6 +73,18 @@ def read_parquet(
         raise InvalidData(f"{path.name}: not a readable Parquet file ({type(error).__name__})") from error
     progress(path.name, total, total)
     return rows
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The names of a file's columns; InvalidData if it cannot be read."""
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(path).names)
+    except OSError as error:
+        raise InvalidData(f"{path}: {error.strerror or 'not a readable Parquet file'}") from error
+    except Exception as error:
+        raise InvalidData(f"{path.name}: not a readable Parquet file ({type(error).__name__})") from error
 
 
 def check_header(file: str, header: Sequence[str], needed: Sequence[str] | None) -> list[str]:
@@ -62,7 +99,59 @@ def check_header(file: str, header: Sequence[str], needed: Sequence[str] | None)
     return wanted
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _texts(values: Sequence[Any], writer: Writer, file: str, column: str, before: int) -> list[str]:
+    texts = []
+    for value in values:
+        try:
+            texts.append("" if value is None else writer(value))
+        except ValueError as error:
+            where = f"{file}, row {before + len(texts) + 1}, column {column!r}"
+            raise InvalidValue(f"{where}: {error}", AS_TEXT) from error
+    return texts
+
+
+def _writer(kind: Any, column: str, patient: bool, reading: Reading) -> Writer:
+    """What makes text of the values of an Arrow type; InvalidData for a type that is not read."""
+    import pyarrow.types as of
+
+    if of.is_dictionary(kind):
+        return _writer(kind.value_type, column, patient, reading)
+    name, text, integer = str(kind), of.is_string(kind) or of.is_large_string(kind), of.is_integer(kind)
+    if text or integer or of.is_null(kind) or name in ("string_view", "extension<arrow.uuid>"):
+        return str
+    if of.is_binary(kind) or of.is_large_binary(kind) or of.is_fixed_size_binary(kind) or name == "binary_view":
+        return text_of
+    if of.is_floating(kind):
+        size = kind.bit_width // 8
+        return (lambda value: whole_text(value, size)) if patient else _float_writer(reading.decimal)
+    if of.is_decimal(kind):
+        return _whole_decimal if patient else _decimal_writer(reading.decimal)
+    if of.is_boolean(kind) and not patient:
+        return _truth
+    reason = "names no patient" if patient else "is not read"
+    raise InvalidData(f"{column}: the Parquet type {name} {reason}", _TYPES)
+
+
+_TYPES = "Write the column as text or as numbers, or leave it out. Nothing was trained and nothing was spent."
+
+
+def _truth(value: bool) -> str:
+    return str(int(value))
+
+
+def _whole_decimal(value: Decimal) -> str:
+    if value != (whole := int(value)):
+        raise ValueError(f"{value} is no whole number, so it does not name a patient exactly")
+    return str(whole)
+
+
+def _decimal_writer(mark: str) -> Writer:
+    return lambda value: format(value, "f").replace(".", mark)
+
+
+def _float_writer(mark: str) -> Writer:
+    def written(value: float) -> str:
+        text = repr(value)  # the shortest that is read back exactly
+        return (format(Decimal(text), "f") if "e" in text else text).replace(".", mark)
+
+    return written

@@ -1,7 +1,8 @@
 """Dealing records to hospitals, and into parts, by patient always: all records of a patient go the same way.
 
-Pure functions of patients, classes and a generator of random numbers. Each returns the indices of the records by
-hospital, every record in exactly one; InvalidPartition if a hospital would be left with too few patients.
+Two spellings of one patient go the same way (study/patients.py). Pure functions of patients, classes and a generator
+of random numbers. Each returns the indices of the records by hospital, every record in exactly one; InvalidPartition if
+a hospital would be left with too few patients.
 
     by_site       as the records came: a column says where each patient was treated
     by_sizes      hospitals of given shares, the classes in the same proportion in each
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from secure_fedhelp.data.records import Indices, Labels
 from secure_fedhelp.errors import InvalidPartition
+from secure_fedhelp.study.patients import canonical_patient
 
 Parts = dict[str, Indices]
 #: A hospital whose records are of one class cannot take part (data/checks.py).
@@ -26,7 +28,7 @@ FEWEST_CLASSES = 2
 def by_site(patients: Sequence[str], sites: Sequence[str], minimum: int = 1) -> Parts:
     """The records of each site, sites in order of their names. A patient with records at two sites is refused."""
     at: dict[str, str] = {}
-    for patient, site in zip(patients, sites, strict=True):
+    for patient, site in zip(map(canonical_patient, patients), sites, strict=True):
         if at.setdefault(patient, site) != site:
             raise InvalidPartition(
                 f"patient {patient!r} has records at {at[patient]!r} and at {site!r}",
@@ -50,7 +52,7 @@ def by_sizes(
     """
     largest, total = max(shares, key=lambda name: shares[name]), sum(shares.values())
     others = [name for name in shares if name != largest]
-    count = len(set(patients))
+    count = len({*map(canonical_patient, patients)})
     dealt = split(patients, classes, [round(shares[name] / total * count) for name in others], rng)
     parts = dict(zip([*others, largest], dealt, strict=True))
     return _enough({name: parts[name] for name in shares}, patients, minimum)
@@ -125,7 +127,7 @@ def _patients(patients: Sequence[str], classes: Labels) -> tuple[list[Indices], 
     """Record indices of each patient in order of appearance, and the commonest class of each (the lowest of equals)."""
     groups: dict[str, list[int]] = {}
     for index, patient in enumerate(patients):
-        groups.setdefault(patient, []).append(index)
+        groups.setdefault(canonical_patient(patient), []).append(index)
     if not groups:
         raise InvalidPartition("there are no patients to deal out")
     indices = [np.asarray(group, dtype=np.int64) for group in groups.values()]
@@ -176,7 +178,7 @@ def _join(groups: Sequence[Indices], numbers: Indices) -> Indices:
 
 def _enough(parts: Parts, patients: Sequence[str], minimum: int) -> Parts:
     for name, indices in parts.items():
-        found = len({patients[index] for index in indices})
+        found = len({canonical_patient(patients[index]) for index in indices})
         if found < minimum:
             raise InvalidPartition(f"{name} would have {found} patients, and {minimum} are needed")
     return parts

@@ -1,9 +1,9 @@
 """Many image files as records: a folder of image-and-mask pairs, or a table that lists images of any kind.
 
-A folder has ``images/`` and ``masks/`` with PNG files of the same stems, and perhaps ``patients.csv`` with the columns
-``file`` (a stem) and the plan's patient column. An *index* is a CSV or Parquet table with a column ``file`` (PNG,
-``.dcm``, NIfTI, or a folder with a DICOM series; relative to the index), the plan's patient and target columns, or in
-place of the target a column ``mask`` with a file, and for volumes a column ``slice``.
+A folder has ``images/`` and ``masks/`` with files of the same stems, and perhaps ``patients.csv`` with the columns
+``file`` (a stem) and the plan's patient column. An *index* is a CSV or Parquet table with a column ``file`` (PNG, JPEG,
+DICOM, NIfTI, or a folder with a DICOM series; relative to the index), the plan's patient and target columns, or in
+place of the target a column ``mask`` with a file, and for volumes a column ``slice``. A file is what its content says.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fedhelp.data.doubles import copies_told
 from secure_fedhelp.data.encoding import category
+from secure_fedhelp.data.formats import promises_image, stem_of
+from secure_fedhelp.data.image_files import ImageFiles
 from secure_fedhelp.data.loaded import Loaded, Progress, silent
-from secure_fedhelp.data.pictures import Raw, fit_image, fit_mask, read_png, read_png_mask
+from secure_fedhelp.data.nifti import pixels_of
+from secure_fedhelp.data.numbers import exact
+from secure_fedhelp.data.patients import one_each, patients_of
+from secure_fedhelp.data.pictures import fit_image, fit_mask
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.data.rows import patient_of, read_rows
-from secure_fedhelp.data.volumes import VolumeReader, is_volume
-from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn
+from secure_fedhelp.data.rows import columns_of, read_rows
+from secure_fedhelp.errors import InvalidData, InvalidValue
 from secure_fedhelp.study.sections import DataSection
 
 NO_PATIENTS = (
@@ -30,148 +36,140 @@ NO_PATIENTS = (
 )
 
 
-def read_pairs(folder: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
     """Records with masks from ``images/`` and ``masks/``, in the order of their stems; raises InvalidData."""
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if alone := sorted(images.keys() ^ masks.keys()):
         where = "mask" if alone[0] in images else "image"
         raise InvalidData(f"{folder}: no {where} for {alone[0]!r}, and {len(alone) - 1} more without their other half")
     if not images:
-        raise InvalidData(f"{folder}: no PNG files in images/ and masks/")
-    patients = _patients(folder / "patients.csv", data.patient_id) if (folder / "patients.csv").exists() else None
-    if patients is not None and (unnamed := sorted(images.keys() - patients.keys())):
+        raise InvalidData(f"{folder}: no image files in images/ and masks/")
+    if (folder / "patients.csv").exists():
+        patients, notes = _patients(folder / "patients.csv", data.patient_id, reading)
+    else:
+        stems, told = one_each([(f"image {stem!r}", stem) for stem in images], folder.name, reading)
+        patients, notes = dict(zip(images, stems, strict=True)), (NO_PATIENTS, *told)
+    if unnamed := sorted(images.keys() - patients.keys()):
         raise InvalidData(f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more")
-    inputs, labels = [], []
+    files, inputs, labels = ImageFiles(folder, data), [], []
     for number, (stem, path) in enumerate(images.items()):
         progress(folder.name, number, len(images))
-        image, mask = read_png(path, data.input_shape[0]), read_png_mask(masks[stem])
+        image, mask = files.pair(path, masks[stem], None, f"{folder.name}, {stem!r}")
         inputs.append(fit_image(image, data, path.name))
-        labels.append(fit_mask(_same_size(mask, image, stem), data, masks[stem].name))
+        labels.append(fit_mask(mask, data, masks[stem].name))
     progress(folder.name, len(images), len(images))
-    names = tuple(stem if patients is None else patients[stem] for stem in images)
-    return Loaded(Records(np.stack(inputs), np.stack(labels), names), notes=() if patients else (NO_PATIENTS,))
+    records = Records(np.stack(inputs), np.stack(labels), tuple(patients[stem] for stem in images))
+    return Loaded(records, notes=(*notes, *files.notes.lines()), tones=files.tones)
 
 
-def read_index(path: Path, data: DataSection, progress: Progress = silent) -> Loaded:
+def read_index(path: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
     """Records of the files that a table lists. Raises InvalidData, MissingColumn, UnknownCategory or MissingExtra."""
-    rows = read_rows(path, None, progress)
-    masked = "mask" in rows[0][1]
-    for name in ("file", data.patient_id, "mask" if masked else data.target):
-        if name not in rows[0][1]:
-            raise MissingColumn(f"{path.name}: no column {name!r}")
-    files, seen = _Files(path.parent, data), dict[tuple[str, str], str]()
-    inputs, labels, patients = [], list[NDArray[np.int64]](), []
+    there = columns_of(path, reading)
+    masked = "mask" in there
+    needed = ["file", data.patient_id, "mask" if masked else data.target, *(["slice"] if "slice" in there else [])]
+    rows = read_rows(path, needed, progress, reading, patient=data.patient_id)
+    named = ((place, row[data.patient_id]) for place, row in rows)
+    patients, notes = patients_of(named, path.name, data.patient_id, reading)
+    files, seen = ImageFiles(path.parent, data), dict[tuple[str, int | None], str]()
+    inputs, labels = [], list[NDArray[np.int64]]()
     for number, (place, row) in enumerate(rows):
         progress(path.name, number, len(rows))
-        where, key = f"{path.name}, {place}", (os.path.normpath(row["file"].strip()), row.get("slice", "").strip())
+        where = f"{path.name}, {place}"
+        file, number_of_slice = _named(path, row, "file", where), _slice(row, where, reading)
+        key = os.path.realpath(file), number_of_slice
         if key in seen:
             raise InvalidData(f"{where}: the same image as {seen[key]}")
         seen[key] = place
-        patients.append(patient_of(row, data.patient_id, where))
-        image = files.image(row, where)
-        inputs.append(fit_image(image, data, where))
         if masked:
-            labels.append(fit_mask(_same_size(files.mask(row, where), image, where), data, row["mask"]))
+            image, mask = files.pair(file, _named(path, row, "mask", where), number_of_slice, where)
+            labels.append(fit_mask(mask, data, row["mask"]))
         else:
-            labels.append(np.asarray(category(row[data.target], data.classes, f"{where}, column {data.target!r}")))
+            image = files.image(file, number_of_slice, where)
+            column = f"{where}, column {data.target!r}"
+            labels.append(np.asarray(category(row[data.target], data.classes, column, reading)))
+        inputs.append(fit_image(image, data, where))
     progress(path.name, len(rows), len(rows))
-    return Loaded(Records(np.stack(inputs), np.stack(labels), tuple(patients)))
+    records = Records(np.stack(inputs), np.stack(labels), patients)
+    notes += copies_told(records, path.name) + files.notes.lines()
+    return Loaded(records, notes=notes, tones=files.tones)
 
 
-def sites_of(path: Path, column: str) -> list[str]:
+def sites_of(path: Path, column: str, reading: Reading = STANDARD) -> list[str]:
     """What ``column`` of an index, or of the ``patients.csv`` of a folder, says of each record, in their order."""
     if not path.is_dir():
-        return [row[column] for _, row in read_rows(path, [column])]
-    named = _by_file(path / "patients.csv", column)
+        return [row[column] for _, row in read_rows(path, [column], reading=reading, patient=None)]
+    named = _by_file(path / "patients.csv", column, reading)
     return [named[stem][1] for stem in _by_stem(path / "images")]
 
 
-def files_of(path: Path) -> dict[str, Path]:
+def files_of(path: Path, reading: Reading = STANDARD) -> dict[str, Path]:
     """All files that are read for a folder of pairs, or for an index, by the name that they have there; OSError."""
     if path.is_dir():
-        found = {f"{part}/{s}": file for part in ("images", "masks") for s, file in _by_stem(path / part).items()}
+        listed = {f"{part}/{s}": file for part in ("images", "masks") for s, file in _by_stem(path / part).items()}
+        found = {name: one for key, file in listed.items() for name, one in _parts(key, file).items()}
         who = path / "patients.csv"
         return found | ({who.name: who} if who.exists() else {})
     listed = {"": path}
-    for _, row in read_rows(path, None):
+    columns = [name for name in columns_of(path, reading) if name in ("file", "mask")]
+    for _, row in read_rows(path, columns, reading=reading, patient=None) if columns else ():
         for name in (row.get("file", "").strip(), row.get("mask", "").strip()):
             series = path.parent / name
-            if name and series.is_dir():  # a DICOM series, whose files may lie behind links
+            if not name or name in listed:
+                continue
+            if series.is_dir():  # a DICOM series, whose files may lie behind links
                 inside = [Path(place) / file for place, _, files in os.walk(series, followlinks=True) for file in files]
                 listed |= {file.relative_to(path.parent).as_posix(): file for file in sorted(inside)}
-            elif name:
-                listed[name] = series
+            else:
+                listed |= _parts(name, series)
     return listed
 
 
-#: Left out without a word, these would be missed by nobody.
-_OTHER_IMAGES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".gz", ".npy")
+def _parts(name: str, path: Path) -> dict[str, Path]:
+    """A file under its name, and the other half of a NIfTI pair under a name of its own; raises OSError."""
+    voxels = pixels_of(path)
+    return {name: path} if voxels == path else {name: path, f"{name}, voxels": voxels}
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """The PNG files of a folder by their names without ending; InvalidData for images that would be left out."""
+    """The image files of a folder by their names without ending, read here or refused later, so that none is missed.
+
+    What is no image (a list, a preview's cache) is left out, and so are folders. InvalidData for two of one name.
+    """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (ending := path.suffix.lower()) in _OTHER_IMAGES:
-            raise InvalidData(f"{path}: no PNG, and nothing else is read here", "Convert it, or take it away.")
-        if ending != ".png" or path.name.startswith("."):
+        if path.is_dir() or path.name.startswith(".") or not promises_image(path):
             continue
-        if path.stem in found:
-            raise InvalidData(f"{path}: the same name as {found[path.stem].name}", "Rename one of them, and its mask.")
-        found[path.stem] = path
+        if (stem := stem_of(path)) in found:
+            raise InvalidData(f"{path}: the same name as {found[stem].name}", "Rename one of them, and its mask.")
+        found[stem] = path
     return found
 
 
-class _Files:
-    """The files beside an index; the last volume of images and the last of masks are kept."""
-
-    def __init__(self, folder: Path, data: DataSection) -> None:
-        self._folder, self._data = folder, data
-        self._images, self._masks = VolumeReader(data.intensity), VolumeReader(None)
-
-    def image(self, row: Mapping[str, str], where: str) -> Raw:
-        """float32 [C, H, W]."""
-        path, channels = self._path(row, "file", where), self._data.input_shape[0]
-        if not is_volume(path):
-            return read_png(path, channels)
-        if channels != 1:
-            raise InvalidData(f"{where}: {path.name} has one channel, the plan says {channels}")
-        return self._images.slice(path, _slice(row, where))[None]
-
-    def mask(self, row: Mapping[str, str], where: str) -> Raw:
-        """float32 [H, W]."""
-        path = self._path(row, "mask", where)
-        return self._masks.slice(path, _slice(row, where)) if is_volume(path) else read_png_mask(path)
-
-    def _path(self, row: Mapping[str, str], column: str, where: str) -> Path:
-        if not (name := row[column].strip()):
-            raise InvalidValue(f"{where}, column {column!r}: no file")
-        return self._folder / name
+def _named(index: Path, row: Mapping[str, str], column: str, where: str) -> Path:
+    if not (name := row[column].strip()):
+        raise InvalidValue(f"{where}, column {column!r}: no file")
+    return index.parent / name
 
 
-def _slice(row: Mapping[str, str], where: str) -> int | None:
+def _slice(row: Mapping[str, str], where: str, reading: Reading) -> int | None:
     text = row.get("slice", "").strip()
-    if text and not text.isdecimal():
+    number = exact(text, reading)  # 14.0 too: programs write so what has gaps
+    if text and (number is None or number < 0 or number != int(number)):
         raise InvalidValue(f"{where}, column 'slice': {text[:40]!r} is no whole number from 0")
-    return int(text) if text else None
+    return None if number is None else int(number)
 
 
-def _same_size(mask: Raw, image: Raw, where: str) -> Raw:
-    if mask.shape != image.shape[1:]:
-        raise InvalidData(f"{where}: a mask of {mask.shape} for an image of {image.shape[1:]} pixels")
-    return mask
+def _patients(path: Path, column: str, reading: Reading) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Patient by stem, and notes for the card."""
+    named = _by_file(path, column, reading)
+    patients, notes = patients_of(named.values(), path.name, column, reading)
+    return dict(zip(named, patients, strict=True)), notes
 
 
-def _patients(path: Path, column: str) -> dict[str, str]:
-    """Patient by stem."""
-    named = _by_file(path, column)
-    return {stem: patient_of({column: name}, column, f"{path.name}, {place}") for stem, (place, name) in named.items()}
-
-
-def _by_file(path: Path, column: str) -> dict[str, tuple[str, str]]:
+def _by_file(path: Path, column: str, reading: Reading) -> dict[str, tuple[str, str]]:
     """Where a file is named, and what ``column`` says of it. InvalidData if one is named twice: who would it be of?"""
     found: dict[str, tuple[str, str]] = {}
-    for place, row in read_rows(path, ["file", column]):
+    for place, row in read_rows(path, ["file", column], reading=reading, patient=None):
         if (stem := row["file"].strip()) in found:
             raise InvalidData(f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}")
         found[stem] = (place, row[column])

@@ -1,4 +1,4 @@
-"""One image or mask as the plan's arrays: read from a PNG through Pillow, scaled by public constants, resized.
+"""One image or mask as the plan's arrays: raw values of a PNG or JPEG, scaled by public constants, resized.
 
 Nothing here is fitted to the records: ``intensity`` and ``input_shape`` are the plan's, so preparing an image reveals
 nothing and costs nothing. Resizing does not keep the ratio of the sides.
@@ -13,36 +13,70 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from secure_fedhelp.data.bitmap import Bitmap, read_jpeg, read_png, upright
+from secure_fedhelp.data.formats import Format
 from secure_fedhelp.data.images import CENTER, SCALE
+from secure_fedhelp.data.loaded import Tones
 from secure_fedhelp.data.records import Inputs, Labels
-from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue
+from secure_fedhelp.errors import InvalidData, InvalidValue
 from secure_fedhelp.study.sections import DataSection
 
-#: More pixels than this are refused before they are unpacked (a whole-slide image is cut into tiles first).
-LARGEST_PIXELS = 64 * 2**20
 Raw = NDArray[np.float32]
-#: Modes of a grey PNG whose values are no 8-bit ones: taken as they are, the plan's ``intensity`` says what they mean.
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+#: Formats whose files are one picture, and say nothing of how it lies in space.
+PICTURES: tuple[Format, ...] = ("PNG", "JPEG")
+#: Weights of red, green and blue in a grey value, in 65536ths (ITU-R BT.601).
+_LUMA = np.asarray([19595, 38470, 7471], dtype=np.int64)
+#: How far a stored number may lie from the class that it means: what a scale in a file's header makes of whole numbers.
+_NEARLY = 1e-3
 
 
-def read_png(path: Path, channels: int) -> Raw:
-    """float32 [channels, H, W] of a PNG, one channel (grey) or three (red, green, blue); raises InvalidData."""
-    with _open(path) as image:
-        if channels == 1:
-            array = np.asarray(image if image.mode in _DEEP else image.convert("L"), dtype=np.float32)[None]
-        elif channels == 3 and image.mode not in _DEEP:
-            array = np.moveaxis(np.asarray(image.convert("RGB"), dtype=np.float32), -1, 0)
-        else:
-            raise InvalidData(f"{path.name}: an image of mode {image.mode} has no {channels} channels")
-    return array
+def read_picture(path: Path, form: Format, data: DataSection, *, masked: bool) -> Raw:
+    """float32 [channels, H, W] of a PNG or JPEG in the plan's channels: stored numbers, a palette's as colours.
+
+    A picture that says how it must be turned is turned, unless a mask belongs to it, of which nobody knows whether it
+    was drawn before or after. Raises InvalidData or InvalidValue.
+    """
+    bitmap = _read(path, form)
+    if not bitmap.opaque:
+        raise InvalidData(f"{path.name}: pixels that can be looked through; what is behind them, nobody says", _FLATTEN)
+    if masked and bitmap.turn != 1:
+        raise InvalidData(f"{path.name}: to be turned before it is seen (EXIF orientation {bitmap.turn})", _TURN)
+    depth = bitmap.depth if bitmap.palette is None else 8  # a palette's colours have 8 bits, whatever its indices have
+    if data.intensity[1] > (white := 2**depth - 1):
+        raise InvalidValue(
+            f"{path.name}: {depth} bits a value, so {white} at most; the plan's white is {data.intensity[1]:g}",
+            "Save all images with the depth that the plan's [data] intensity is meant for. Nothing was spent.",
+        )
+    return np.moveaxis(_in_channels(upright(bitmap), data.input_shape[0], path.name), -1, 0).astype(np.float32)
 
 
-def read_png_mask(path: Path) -> Raw:
-    """float32 [H, W] of a mask: the stored numbers, not their colours; raises InvalidData."""
-    with _open(path) as image:
-        if image.mode not in (*_DEEP, "1", "L", "P"):
-            raise InvalidData(f"{path.name}: a mask has one number a pixel, not {image.mode}")
-        return np.asarray(image, dtype=np.float32)
+def read_picture_mask(path: Path, form: Format) -> Raw:
+    """float32 [H, W] of a mask: the stored class numbers, of a palette the indices; raises InvalidData."""
+    bitmap = _read(path, form)
+    if bitmap.lossy:
+        raise InvalidData(
+            f"{path.name}: a mask as JPEG, which blurs class numbers", "Save masks as PNG, from their source."
+        )
+    if bitmap.alpha or bitmap.values.shape[2] != 1:
+        what = "colours" if bitmap.values.shape[2] == 3 else "grey values"
+        alpha = " and transparency" if bitmap.alpha else ""
+        raise InvalidData(f"{path.name}: a mask has one number a pixel, not {what}{alpha}", "Save class numbers.")
+    if bitmap.turn != 1:
+        raise InvalidData(f"{path.name}: to be turned before it is seen (EXIF orientation {bitmap.turn})", _TURN)
+    if bitmap.palette is not None and _contradicts(bitmap.values, bitmap.palette):
+        reason = f"{path.name}: a palette of greys in another order than its numbers; which are the classes?"
+        raise InvalidData(reason, "Save it as grey values, without a palette. Nothing was spent.")
+    return bitmap.values[..., 0].astype(np.float32)
+
+
+_FLATTEN = "Save it without transparency, before the background that is meant. Nothing was spent."
+_TURN = "Turn image and mask for good, so that both are stored upright, and save them without it. Nothing was spent."
+
+
+def tones(raw: Raw, intensity: tuple[float, float]) -> Tones:
+    """How raw values lie against black and white, before :func:`fit_image` cuts them."""
+    low, high = intensity
+    return Tones(raw.size, *(int(np.count_nonzero(cut)) for cut in (raw < low, raw > high, raw <= low, raw >= high)))
 
 
 def fit_image(raw: Raw, data: DataSection, name: str) -> Inputs:
@@ -65,7 +99,8 @@ def fit_mask(raw: Raw, data: DataSection, name: str) -> Labels:
 
     With two classes, 0 and 255 are taken as 0 and 1: that is how many programs save a yes-or-no mask.
     """
-    classes = len(data.classes)
+    classes, whole = len(data.classes), np.rint(raw)
+    raw = np.where(np.abs(raw - whole) < _NEARLY, whole, raw).astype(np.float32)
     if classes == 2 and not np.isin(raw, (0, 255), invert=True).any():
         raw = np.asarray(raw / 255, dtype=np.float32)
     wrong = ~np.isin(raw, np.arange(classes))
@@ -80,18 +115,28 @@ def _resize(channel: NDArray[Any], width: int, height: int, how: Image.Resamplin
     return np.asarray(image.resize((width, height), how), dtype=np.float32)
 
 
-def _open(path: Path) -> Image.Image:
-    """A PNG, unpacked; no other format is tried, so that a file cannot choose its own reader."""
-    try:
-        image = Image.open(path, formats=["PNG"])
-        if image.width * image.height > LARGEST_PIXELS:
-            image.close()
-            raise InvalidData(f"{path.name}: {image.width} x {image.height} pixels, at most {LARGEST_PIXELS} in all")
-        image.load()
-    except FedHelpError:
-        raise
-    except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or 'not a readable PNG'}") from error
-    except Exception as error:  # a malformed chunk: Pillow raises many kinds
-        raise InvalidData(f"{path.name}: not a readable PNG ({type(error).__name__})") from error
-    return image
+def _read(path: Path, form: Format) -> Bitmap:
+    return read_png(path) if form == "PNG" else read_jpeg(path)
+
+
+def _in_channels(bitmap: Bitmap, channels: int, name: str) -> NDArray[Any]:
+    """[H, W, channels]: colours of a palette, grey out of colours, three equal channels out of 8-bit grey."""
+    values: NDArray[Any] = bitmap.values
+    if bitmap.palette is not None:
+        values = bitmap.palette[values[..., 0]]
+    planes = values.shape[2]
+    if channels == planes:
+        return values
+    if channels == 1:  # 0.5 is added before cutting: the same rounding as Pillow's, for 16 bits too
+        return (values.astype(np.int64) @ _LUMA + 2**15 >> 16)[..., None]
+    if channels == 3 and bitmap.depth <= 8:
+        return values.repeat(3, axis=2)
+    raise InvalidData(
+        f"{name}: an image of {planes} {'channel' if planes == 1 else 'channels'}; the plan has {channels} channels"
+    )
+
+
+def _contradicts(values: NDArray[Any], palette: NDArray[np.uint8]) -> bool:
+    """Whether the colours in use are all grey, and do not rise with their indices."""
+    used = palette[np.unique(values)].astype(np.int64)
+    return bool((used == used[:, :1]).all() and (np.diff(used[:, 0]) <= 0).any())

@@ -1,7 +1,8 @@
 """A hospital's records and the study's public set, as checked arrays.
 
 A record belongs to a patient, and the patient is the unit of privacy: training draws patients and takes one record of
-each, and every split in this project is a split of patients.
+each, and every split in this project is a split of patients. Identifiers are made canonical here (study/patients.py):
+all who compare two of them have one notion of a patient.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from secure_fedhelp.errors import InvalidData, PublicSetMismatch
 from secure_fedhelp.study.canonical import canonical_bytes, sha256_hex
+from secure_fedhelp.study.patients import canonical_patient
 
 Inputs = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -23,7 +25,8 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """``inputs`` float32 [n, ...] as the model sees them, ``labels`` int64 [n], ``patients`` n identifiers.
+    """``inputs`` float32 [n, ...] as the model sees them, ``labels`` int64 [n], ``patients`` n identifiers in
+    their canonical spelling, whatever spelling is given.
 
     Where every pixel has a class, labels are masks: int64 [n, H, W] for inputs [n, C, H, W].
     """
@@ -36,6 +39,7 @@ class Records:
         _check_arrays(self.inputs, self.labels)
         if len(self.patients) != len(self.inputs):
             raise InvalidData(f"{len(self.inputs)} inputs but {len(self.patients)} patient identifiers")
+        object.__setattr__(self, "patients", tuple(map(canonical_patient, self.patients)))
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -4,54 +4,115 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
-from secure_fedhelp.data.parquet import check_header, read_parquet
-from secure_fedhelp.errors import InvalidData, InvalidValue
+from secure_fedhelp.data.parquet import check_header, parquet_columns, read_parquet
+from secure_fedhelp.data.reading import MARKS, STANDARD, WHERE, Reading
+from secure_fedhelp.errors import InvalidData
 
 MISSING = ("", "?")
 
 
 def read_rows(
-    path: Path, needed: Sequence[str] | None, progress: Progress = silent
+    path: Path,
+    needed: Sequence[str] | None,
+    progress: Progress = silent,
+    reading: Reading = STANDARD,
+    *,
+    patient: str | None,
 ) -> list[tuple[str, dict[str, str]]]:
     """(place, row) of every record, the place as a person counts it, once the header has each column exactly once.
 
-    ``needed`` are the columns to read, None for all. Raises MissingColumn or InvalidData.
+    ``needed`` are the columns to read, None for all. ``patient`` is the column of identifiers if one is read: what a
+    Parquet type cannot name exactly is refused there. Numbers are written as ``reading`` says, those of Parquet types
+    too. Raises MissingColumn, InvalidData or InvalidValue.
     """
-    rows = (read_parquet if path.suffix == ".parquet" else _read_csv)(path, needed, progress)
+    if path.suffix == ".parquet":
+        rows = read_parquet(path, needed, patient, progress, reading)
+    else:
+        rows = _read_csv(path, needed, progress, reading)
     if not rows:
         raise InvalidData(f"{path.name}: no records below the header")
     return rows
 
 
-def _read_csv(path: Path, needed: Sequence[str] | None, progress: Progress) -> list[tuple[str, dict[str, str]]]:
+def columns_of(path: Path, reading: Reading = STANDARD) -> list[str]:
+    """The names of a file's columns, in order and as often as they are there; InvalidData if it cannot be read."""
+    if path.suffix == ".parquet":
+        return parquet_columns(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _header(csv.reader(file, delimiter=MARKS[reading.separator], strict=True), path, None, reading)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_csv(
+    path: Path, needed: Sequence[str] | None, progress: Progress, reading: Reading
+) -> list[tuple[str, dict[str, str]]]:
     try:
         with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             size = path.stat().st_size
             progress(path.name, 0, size)
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            reader = csv.reader(file, delimiter=MARKS[reading.separator], strict=True)
+            header = _header(reader, path, needed, reading)
             check_header(path.name, header, needed)
             rows = []
             for cells in reader:
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise InvalidData(f"{path.name}, line {reader.line_num}: {len(cells)} values, not {len(header)}")
+                    reason = f"{path.name}, line {reader.line_num}: {len(cells)} values, not {len(header)}"
+                    raise InvalidData(reason, f"A separator inside a value needs quotes around the value. {WHERE}")
                 rows.append((f"line {reader.line_num}", dict(zip(header, cells, strict=True))))
                 if len(rows) % REPORT_ROWS == 0:  # in bytes: how many rows there are nobody knows yet
                     progress(path.name, raw.tell(), size)
         progress(path.name, size, size)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(path, error) from error
     return rows
 
 
-def patient_of(row: Mapping[str, str], column: str, where: str) -> str:
-    """The patient's identifier in a row; InvalidValue if it is empty."""
-    if not (patient := row[column].strip()):
-        raise InvalidValue(f"{where}, column {column!r}: no patient identifier")
-    return patient
+def _header(reader: Iterator[list[str]], path: Path, needed: Sequence[str] | None, reading: Reading) -> list[str]:
+    """The names of the columns.
+
+    Raises InvalidData, which names the setting, where the line is readable with another separator only.
+    """
+    try:
+        header = _names(reader)
+    except csv.Error:
+        header = []  # quotes behind another separator, or no CSV at all
+        if not (other := _other_separator(path, needed, reading)):
+            raise
+    else:
+        split = len(header) > 1 if needed is None else set(needed) <= set(header)
+        other = None if split else _other_separator(path, needed, reading)
+    if other:
+        reason = f'{path.name}: the columns are not told apart with separator = "{reading.separator}"'
+        raise InvalidData(f'{reason}; with separator = "{other}" they would be', WHERE)
+    return header
+
+
+def _other_separator(path: Path, needed: Sequence[str] | None, reading: Reading) -> str | None:
+    """The separator with which the header has the columns that are needed, or more than one column."""
+    for other in (name for name in MARKS if name != reading.separator):
+        with path.open(encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
+            names = _names(csv.reader(file, delimiter=MARKS[other], strict=True))
+            if len(names) > 1 and set(needed or ()) <= set(names):
+                return other
+    return None
+
+
+def _names(reader: Iterator[list[str]]) -> list[str]:
+    """The first line, or the second if the first says this separator, as spreadsheets write it."""
+    names = [name.strip() for name in next(reader, [])]
+    return [name.strip() for name in next(reader, [])] if [name.lower() for name in names] == ["sep=", ""] else names
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError | csv.Error) -> InvalidData:
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidData(f"{path}: no UTF-8 text", "Save it as UTF-8. Nothing was trained and nothing was spent.")
+    return InvalidData(f"{path}: {getattr(error, 'strerror', None) or error}")

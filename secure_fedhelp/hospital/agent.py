@@ -6,12 +6,14 @@ run has already done. It knows no sockets and no torch: the coordinator and the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import (
     BudgetExhausted,
+    FedHelpError,
     KeyEpochRolledBack,
     PlanChanged,
     RetryRefused,
@@ -301,6 +303,11 @@ class Agent:
                 self._declined = True
                 self.progress("budget exhausted", {"round": number, "message": error.message})
                 return None
+            except Exception:
+                if self.gate.failed(number):  # it is paid for, and will not be tried again: nobody shall wait for it
+                    with contextlib.suppress(FedHelpError):
+                        self._decline(number, FAILED_REASON)
+                raise
             if released is None:
                 self._decline(number, FAILED_REASON)
                 self.progress("left out, training failed in an earlier run", {"round": number})

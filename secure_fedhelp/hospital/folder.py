@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
+from secure_fedhelp.data.reading import Reading
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.plan import explain, read_toml
 from secure_fedhelp.study.policy import SitePolicy, load_policy
@@ -48,6 +49,8 @@ class HospitalConfig(Strict):
     test: str | None = None
     #: Private records that nobody trains on, for plans with ``[metrics]``: the study's model is measured on them.
     held_out: str | None = None
+    #: How these files are written: separators, decimal comma, spellings of one patient.
+    reading: Reading = Reading()
     #: An Open Inference Protocol v2 server; asked once, with public inputs only. Absent: no teacher.
     foundation_url: str | None = None
     foundation_model: str = "teacher"

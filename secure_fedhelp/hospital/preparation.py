@@ -22,6 +22,7 @@ from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.identity.revocation import Tell
 from secure_fedhelp.identity.sealed_files import read_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
@@ -89,10 +90,13 @@ class StudyRecords:
         return {*self.private.patients, *(self.held_out.patients if self.held_out else ())}
 
 
-def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSource = USUAL) -> Membership:
+def prepare_membership(
+    root: Path, plan_path: Path, now: float, source: SecretSource = USUAL, tell: Tell = lambda line: None
+) -> Membership:
     """Read and check configuration, policy, plan and keys. Raises the named error of the first thing that is wrong.
 
     ``source`` says where the secret comes from that opens the folder; nothing is written before it has opened it.
+    ``tell`` hears if an earlier revocation list serves, because the one in the folder cannot.
     """
     folder = HospitalFolder(root)
     config, policy, plan = folder.config(), folder.policy(), load_plan(plan_path)
@@ -115,7 +119,7 @@ def prepare_membership(root: Path, plan_path: Path, now: float, source: SecretSo
         )
     if not folder.result.exists():
         vault.require_not_given_back()
-    credentials = load_credentials(folder.keys, now, unlock)
+    credentials = load_credentials(folder.keys, now, unlock, tell)
     _require_identity(credentials, plan, config)
     signing = SigningKey.load(folder.keys / "signing.key", unlock).of(plan.study.signatures)
     sealing = SealingKey.from_private_bytes(read_key(folder.keys / "sealing.key", unlock))
@@ -136,13 +140,16 @@ def prepare_records(member: Membership, progress: Progress | None = None) -> Stu
     from secure_fedhelp.data.loaded import silent
     from secure_fedhelp.data.loading import load_records
 
-    plan, root, told = member.plan, member.folder.root, progress or silent
-    loaded = load_records(root / member.config.records, plan.data, "open", told)
+    plan, root, told, reading = member.plan, member.folder.root, progress or silent, member.config.reading
+    loaded = load_records(root / member.config.records, plan.data, "open", told, reading)
     private = loaded.records
     check_records(private, plan, member.config.name)
     card = data_card(loaded, plan, member.config.name).lines()
     public = load_public(root / member.config.public, plan.data)
-    test = load_records(root / member.config.test, plan.data, "test", told).records if member.config.test else None
+    test = None
+    if member.config.test is not None:
+        test = load_records(root / member.config.test, plan.data, "test", told, reading).records
+        card += _seen_before(test, private)
     if test is not None and len(np.unique(test.labels)) < 2:
         raise OneClassOnly(f"{root / str(member.config.test)}: all test records are of one class")
     if plan.metrics is None:
@@ -152,20 +159,27 @@ def prepare_records(member: Membership, progress: Progress | None = None) -> Stu
             f"{root / 'hospital.toml'}: the plan measures the model, and no held_out records are named",
             'Set records of some patients aside, and name their file: held_out = "data/held-out.csv".',
         )
-    held_out = load_records(root / member.config.held_out, plan.data, "test", told).records
+    aside = load_records(root / member.config.held_out, plan.data, "test", told, reading)
+    held_out = aside.records
+    card += tuple(f"  note: {note}" for note in aside.notes)
     _check_held_out(held_out, private, root / member.config.held_out)
     return StudyRecords(private, public, test, held_out, card)
 
 
-def _check_held_out(held_out: Records, private: Records, path: Path) -> None:
-    from secure_fedhelp.privacy.datasets import canonical_patient
+def _seen_before(test: Records, private: Records) -> tuple[str, ...]:
+    """A note on patients who are measured on and trained on. No refusal: what is measured here stays here."""
+    both = {*test.patients} & {*private.patients}
+    note = f"  note: {len(both)} patient(s) of the test records are in the training records too: figures say too much"
+    return (note,) if both else ()
 
+
+def _check_held_out(held_out: Records, private: Records, path: Path) -> None:
     if len(held_out.by_patient) < SMALLEST_HELD_OUT:
         raise TooFewPatients(
             f"{path}: {len(held_out.by_patient)} patients, {SMALLEST_HELD_OUT} are needed: counts of fewer are about "
             "persons"
         )
-    both = {*map(canonical_patient, held_out.patients)} & {*map(canonical_patient, private.patients)}
+    both = {*held_out.patients} & {*private.patients}
     if both:
         raise InvalidData(
             f"{path}: {len(both)} patient(s) are in the training records too",

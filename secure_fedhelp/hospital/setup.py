@@ -12,6 +12,7 @@ from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.certificates import make_request, spiffe_uri
 from secure_fedhelp.identity.clear_keys import seal_clear_keys
 from secure_fedhelp.identity.lock import establish_lock, open_lock
+from secure_fedhelp.identity.revocation import KEPT_FILE, LIST_FILE
 from secure_fedhelp.identity.sealed_files import write_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
@@ -32,6 +33,10 @@ ledger = {ledger}
 # [[foundations]]                           # in its place one or two models, each with its url and its name:
 # url = "https://teacher.example"
 # model = "teacher"
+# [reading]                                 # how your files are written (docs/data.md); nothing of it is guessed
+# separator = ";"                           # of CSV files: "," if absent; "tab" or "bar"
+# decimal = ","                             # "." if absent; with thousands = "." the text 1.234,5 is a number too
+# spellings = "refuse"                      # a patient in two spellings, 17 and 0017: "merge" if absent
 """
 
 _POLICY = """\
@@ -121,7 +126,7 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     unlock = open_lock(root, source)
     signing = SigningKey.load(folder.keys / "signing.key", unlock)
     unlock.wipe()
-    files = [folder.keys / name for name in ("ca.crt", "revoked.crl")]
+    files = [folder.keys / name for name in ("ca.crt", LIST_FILE, KEPT_FILE)]
     return _Earlier(
         signing=signing,
         ledger=(root / config.ledger).resolve(),

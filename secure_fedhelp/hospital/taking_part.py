@@ -6,13 +6,17 @@ files hold metrics on the plan's evaluation set, beside two local baselines, for
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import KeyCeremonyFailed, StudyEnded
+from secure_fedhelp.errors import FedHelpError, KeyCeremonyFailed, StudyEnded
 from secure_fedhelp.hospital.agent import Agent
+from secure_fedhelp.hospital.folder import HospitalFolder
+from secure_fedhelp.hospital.leaving import Farewell, Farewells, farewell
 from secure_fedhelp.hospital.preparation import (
     Membership,
     StudyRecords,
@@ -27,15 +31,17 @@ from secure_fedhelp.hospital.preparation import (
 from secure_fedhelp.hospital.status import write_status
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.hospital.world import REAL, World
+from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import ED25519
+from secure_fedhelp.identity.tls import Credentials, load_credentials
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.release import ReleaseGate
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
@@ -62,9 +68,12 @@ def take_part(
 
     ``source`` says where the secret comes from that opens the folder; ``progress`` is told of long loads.
     """
-    clock, sleep = world.clock, world.sleep
     parse_address(address)
-    member = prepare_membership(root, plan_path, clock(), source)
+    try:
+        member = prepare_membership(root, plan_path, world.clock(), source, say)
+    except FedHelpError as error:
+        _leave_unprepared(root, plan_path, address, error, say, source, world)
+        raise
     say(f"plan {member.plan.hash[:16]} of study {member.plan.study.name}: policy, identity and keys are in order")
     checkpoint = member.vault.checkpoint()
     rounds = member.vault.rounds_to_absorb(member.plan.study.rounds)
@@ -72,69 +81,114 @@ def take_part(
         member.vault.forget_study(values=not member.plan.study.keeps_values)  # an earlier version kept the last key
         say(f"this study is finished here: see {member.folder.result} and {member.folder.models}")
         return
-    write_status(member.folder.status, "loading data and model", {})
-    records = prepare_records(member, progress)
-    for line in records.card:
-        say(line)
-    check_accounting(member)
+    client = _client(address, member.credentials, member.plan, world)
+    try:
+        with Farewells(client, member.plan.hash, member.ledger_path, say, world.comes_back) as farewells:
+            write_status(member.folder.status, "loading data and model", {})
+            records = prepare_records(member, progress)
+            for line in records.card:
+                say(line)
+            check_accounting(member)
+            method = _method(member, records, world)
+            say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
+            _study(member, records, method, client, say, world, farewells)
+    finally:
+        client.close()
+        member.unlock.wipe()
+
+
+def _client(address: str, credentials: Credentials, plan: StudyPlan, world: World) -> CoordinatorClient:
+    """Nothing is sent yet."""
+    return CoordinatorClient(
+        address,
+        credentials,
+        plan.consortium,
+        sleep=world.sleep,
+        clock=world.clock,
+        patience_seconds=_PATIENCE_SECONDS,
+        largest_roster=len(plan.hospitals) + 1,
+        dial=world.dial,
+    )
+
+
+def _leave_unprepared(
+    root: Path, plan_path: Path, address: str, error: FedHelpError, say: Say, source: SecretSource, world: World
+) -> None:
+    """Say that this hospital does not take part, where it is not even a member yet: its policy refuses the plan.
+
+    Only with a secret that nobody has to be asked for; whatever is wrong with plan or keys, nothing can be said.
+    """
+    if farewell(error, world.comes_back) is not Farewell.LEAVE:
+        return
+    with contextlib.suppress(FedHelpError):
+        folder, plan = HospitalFolder(root), load_plan(plan_path)
+        unlock = open_lock(root, replace(source, ask=lambda question: None))
+        credentials = load_credentials(folder.keys, world.clock(), unlock)
+        unlock.wipe()
+        client = _client(address, credentials, plan, world)
+        Farewells(client, plan.hash, root / folder.config().ledger, say, world.comes_back).of(error)
+        client.close()
+
+
+def _method(member: Membership, records: StudyRecords, world: World) -> Method:
     teacher = ask_teacher(member, records.public, world)
     from secure_fedhelp.learning.method import Site
     from secure_fedhelp.learning.methods import make_method
     from secure_fedhelp.privacy.training import check_model
 
-    name, noise = member.config.name, noise_of(member, _stream(member.vault))
-    method = make_method(Site(member.plan, name, records.private, records.public, teacher, noise, records.held_out))
-    check_model(method.trained_privately(member.plan, method.site.tier), member.plan.data.input_shape)
-    client = CoordinatorClient(
-        address,
-        member.credentials,
-        member.plan.consortium,
-        sleep=sleep,
-        clock=clock,
-        patience_seconds=_PATIENCE_SECONDS,
-        largest_roster=len(member.plan.hospitals) + 1,
-        dial=world.dial,
-    )
-    try:
-        # The ledger outlives a study and its suite: it is always signed in Ed25519.
-        with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), clock) as ledger:
-            # Under the ledger's lock, which guards the book of patients beside it and the folder's state too.
-            member.vault.clear_leftovers()
-            book = patient_book(member, ledger)
-            # The book hears of each release at once: after a crash it must miss what a ledger has lost.
-            budget = know_patients(member, records, book)
-            gate = ReleaseGate(ledger, member.plan, name, budget, spent=lambda: book.follow(ledger))
-            say(f"connecting to the coordinator at {address} (trying for up to {_PATIENCE_SECONDS:g} s)")
-            journal = _Journal(member, records, method, gate, say)
-            agent = Agent(
-                plan=member.plan,
-                policy=member.policy,
-                hospital=name,
-                card=member.card,
-                credentials=member.credentials,
-                signing=member.signing,
-                sealing=member.sealing,
-                vault=member.vault,
-                ledger=ledger,
-                gate=gate,
-                method=method,
-                coordinator=client,
-                clock=clock,
-                progress=journal.step,
-            )
-            try:
-                agent.run()
-            except (StudyEnded, KeyCeremonyFailed):
-                gate.give_back()  # nothing more will come of what was reserved
-                raise
-            else:
-                gate.give_back()
-            finally:
-                book.follow(ledger)
-            journal.finish(client.bytes_up, client.bytes_down)
-    finally:
-        client.close()
-        member.unlock.wipe()
+    plan, name, noise = member.plan, member.config.name, noise_of(member, _stream(member.vault))
+    method = make_method(Site(plan, name, records.private, records.public, teacher, noise, records.held_out))
+    check_model(method.trained_privately(plan, method.site.tier), plan.data.input_shape)
+    return method
+
+
+def _study(
+    member: Membership,
+    records: StudyRecords,
+    method: Method,
+    client: CoordinatorClient,
+    say: Say,
+    world: World,
+    farewells: Farewells,
+) -> None:
+    """The study itself, under the ledger's lock."""
+    name, clock = member.config.name, world.clock
+    # The ledger outlives a study and its suite: it is always signed in Ed25519.
+    with Ledger.open(member.ledger_path, name, member.signing.of(ED25519), clock) as ledger:
+        # Under the ledger's lock, which guards the book of patients beside it and the folder's state too.
+        member.vault.clear_leftovers()
+        book = patient_book(member, ledger)
+        # The book hears of each release at once: after a crash it must miss what a ledger has lost.
+        budget = know_patients(member, records, book)
+        gate = ReleaseGate(ledger, member.plan, name, budget, spent=lambda: book.follow(ledger))
+        journal = _Journal(member, records, method, gate, say)
+        agent = Agent(
+            plan=member.plan,
+            policy=member.policy,
+            hospital=name,
+            card=member.card,
+            credentials=member.credentials,
+            signing=member.signing,
+            sealing=member.sealing,
+            vault=member.vault,
+            ledger=ledger,
+            gate=gate,
+            method=method,
+            coordinator=client,
+            clock=clock,
+            progress=journal.step,
+        )
+        try:
+            agent.run()
+        except (StudyEnded, KeyCeremonyFailed):
+            gate.give_back()  # nothing more will come of what was reserved
+            raise
+        else:
+            gate.give_back()
+        finally:
+            book.follow(ledger)
+        farewells.over = True
+        journal.finish(client.bytes_up, client.bytes_down)
 
 
 def _stream(vault: Vault) -> str:

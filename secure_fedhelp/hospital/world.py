@@ -25,6 +25,8 @@ class World:
     sleep: Callable[[float], None] = time.sleep
     dial: Dial | None = None
     foundation: httpx.BaseTransport | None = None
+    #: Whether somebody may start a hospital again that has ended with an error.
+    comes_back: bool = True
 
 
 REAL = World()

@@ -2,29 +2,56 @@
 
 The consortium's CA stands on a machine that answers no network, so a list is not fetched: its administrator sends
 ``revoked.crl`` and each member puts it into its folder, where running processes notice it.
+
+A file that is being replaced is empty, half or gone for a moment, and that says nothing about anybody. So the last good
+list stays in force until a good one that is not older has been read whole: nobody is let in whom it revokes, and
+nobody is turned away because of a file. It is kept beside the file too, so that a restart knows it.
 """
 
 from __future__ import annotations
 
-import os
+import stat
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
 from cryptography import x509
 
-from secure_fedhelp.errors import WrongAuthority
+from secure_fedhelp.errors import FedHelpError, RevocationsUnreadable, StorageError, WrongAuthority
 from secure_fedhelp.identity import pem
+from secure_fedhelp.study.files import read_regular, write_atomic
 
-_HINT = "Copy revoked.crl from the consortium again; until it can be read, nobody is let in."
+#: The file a member is sent, and where the last good one is kept, in the folder of its certificate.
+LIST_FILE: Final = "revoked.crl"
+KEPT_FILE: Final = "revoked.last.crl"
+#: Longer than any list: 100,000 certificates take 5 MB.
+LARGEST_LIST_BYTES: Final = 16 * 1024 * 1024
+#: A member's line for its log, whenever what is in force and why has changed.
+Tell = Callable[[str], None]
+
+_HINT = "Copy revoked.crl from the consortium again, under another name first, and then rename it: that takes no time."
+#: A trouble that comes and goes is told once in so many seconds.
+_QUIET_SECONDS = 60.0
+#: How long a start waits for a list that cannot be read and has no good one before it: a copy is done by then.
+_START_SECONDS = 5.0
+_LOOK_SECONDS = 0.05
+#: File systems note times in steps of some milliseconds; a change within one step would leave the same mark.
+_CLOCK_STEP_NS = 20_000_000
+#: Device, inode, size, time of the last write and of the last change of any kind (nanoseconds).
+_Mark = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Revocations:
-    """A checked list: its number (each list's is at least the last one's), the serials, and when it ends (unix)."""
+    """A checked list: its number (each list's is at least the last one's), when it was made and when it ends (unix
+    seconds), and the serial numbers on it."""
 
     number: int
     serials: frozenset[int]
+    made: float
     not_after: float
 
     def contains(self, serial: int, now: float) -> bool:
@@ -32,13 +59,21 @@ class Revocations:
 
         A list from the near future is accepted: a clock a minute slow must not keep a revoked member in.
         """
-        if now > self.not_after:
+        if self.ran_out(now):
             raise WrongAuthority("the revocation list ran out", "Ask the consortium for a new revoked.crl.")
         return serial in self.serials
 
+    def ran_out(self, now: float) -> bool:
+        return now > self.not_after
+
+    def older_than(self, other: Revocations) -> bool:
+        """By number, and by date among those of one number."""
+        return (self.number, self.made) < (other.number, other.made)
+
 
 def read_revocations(crl_pem: bytes, authority: x509.Certificate) -> Revocations:
-    """The list in ``crl_pem``; WrongAuthority if it is malformed or ``authority`` did not sign it."""
+    """The list in ``crl_pem``; RevocationsUnreadable if it is malformed, as half a list is, and WrongAuthority if
+    ``authority`` did not sign it."""
     key = pem.require_p256(authority.public_key(), "consortium CA")
     try:
         crl = x509.load_pem_x509_crl(crl_pem)
@@ -49,60 +84,150 @@ def read_revocations(crl_pem: bytes, authority: x509.Certificate) -> Revocations
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         serials = frozenset(entry.serial_number for entry in crl)
     except (*pem.MALFORMED, x509.ExtensionNotFound) as error:
-        raise WrongAuthority("the revocation list is malformed", _HINT) from error
-    return Revocations(number, serials, crl.next_update_utc.timestamp())
+        raise RevocationsUnreadable("the revocation list is malformed, or only half of one") from error
+    return Revocations(number, serials, crl.last_update_utc.timestamp(), crl.next_update_utc.timestamp())
 
 
 @dataclass
 class RevocationList:
-    """The revocation list of a long-running process: the file at ``path``, read again whenever it changes.
+    """The revocation list of a long-running process: the file ``revoked.crl`` in a member's ``folder``, read again
+    whenever it changes.
 
-    It fails closed. :meth:`contains` raises WrongAuthority, so that nobody is let in, when the file
+    The last good list stays in force while the file is gone, cannot be read, is half a list or another authority's,
+    or is older than a list read before: an old list put back, and a list taken away, pardon nobody. ``tell`` hears of
+    each change between "the file is in force" and "an earlier list is", at most about once a minute. The last good
+    list is also kept in ``revoked.last.crl``, so that this holds over restarts.
 
-    * is not a list signed by the CA of ``ca_pem`` (also while it is only half copied);
-    * has a lower number than one read before: an old list put back would pardon somebody;
-    * is gone after it has been there once: deleting a list must not pardon either.
-
-    A file that is absent at construction, and has been ever since, means that nothing was revoked yet: the consortium
-    may never have had a reason to send one. Whoever can delete it *and* restart the process can change ``ca.crt`` as
-    well, so refusing to start would stop no attacker; and the authority makes an empty list from the first day, for
-    those who would rather have the file always there. Safe to call from several threads.
+    Where there is no good list, nobody can be judged: see :meth:`contains`. A folder that has neither file has never
+    had a list, which means that nothing was revoked yet: the consortium may never have had a reason to send one.
+    Safe to call from several threads.
     """
 
-    path: Path
+    folder: Path
     ca_pem: bytes = field(repr=False)
+    tell: Tell = field(default=lambda line: None, repr=False)
 
     def __post_init__(self) -> None:
+        self._path, self._kept = self.folder / LIST_FILE, self.folder / KEPT_FILE
         self._authority = pem.read_authority(self.ca_pem)
         self._lock = Lock()
-        self._stamp: tuple[int, int, int] | None = None
+        self._mark: _Mark | None = None
         self._list: Revocations | None = None
-        self._expected = self.path.exists()
+        self._pem: bytes | None = None
+        self._seen = self._path.exists()
+        #: What is wrong with the file now, what was last said of it, and when.
+        self._trouble: FedHelpError | None = None
+        self._said, self._said_at = "", float("-inf")
+        self._load_kept()
+
+    def start(self, now: float, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Look at the file for the first time, and wait some seconds for a copy that is under way.
+
+        Raises RevocationsUnreadable or WrongAuthority, as what is wrong with it, if then there is no good list, new
+        or kept.
+        """
+        waited = 0.0
+        while True:
+            with self._lock:
+                self._refresh(now + waited)
+                if self._list is not None or self._trouble is None:
+                    return
+                if waited >= _START_SECONDS:
+                    raise self._trouble
+            sleep(_LOOK_SECONDS)
+            waited += _LOOK_SECONDS
 
     def contains(self, serial: int, now: float) -> bool:
-        """Whether the certificate with this serial number is revoked at ``now`` (unix seconds); WrongAuthority."""
-        with self._lock:
-            self._refresh()
-            return self._list is not None and self._list.contains(serial, now)
+        """Whether the list in force has the certificate with this serial number, at ``now`` (unix seconds).
 
-    def _refresh(self) -> None:
+        RevocationsUnreadable if there is no good list, or the last one ran out: then nobody can be judged.
+        """
+        with self._lock:
+            self._refresh(now)
+            if self._list is None:
+                if self._trouble is not None:
+                    raise RevocationsUnreadable(f"no revocation list to judge by: {self._trouble.message}")
+                return False
+            if self._list.ran_out(now):
+                raise RevocationsUnreadable(
+                    "the revocation list ran out", "Ask the consortium for a new revoked.crl; then try again."
+                )
+            return serial in self._list.serials
+
+    @property
+    def in_force(self) -> bytes | None:
+        """The list in force as PEM; None if nothing was revoked yet."""
+        return self._pem
+
+    # -- inside, under the lock -----------------------------------------------------------------------------------
+
+    def _refresh(self, now: float) -> None:
         """Read the file if it changed. What fails a check is not remembered, so the next call reads it again."""
         try:
-            with self.path.open("rb") as file:
-                self._expected = True
-                status = os.fstat(file.fileno())
-                # A copy may keep size and time, a rename makes another inode: together they miss no replacement.
-                stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-                if stamp == self._stamp:
-                    return
-                content = file.read()
+            self._read()
+            self._trouble = None
+        except (RevocationsUnreadable, WrongAuthority) as error:
+            self._trouble = error
+        self._report(now)
+
+    def _read(self) -> None:
+        try:
+            # Looked at by name: an unchanged list needs no open file, of which there may be none left.
+            found = self._path.stat()
+            self._seen = True
+            mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if mark == self._mark:
+                return
+            if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST_LIST_BYTES:
+                raise RevocationsUnreadable(f"{self._path} has {found.st_size} bytes, as no revocation list has")
+            content = read_regular(self._path)
         except FileNotFoundError as error:
-            if self._expected:
-                raise WrongAuthority(f"the revocation list {self.path} is gone", _HINT) from error
+            if self._seen or self._list is not None:
+                raise RevocationsUnreadable(f"{self._path} is gone") from error
             return
         except OSError as error:
-            raise WrongAuthority(f"cannot read the revocation list {self.path}: {error.strerror}", _HINT) from error
+            raise RevocationsUnreadable(f"cannot read {self._path}: {error.strerror or error}") from error
         fresh = read_revocations(content, self._authority)
-        if self._list is not None and fresh.number < self._list.number:
-            raise WrongAuthority(f"revocation list {fresh.number} took the place of list {self._list.number}", _HINT)
-        self._list, self._stamp = fresh, stamp
+        if self._list is not None and fresh.older_than(self._list):
+            raise WrongAuthority(
+                f"revocation list {fresh.number} took the place of list {self._list.number}, which is newer", _HINT
+            )
+        if content != self._pem:
+            self._keep(content)
+        self._list, self._pem = fresh, content
+        self._mark = mark if time.time_ns() - found.st_ctime_ns > _CLOCK_STEP_NS else None
+
+    def _load_kept(self) -> None:
+        """What an earlier run had in force. One of another authority is of before the authority was renewed."""
+        try:
+            content = read_regular(self._kept)
+            self._list, self._pem = read_revocations(content, self._authority), content
+        except FileNotFoundError:
+            return
+        except (OSError, RevocationsUnreadable) as error:
+            self.tell(f"{self._kept} cannot be read, so an older revocation list would not be noticed: {error}")
+        except WrongAuthority:
+            return
+
+    def _keep(self, content: bytes) -> None:
+        """For the next start. A folder that cannot be written to still has the list in force while this one runs."""
+        try:
+            write_atomic(self._kept, content)
+        except StorageError as error:
+            self.tell(f"{error.message}: a restart would not know which revocation list was in force")
+
+    def _report(self, now: float) -> None:
+        """Tell of a change, of one that comes and goes again and again once a minute."""
+        said = "" if self._trouble is None else self._trouble.message
+        if bool(said) == bool(self._said):
+            return
+        if not said:
+            number = self._list.number if self._list else 0
+            self.tell(f"revocation list {number} is read whole and in force")
+        elif 0 <= now - self._said_at < _QUIET_SECONDS:
+            return
+        else:
+            self._said_at = now
+            held = f"list {self._list.number} stays in force" if self._list else "there is no good list yet"
+            self.tell(f"{said}: {held}. {_HINT}")
+        self._said = said

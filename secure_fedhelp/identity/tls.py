@@ -4,12 +4,15 @@ A handshake that fails says little ("certificate verify failed"); here each caus
 
     tls.key  tls.csr        made by the member; the key never leaves        signing.key  sealing.key
     tls.crt  ca.crt         from the consortium                             revoked.crl  from the consortium, optional
+    revoked.last.crl        the last good revocation list, kept by the member's own program
 
 The keys are sealed (identity/sealed_files.py). What a TLS library needs in clear is in memory only.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from secure_fedhelp.errors import IdentityError
 from secure_fedhelp.identity import pem
 from secure_fedhelp.identity.certificates import Identity, check_certificate
 from secure_fedhelp.identity.private_files import read_public
+from secure_fedhelp.identity.revocation import RevocationList, Tell
 from secure_fedhelp.identity.sealed_files import read_key
 from secure_fedhelp.identity.unlock import Unlock
 
@@ -35,23 +39,33 @@ class Credentials:
     key_pem: bytes = field(repr=False)
     certificate_pem: bytes
     identity: Identity
-    #: The folder's revocation list, or None: :func:`secure_fedhelp.identity.cards.check_card` wants it for others too.
+    #: The revocation list in force, or None: :func:`secure_fedhelp.identity.cards.check_card` wants it for others too.
     revocations: bytes | None = field(repr=False)
 
 
-def load_credentials(folder: Path, now: float, unlock: Unlock) -> Credentials:
+def load_credentials(
+    folder: Path,
+    now: float,
+    unlock: Unlock,
+    tell: Tell = lambda line: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Credentials:
     """The credentials in ``folder``, each file checked; ``now`` in unix seconds, ``unlock`` the root key it is under.
+
+    A revocation list that is being copied is waited for, some seconds, with ``sleep``; ``tell`` hears if an earlier one
+    has to serve (identity/revocation.py).
 
     Raises InvalidConfiguration for a missing file (the hint says which command makes it), UnsafePermissions for a key
     that others can read, UnsealedSecret for one in clear, StorageError for one that does not open, IdentityError for
-    a key that is not the certificate's, WrongAuthority, CertificateExpired, and CertificateRevoked if the folder's own
-    ``revoked.crl`` lists it.
+    a key that is not the certificate's, WrongAuthority, CertificateExpired, RevocationsUnreadable, and
+    CertificateRevoked if the folder's own ``revoked.crl`` lists it.
     """
     key_pem, certificate_pem = load_pair(folder, unlock)
     ca_pem = read_public(folder / "ca.crt", _HINTS["ca.crt"])
-    revocations = read_public(folder / "revoked.crl") if (folder / "revoked.crl").exists() else None
-    identity = check_certificate(certificate_pem, ca_pem, now, revocations)
-    return Credentials(ca_pem, key_pem, certificate_pem, identity, revocations)
+    revocations = RevocationList(folder, ca_pem, tell)
+    revocations.start(now, sleep)
+    identity = check_certificate(certificate_pem, ca_pem, now, revocations.in_force)
+    return Credentials(ca_pem, key_pem, certificate_pem, identity, revocations.in_force)
 
 
 def load_pair(folder: Path, unlock: Unlock) -> tuple[bytes, bytes]:

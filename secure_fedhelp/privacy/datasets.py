@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 import secrets
-import unicodedata
 from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
@@ -34,6 +32,7 @@ from secure_fedhelp.errors import LedgerInvalid, StorageError
 from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.patients import canonical_patient, former_spellings
 
 #: A key of 32 bytes for a purpose; made from the hospital's signing key.
 KEY_PURPOSE: Final = "data-set-fingerprints"
@@ -56,31 +55,42 @@ class PatientBook:
         self._path = ledger.with_name(ledger.name + ".patients")
         self._hash_key, self._seal_key = _derive(key, b"hash"), _derive(key, b"seal")
         self._sets: dict[str, frozenset[str]] = {}
+        #: The same patients as an earlier version may have entered them (study/patients.py).
+        self._former: dict[str, frozenset[str]] = {}
         self._seen: tuple[int, str] = (0, GENESIS)
         self._read()
 
     def enter(self, patients: Iterable[str]) -> str:
         """Remember a data set by its patients' identifiers, on the disk; its fingerprint."""
-        hashes = frozenset(self._keyed(canonical_patient(p).encode())[: 2 * _HASH_BYTES] for p in patients)
-        if not hashes:
+        people = frozenset(map(canonical_patient, patients))
+        if not people:
             raise ValueError("a data set without patients")
+        hashes = self._hashes(people)
+        former = self._hashes(spelling for patient in people for spelling in former_spellings(patient))
         fingerprint = self._keyed(b"\0data-set\0" + "".join(sorted(hashes)).encode())
-        if self._sets.get(fingerprint) != hashes:
-            self._sets[fingerprint] = hashes
+        if (self._sets.get(fingerprint), self._former.get(fingerprint)) != (hashes, former):
+            self._sets[fingerprint], self._former[fingerprint] = hashes, former
             self._write()
         return fingerprint
 
     def apart(self, fingerprint: str) -> frozenset[str]:
         """Data sets of this book that share no patient with the one of this fingerprint; none if it is unknown."""
-        own = self._sets.get(fingerprint)
-        if own is None:
+        if fingerprint not in self._sets:
             return frozenset()
-        return frozenset(name for name, patients in self._sets.items() if not patients & own)
+        own = self._ever(fingerprint)
+        return frozenset(name for name in self._sets if not self._ever(name) & own)
 
     def patients(self, fingerprint: str) -> int | None:
         """How many patients a data set has; None if the book does not know it."""
         found = self._sets.get(fingerprint)
         return None if found is None else len(found)
+
+    def _ever(self, fingerprint: str) -> frozenset[str]:
+        """Hashes of a data set's patients, in every spelling that a version of this program gave them."""
+        return self._sets[fingerprint] | self._former.get(fingerprint, frozenset())
+
+    def _hashes(self, spellings: Iterable[str]) -> frozenset[str]:
+        return frozenset(self._keyed(spelling.encode())[: 2 * _HASH_BYTES] for spelling in spellings)
 
     def _keyed(self, data: bytes) -> str:
         return hmac.digest(self._hash_key, data, "sha256").hex()
@@ -107,22 +117,15 @@ class PatientBook:
             raise LedgerInvalid(f"{self._path} is damaged, or was made with another signing key", _HINT) from error
         record = json.loads(data)
         self._sets = {name: frozenset(patients) for name, patients in record["sets"].items()}
+        self._former = {name: frozenset(patients) for name, patients in record.get("former", {}).items()}
         self._seen = record["entries"], record["head"]
 
     def _write(self) -> None:
         sets = {name: sorted(patients) for name, patients in sorted(self._sets.items())}
-        data = json.dumps({"sets": sets, "entries": self._seen[0], "head": self._seen[1]}).encode()
+        former = {name: sorted(patients) for name, patients in sorted(self._former.items())}
+        data = json.dumps({"sets": sets, "former": former, "entries": self._seen[0], "head": self._seen[1]}).encode()
         nonce = secrets.token_bytes(_NONCE_BYTES)
         write_atomic(self._path, nonce + AESGCM(self._seal_key).encrypt(nonce, data, _CONTEXT), 0o600)
-
-
-def canonical_patient(identifier: str) -> str:
-    """One spelling of a patient's identifier, however a program exported it: ``A 12`` and ``a12``, ``0017``, ``17`` and
-    ``17.0`` are one. Two people whom it takes for one share a budget, which costs budget and never privacy."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", identifier).casefold())
-    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf"))
-    kept = re.sub(r"^(\d+)\.0+$", r"\1", kept)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
 
 
 def _derive(key: bytes, purpose: bytes) -> bytes:

@@ -9,7 +9,7 @@ another way. MedMNIST names no patients, so there each image counts as one.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,11 @@ from secure_fedhelp.data.partition import split
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
 from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import InvalidData, UnknownDataset
-from secure_fedhelp.research.dealing import Dealt, deal, site_name
+from secure_fedhelp.research.dealing import About, Dealt, deal, site_name
 from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.research.schema import numeric_column, rounded
 from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
-from secure_fedhelp.study.sections import Column, Tier
+from secure_fedhelp.study.sections import Column, DataSection, Tier
 
 DATASETS = ("breast-cancer", "heart", "pneumonia", "breast", "retina")
 
@@ -63,6 +63,10 @@ HEART_COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+#: Text by the names of the columns, one a record.
+Rows = Sequence[Mapping[str, str]]
+
+
 @dataclass(frozen=True, eq=False)
 class StudyData:
     """One dataset, dealt out. ``hospitals`` maps a name to its tier and records; no patient is in two parts."""
@@ -78,6 +82,10 @@ class StudyData:
     home: dict[str, Records] = field(default_factory=dict)
     #: What the loader has to say of the records.
     notes: tuple[str, ...] = ()
+    #: Of a table: the rows of each hospital's records, and those of the test part, with the text that the source has.
+    rows: dict[str, Rows] = field(default_factory=dict)
+    test_rows: Rows = ()
+    about: About = field(default_factory=About)
 
 
 #: Small public sets on purpose: with a large one, training on it alone would do, and no study would be needed.
@@ -105,11 +113,16 @@ def prepare(
 
 
 def deal_out(
-    dataset: str, data_dir: Path | None, seed: int, partition: Partition | None = None, progress: Progress = silent
+    dataset: str,
+    data_dir: Path | None,
+    seed: int,
+    partition: Partition | None = None,
+    progress: Progress = silent,
+    taking_part: Collection[str] = (),
 ) -> Dealt:
     """What :func:`prepare` makes a study of: all records, and whose each is. Image sets tell their ``progress``; the
-    tables are read in an instant."""
-    makers: dict[str, Callable[[Path | None, Partition, np.random.Generator], Dealt]] = {
+    tables are read in an instant. Hospitals that take no part may have too few patients."""
+    makers: dict[str, Callable[[Path | None, Partition, np.random.Generator, Collection[str]], Dealt]] = {
         "breast-cancer": _breast_cancer,
         "heart": _heart,
         "pneumonia": partial(_medmnist, "pneumonia", progress),
@@ -119,13 +132,16 @@ def deal_out(
     if dataset not in makers:
         raise UnknownDataset(f"no dataset is called {dataset!r}")
     usual = NATURAL.get(dataset, SizesPartition(kind="sizes"))
-    return makers[dataset](data_dir, partition or usual, np.random.default_rng([seed, DATASETS.index(dataset)]))
+    rng = np.random.default_rng([seed, DATASETS.index(dataset)])
+    return makers[dataset](data_dir, partition or usual, rng, taking_part)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
+def _breast_cancer(
+    _: Path | None, partition: Partition, rng: np.random.Generator, taking_part: Collection[str]
+) -> Dealt:
     from sklearn.datasets import load_breast_cancer
 
     table = load_breast_cancer()
@@ -140,14 +156,16 @@ def _breast_cancer(_: Path | None, partition: Partition, rng: np.random.Generato
         )
         for name, values in zip(table.feature_names, raw[public].T, strict=True)
     )
-    inputs = encode_rows(((f"row {n}", [repr(float(value)) for value in row]) for n, row in enumerate(raw, 1)), columns)
+    texts = [[repr(float(value)) for value in row] for row in raw]
+    inputs = encode_rows(((f"row {n}", row) for n, row in enumerate(texts, 1)), columns)
     everything = Records(inputs, labels, patients)
-    sites = deal(partition, patients, labels, None, pool, rng)
+    sites = deal(partition, patients, labels, None, pool, rng, taking_part)
     fields = data_fields("breast-cancer", "table", ("benign", "malignant"), inputs.shape[1:], columns)
-    return Dealt(everything, labels, partition, sites, public, reference, test, fields)
+    rows = _rows(texts, everything, fields)
+    return Dealt(everything, labels, partition, sites, public, reference, test, fields, rows=rows)
 
 
-def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
+def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator, taking_part: Collection[str]) -> Dealt:
     rows: list[tuple[str, ...]] = []
     labels: list[int] = []
     sites: list[str] = []
@@ -167,9 +185,20 @@ def _heart(folder: Path | None, partition: Partition, rng: np.random.Generator) 
     )
     inputs = encode_rows(((f"row {n}", row) for n, row in enumerate(rows, 1)), columns)
     everything = Records(inputs, targets, patients)
-    hospitals = deal(partition, patients, targets, sites, pool, rng)
+    hospitals = deal(partition, patients, targets, sites, pool, rng, taking_part)
     fields = data_fields("heart", "table", ("healthy", "diseased"), inputs.shape[1:], columns)
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites)
+    texts = _rows(rows, everything, fields)
+    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites, rows=texts)
+
+
+def _rows(texts: Sequence[Sequence[str]], records: Records, fields: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A file's values by the names of the plan's columns, with the patient and the name of the class beside them."""
+    names, plan = [column.name for column in fields["columns"]], DataSection.model_fields
+    patient, target = plan["patient_id"].default, plan["target"].default
+    return [
+        {patient: who, **dict(zip(names, values, strict=True)), target: fields["classes"][int(label)]}
+        for values, who, label in zip(texts, records.patients, records.labels, strict=True)
+    ]
 
 
 def _heart_rows(path: Path) -> list[list[str]]:
@@ -226,25 +255,36 @@ def _patients_of(images: Inputs) -> tuple[str, ...]:
 
 
 def _medmnist(
-    dataset: str, progress: Progress, folder: Path | None, partition: Partition, rng: np.random.Generator
+    dataset: str,
+    progress: Progress,
+    folder: Path | None,
+    partition: Partition,
+    rng: np.random.Generator,
+    taking_part: Collection[str],
 ) -> Dealt:
     everything, open_part = _read_medmnist(dataset, folder, progress)
     test = np.arange(open_part, len(everything))  # the official test part, as in published figures
     parts = PARTS[dataset]
     patients, labels_of = everything.patients, everything.labels
     public, reference, pool = split(patients[:open_part], labels_of[:open_part], (parts.public, parts.reference), rng)
-    sites = deal(partition, patients, labels_of, None, pool, rng)
+    sites = deal(partition, patients, labels_of, None, pool, rng, taking_part)
     names = ("normal", "pneumonia") if dataset == "pneumonia" else ("malignant", "benign")
     fields = data_fields(dataset, "image", names, everything.inputs.shape[1:], ())
     return Dealt(everything, labels_of, partition, sites, public, reference, test, fields)
 
 
-def _retina(progress: Progress, folder: Path | None, partition: Partition, rng: np.random.Generator) -> Dealt:
+def _retina(
+    progress: Progress,
+    folder: Path | None,
+    partition: Partition,
+    rng: np.random.Generator,
+    taking_part: Collection[str],
+) -> Dealt:
     everything, centres = read_retina(_find(folder, FILE, "retina"), progress)
     parts, patients = PARTS["retina"], everything.patients
     test, public, reference, pool = split(patients, centres, (parts.test, parts.public, parts.reference), rng)
     sites = [CENTRES[number][0] for number in centres]
-    hospitals = deal(partition, patients, centres, sites, pool, rng)
+    hospitals = deal(partition, patients, centres, sites, pool, rng, taking_part)
     fields = data_fields("retina", "image", ("background", "vessel"), everything.inputs.shape[1:], ())
     fields |= {"task": "segmentation"}
     return Dealt(everything, centres, partition, hospitals, public, reference, test, fields, sites)
@@ -272,6 +312,9 @@ def make_study(dealt: Dealt, public: PublicSet, lessons: Sequence[Records]) -> S
         },
         home=home,
         notes=dealt.notes,
+        rows={n: [dealt.rows[i] for i in at] for n, (_, at) in dealt.hospitals.items()} if dealt.rows else {},
+        test_rows=[dealt.rows[i] for i in dealt.test] if dealt.rows else (),
+        about=dealt.about,
     )
 
 

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from secure_fedhelp.data.numbers import one_spelling
 from secure_fedhelp.data.partition import by_dirichlet, by_site, by_sizes
+from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Indices, Labels, Records
 from secure_fedhelp.errors import InvalidPartition
 from secure_fedhelp.research.study_file import DirichletPartition, Partition, SitePartition
+from secure_fedhelp.study.patients import canonical_patient
 from secure_fedhelp.study.sections import Tier
 
 Hospitals = dict[str, tuple[Tier, Indices]]
 #: Fewer hospitals never make a cohort of the studies' plans.
 FEWEST_HOSPITALS = 3
+
+
+@dataclass(frozen=True)
+class About:
+    """What somebody who reads the results must know of how the data were taken."""
+
+    #: Whether columns were inferred from the public part, but for those that the study file says itself.
+    inferred: bool = False
+    said: frozenset[str] = frozenset()
+    #: Columns of the file that are not taken.
+    excluded: tuple[str, ...] = ()
+    #: Each site that is left out: its name, how many patients it has, and why.
+    left_out: tuple[str, ...] = ()
+    #: The column or array that says of each record which part it is of, if one does.
+    split: str | None = None
+    #: How numbers and identifiers are written in the rows.
+    reading: Reading = STANDARD
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +58,9 @@ class Dealt:
     sites: Sequence[str] | None = None
     #: What the loader has to say of the records, such as that the file names no patients.
     notes: tuple[str, ...] = ()
+    #: Of a table: the text of each record as its source has it, by the names of the columns.
+    rows: Sequence[Mapping[str, str]] = ()
+    about: About = field(default_factory=About)
 
     @property
     def pool(self) -> Indices:
@@ -56,29 +79,52 @@ def deal(
     sites: Sequence[str] | None,
     pool: Indices,
     rng: np.random.Generator,
+    taking_part: Collection[str] = (),
+    left_out: Collection[str] = (),
 ) -> Hospitals:
     """Tier and record indices of each hospital. ``patients``, ``classes`` and ``sites`` are of all records, and
-    ``pool`` are the indices of those to be dealt. Raises InvalidPartition.
+    ``pool`` are the indices of those to be dealt. Only hospitals ``taking_part`` (all, if none is named) must have
+    enough patients; sites that were ``left_out`` may still be called large. Raises InvalidPartition.
     """
     names, labels = [patients[index] for index in pool], classes[pool]
     if isinstance(partition, SitePartition):
         if sites is None:
             raise InvalidPartition("kind = 'site', and these records name no site", "Choose 'sizes' or 'dirichlet'.")
         pool = np.sort(pool)
-        at = [site_name(sites[index]) for index in pool]
-        if len(set(at)) < len(found := sorted({sites[index].strip() for index in pool})):
-            raise InvalidPartition(f"two of the sites would have one name: {', '.join(found)}", "Rename one of them.")
-        parts = by_site([patients[index] for index in pool], at, partition.minimum_patients)
-        if strangers := sorted(set(partition.large) - set(parts)):
+        parts = by_site([patients[index] for index in pool], hospital_names([sites[index] for index in pool]))
+        if strangers := sorted(set(partition.large) - set(parts) - set(left_out)):
             raise InvalidPartition(f"large names no site of the data: {strangers[0]!r} is none of {', '.join(parts)}")
     elif isinstance(partition, DirichletPartition):
-        shares, least = partition.shares, partition.minimum_patients
-        parts = by_dirichlet(names, labels, shares, partition.alpha, rng, least)
+        parts = by_dirichlet(names, labels, partition.shares, partition.alpha, rng, minimum=0)
     else:
-        parts = by_sizes(names, labels, partition.shares, rng, partition.minimum_patients)
+        parts = by_sizes(names, labels, partition.shares, rng, minimum=0)
+    _require_enough(partition, patients, {n: pool[at] for n, at in parts.items() if n in (taking_part or parts)})
+    return {name: ("large" if name in partition.large else "small", pool[part]) for name, part in parts.items()}
+
+
+def _require_enough(partition: Partition, patients: Sequence[str], parts: Mapping[str, Indices]) -> None:
+    """InvalidPartition if hospitals that take part are too few, or have too few patients: all of them by name."""
+    least, hint = partition.minimum_patients, None
+    if isinstance(partition, SitePartition):
+        hint = "Leave it out (smallest_site, or hospitals = [...] without it), or set fewer patients aside: [parts]."
+    counts = {name: len({canonical_patient(patients[index]) for index in indices}) for name, indices in parts.items()}
+    if short := [f"{name} would have {count} patients" for name, count in counts.items() if count < least]:
+        raise InvalidPartition(f"{', '.join(short)}, and {least} are needed", hint)
     if len(parts) < FEWEST_HOSPITALS:
         raise InvalidPartition(f"{len(parts)} hospitals, and a study needs {FEWEST_HOSPITALS}")
-    return {name: ("large" if name in partition.large else "small", pool[part]) for name, part in parts.items()}
+
+
+def hospital_names(sites: Sequence[str]) -> list[str]:
+    """The hospital of each record's site; a number in two spellings is one site (``3`` and ``3.0``). Raises
+    InvalidPartition if two sites would have one name."""
+    texts = [text.strip() for text in sites]
+    spelled = dict(zip(texts, one_spelling(texts, "the sites"), strict=True))
+    known = {text: site_name(text) for text in dict.fromkeys(spelled.values())}
+    if len(set(known.values())) < len(known):
+        raise InvalidPartition(
+            f"two of the sites would have one name: {', '.join(sorted(known))}", "Rename one of them."
+        )
+    return [known[spelled[text]] for text in texts]
 
 
 def site_name(text: str) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from secure_fedhelp.data.checks import check_records
 from secure_fedhelp.data.loaded import Progress, silent
-from secure_fedhelp.errors import UnderQuorum
+from secure_fedhelp.errors import FedHelpError, UnderQuorum
 from secure_fedhelp.research.catalog import StudyData, prepare
 from secure_fedhelp.research.demo_setup import (
     RunFolder,
@@ -31,15 +32,18 @@ from secure_fedhelp.research.processes import Parties, ProcessFailed
 from secure_fedhelp.research.progress import make_progress
 from secure_fedhelp.research.report import write_report
 from secure_fedhelp.research.results import collect
-from secure_fedhelp.research.summary import write_summary
+from secure_fedhelp.research.summary import cut_short, failing_with, write_summary
 from secure_fedhelp.research.table import print_table
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.threshold import Masks
+from secure_fedhelp.wire.messages import ENDED_WORDS, reason_error
 
 _LOOPBACK = "127.0.0.1:0"
 _START_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 0.2
 _STUDY_SECONDS = 3600.0
+#: How long the others may take to end after the coordinator or too many hospitals have failed.
+_END_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,15 @@ def run_demo(settings: DemoSettings, progress: Progress = silent) -> None:
 
     ``progress`` is told of a long load.
 
-    Raises named errors for bad settings before anything is started, ProcessFailed or UnderQuorum if the study breaks.
+    Raises named errors for bad settings before anything is started. If the study ends without its rounds, or too few
+    hospitals come through, what there is of a result is shown first; then the error that the study ended with is
+    raised, UnderQuorum or ProcessFailed if it had none.
     """
     out = Console(highlight=False)
     data = prepare(settings.dataset, settings.data_dir, settings.seed, progress=progress)
     plan = build_plan(settings.dataset, data, settings.rounds, settings.epsilon, settings.seed, settings.masks)
+    for name, (_, records) in data.hospitals.items():
+        check_records(records, plan, name)  # the others would wait for one that could not take part
     run = create_run_folder(settings.out, settings.overwrite)
     lock = lock_run(run.root)
     try:
@@ -86,14 +94,25 @@ def _run_study(settings: DemoSettings, data: StudyData, plan: StudyPlan, run: Ru
         address = _start_coordinator(run, parties)
         for hospital in plan.hospitals:
             _start_hospital(run, parties, hospital.name, address)
-        _watch(run, plan, parties, out)
+        failure = _watch(run, plan, parties, out)
         wall = time.monotonic() - started
-    summary = collect(run, plan, settings.dataset, wall, parties.peak_memory_bytes, data)
+    with failing_with(failure):
+        summary = collect(run, plan, settings.dataset, wall, parties.peak_memory_bytes, data)
     write_summary(run.root / "summary.json", summary)
     write_report(summary, run.root / "report.html")
     print_table(summary, out)
     out.print(f"\nReport: {run.root / 'report.html'}   Summary: {run.root / 'summary.json'}", markup=False)
     out.print(f"Check it yourself: secure-fedhelp audit verify {run.root}", markup=False)
+    cause = cut_short(plan, summary.rounds, _told_end(run) or failure) or failure
+    if cause is not None:
+        raise cause
+
+
+def _told_end(run: RunFolder) -> FedHelpError | None:
+    """The error that the coordinator says the study ended with, by its log."""
+    lines = (run.coordinator / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    reasons = [line.partition(ENDED_WORDS)[2] for line in lines if ENDED_WORDS in line]
+    return reason_error(reasons[-1]) if reasons else None
 
 
 def _announce(out: Console, plan: StudyPlan, run: RunFolder) -> None:
@@ -143,32 +162,67 @@ def _wait_until(done: Callable[[], bool], check: Callable[[], None], seconds: fl
         time.sleep(_LOOK_EVERY_SECONDS)
 
 
-def _watch(run: RunFolder, plan: StudyPlan, parties: Parties, out: Console) -> None:
+def _watch(run: RunFolder, plan: StudyPlan, parties: Parties, out: Console) -> FedHelpError | None:
     """Until every hospital has ended: show progress, sample memory, and notice a party that failed.
 
-    One hospital that fails does not end the study (the others go on as long as the quorum holds); the coordinator's
-    failure, or a study that ended under its quorum, does.
+    One hospital that fails does not end the study (the others go on as long as the quorum holds). Where the coordinator
+    has failed, or too few hospitals are left, the others have some seconds to end by themselves. Returns what failed.
     """
-    names = [h.name for h in plan.hospitals]
-    failed: set[str] = set()
+    names, seen = [h.name for h in plan.hospitals], _Failures(plan, parties, run)
     with make_progress(run, plan, out) as progress:
 
         def look() -> None:
             parties.sample_memory()
-            parties.require_running("coordinator")
             progress.update()
-            for name in names:
-                if name not in failed and parties.parties[name].process.poll() not in (None, 0):
-                    failed.add(name)
-                    progress.note(f"{name} left the study:\n{parties.parties[name].tail(2)}")
+            for name in seen.look():
+                progress.note(f"{name} left the study:\n{parties.parties[name].tail(2)}")
 
         def ended() -> bool:
-            return all(parties.parties[name].process.poll() is not None for name in names)
+            over = all(parties.parties[name].process.poll() is not None for name in names)
+            return over or seen.hopeless(time.monotonic())
 
         _wait_until(ended, look, _STUDY_SECONDS, "the study took too long")
-        progress.update()
-    if len(names) - len(failed) < plan.aggregation.minimum_cohort:
-        raise UnderQuorum(
-            f"{len(failed)} of {len(names)} hospitals failed: {', '.join(sorted(failed))}",
-            f"See log.txt in each folder under {run.root / 'hospitals'}.",
-        )
+        look()  # those that ended since the last look too
+    return seen.error()
+
+
+class _Failures:
+    """Which parties have ended with an error, and whether that leaves too few."""
+
+    def __init__(self, plan: StudyPlan, parties: Parties, run: RunFolder) -> None:
+        self._plan, self._parties, self._run = plan, parties, run
+        self._names = [h.name for h in plan.hospitals]
+        self._failed: list[str] = []
+        self._since: float | None = None
+
+    def look(self) -> list[str]:
+        """Hospitals that have failed since the last look."""
+        new = [name for name in self._names if name not in self._failed and self._code(name) not in (None, 0)]
+        self._failed += new
+        return new
+
+    def hopeless(self, now: float) -> bool:
+        """Whether the study cannot go on any more, and has not for some seconds (of a clock that only goes forward)."""
+        if not self._too_few and self._code("coordinator") in (None, 0):
+            return False
+        self._since = now if self._since is None else self._since
+        return now - self._since > _END_SECONDS
+
+    def error(self) -> FedHelpError | None:
+        if self._too_few:
+            return UnderQuorum(
+                f"{len(self._failed)} of {len(self._names)} hospitals failed: {', '.join(sorted(self._failed))}",
+                f"See log.txt in each folder under {self._run.root / 'hospitals'}.",
+            )
+        try:
+            self._parties.require_running("coordinator")
+        except ProcessFailed as error:
+            return error
+        return None
+
+    @property
+    def _too_few(self) -> bool:
+        return len(self._names) - len(self._failed) < self._plan.aggregation.minimum_cohort
+
+    def _code(self, name: str) -> int | None:
+        return self._parties.parties[name].process.poll()

@@ -6,7 +6,9 @@ hospital, so every private key, and every key file that opens one, lies under on
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,15 +20,15 @@ import tomli_w
 
 from secure_fedhelp.coordinator.setup import init_coordinator
 from secure_fedhelp.data.images import write_images, write_public
+from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Records
-from secure_fedhelp.data.tables import write_table
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.lock import create_lock
 from secure_fedhelp.identity.secret_source import SecretSource
-from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.catalog import Rows, StudyData
 from secure_fedhelp.research.teacher import Teacher, teacher_of
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.methods import Imported
@@ -156,9 +158,9 @@ def write_hospitals(
     They ask a foundation model at each of ``foundation_urls``, by the names of :data:`TEACHERS`. ``noise_seed`` makes
     the privacy noise come again, for research; without ``rivals`` no local baselines are trained.
     """
-    for name, (_, records) in data.hospitals.items():
+    for name in data.hospitals:
         folder = run.hospital(name)
-        private, test = _write_records(folder.root / "data", records, data.test, plan)
+        private, test = _write_records(folder.root / "data", name, data, plan)
         write_public(folder.root / "public" / "public.npz", data.public)
         config: dict[str, Any] = {
             "name": name,
@@ -167,6 +169,9 @@ def write_hospitals(
             "public": "public/public.npz",
             "test": f"data/{test}",
         }
+        if data.rows and data.about.reading != STANDARD:  # the text is the source's, between commas
+            written = data.about.reading.model_copy(update={"separator": STANDARD.separator})
+            config["reading"] = written.model_dump(mode="json", exclude_none=True)
         if len(foundation_urls) == 1:
             config["foundation_url"] = foundation_urls[0]
         elif foundation_urls:
@@ -193,14 +198,25 @@ def write_hospitals(
         write_atomic(folder.root / "policy.toml", tomli_w.dumps(policy).encode())
 
 
-def _write_records(folder: Path, private: Records, test: Records, plan: StudyPlan) -> tuple[str, str]:
+def _write_records(folder: Path, name: str, data: StudyData, plan: StudyPlan) -> tuple[str, str]:
+    """A hospital's records and the test part, as files; a table with the text that its source has."""
     if plan.data.kind == "table":
-        write_table(folder / "records.csv", private, plan.data)
-        write_table(folder / "test.csv", test, plan.data)
+        write_rows(folder / "records.csv", data.rows[name])
+        write_rows(folder / "test.csv", data.test_rows)
         return "records.csv", "test.csv"
-    write_images(folder / "records.npz", private)
-    write_images(folder / "test.npz", test)
+    write_images(folder / "records.npz", data.hospitals[name][1])
+    write_images(folder / "test.npz", data.test)
     return "records.npz", "test.npz"
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Rows of text as a CSV, value for value: what is missing stays missing, and every spelling is kept."""
+    text = io.StringIO()
+    # Both characters of a line's end are known to the writer then, so that a value with either of them is quoted.
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode(), mode=0o600)
 
 
 def write_teachers(run: RunFolder, plan: StudyPlan, references: Sequence[Records]) -> tuple[Teacher, ...]:

@@ -6,51 +6,57 @@ alone, as it would in a deployment: nothing is fitted to records that a hospital
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from secure_fedhelp.data.encoding import category, encode_rows
-from secure_fedhelp.data.images import read_image_set
-from secure_fedhelp.data.loaded import Loaded, Progress, counted, silent
-from secure_fedhelp.data.loading import load_records
-from secure_fedhelp.data.medmnist import is_medmnist
-from secure_fedhelp.data.npz import array_names, read_arrays
-from secure_fedhelp.data.partition import split
-from secure_fedhelp.data.records import Indices, Labels, PublicSet, Records
-from secure_fedhelp.data.rows import MISSING, patient_of, read_rows
-from secure_fedhelp.data.tables import require_distinct
-from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValue, MissingColumn, UnknownCategory
-from secure_fedhelp.research.catalog import StudyData, data_fields, deal_out, image_set, make_study
-from secure_fedhelp.research.dealing import Dealt, deal
+from secure_fedhelp.data.loaded import Progress, silent
+from secure_fedhelp.data.records import PublicSet
+from secure_fedhelp.errors import InvalidConfiguration
+from secure_fedhelp.research.catalog import StudyData, deal_out, image_set, make_study
+from secure_fedhelp.research.dealing import Dealt
+from secure_fedhelp.research.own_images import deal_pictures, read_pictures
+from secure_fedhelp.research.own_table import deal_table, read_table_file
 from secure_fedhelp.research.public_part import strangers, with_public
-from secure_fedhelp.research.schema import infer_column
-from secure_fedhelp.research.study_file import (
-    OwnData,
-    Partition,
-    Parts,
-    PublicPart,
-    SitePartition,
-    StudyFile,
-    TeacherPart,
-)
+from secure_fedhelp.research.study_file import PublicPart, SitePartition, StudyFile, TeacherPart
 from secure_fedhelp.research.teacher_part import lessons
-from secure_fedhelp.study.sections import DataSection
 
 #: Streams of random numbers of their own, beside those of the catalog's data sets.
 _STREAM, _PUBLIC, _TEACHER = 1000, 1001, 1002
+Read = TypeVar("Read")
 
 
-def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = silent) -> StudyData:
+class Files:
+    """What was read of a study's own files last: many seeds deal the same records, and files may be large.
+
+    Only for as long as it is known that they do not change.
+    """
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._read: object = None
+
+    def once(self, key: str, read: Callable[[], Read]) -> Read:
+        """What ``read`` gave when it was last asked for under this key."""
+        if self._key != key:
+            self._key, self._read = None, None  # first: two large files must not be held at once
+            self._read = read()
+            self._key = key
+        return self._read  # type: ignore[return-value]  # a key says what was read
+
+
+def study_data(
+    study: StudyFile, data_dir: Path | None, progress: Progress = silent, files: Files | None = None
+) -> StudyData:
     """The study's data, of the catalog (from ``data_dir``) or the researcher's own, dealt out by its seed to the
-    hospitals that take part.
+    hospitals that take part. ``files`` keeps what is read for the next seed.
 
     Raises UnknownDataset, InvalidPartition, InvalidConfiguration, or InvalidData's kinds for what a file holds.
     """
-    usual, part = _dealt(study, data_dir, progress), study.public or PublicPart()
+    usual, part = _dealt(study, data_dir, progress, files or Files()), study.public or PublicPart()
     if unknown := [name for name in study.hospitals if name not in usual.hospitals]:
         known = ", ".join(usual.hospitals)
         raise InvalidConfiguration(f"{study.label} has no hospital {unknown[0]!r}", f"It has {known}.")
@@ -67,164 +73,14 @@ def study_data(study: StudyFile, data_dir: Path | None, progress: Progress = sil
     return make_study(replace(dealt, hospitals=hospitals), public, taught)
 
 
-def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress) -> Dealt:
-    data, parts, partition = study.data, study.parts, study.partition
-    if data is None or parts is None or partition is None:  # then the file has named a data set
-        return deal_out(str(study.dataset), data_dir, study.seed, partition, progress)
+def _dealt(study: StudyFile, data_dir: Path | None, progress: Progress, files: Files) -> Dealt:
+    data = study.data
+    if data is None:
+        return deal_out(str(study.dataset), data_dir, study.seed, study.partition, progress, study.hospitals)
     rng = np.random.default_rng([study.seed, _STREAM])
-    make = _table if data.table else _images
-    return make(study.name, data, parts, partition, rng, progress)
-
-
-def _table(
-    name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
-) -> Dealt:
-    rows = read_rows(data.path, None, progress)
-    site = partition.column if isinstance(partition, SitePartition) else None
-    needed = [data.patient, data.target, *([site] if site else []), *(column.name for column in data.columns)]
-    if missing := [column for column in needed if column not in rows[0][1]]:
-        raise MissingColumn(f"{data.path.name}: no column {', '.join(map(repr, missing))}")
-    patients = tuple(patient_of(row, data.patient, f"{data.path.name}, {place}") for place, row in rows)
-    raw = [row[data.target].strip() for _, row in rows]
-    if unlabelled := [place for (place, _), text in zip(rows, raw, strict=True) if text in MISSING]:
-        reason = (
-            f"{data.path.name}, {unlabelled[0]}: no {data.target!r}, and {len(unlabelled) - 1} more records without"
-        )
-        raise InvalidValue(reason, "Fill it in, or leave these records out: an empty text would be a class of its own.")
-    _require_test(data.path, parts)
-    strata = np.unique(raw, return_inverse=True)[1]
-    test, public, reference, pool = split(patients, strata, (parts.test, parts.public, parts.reference), rng)
-    classes = data.classes or tuple(sorted({raw[index] for index in public}))
-    kept = [column for column in rows[0][1] if column not in (data.patient, data.target, site)]
-    columns = data.columns or tuple(infer_column(c, [rows[index][1][c] for index in public]) for c in kept)
-    try:
-        places = [f"{data.path.name}, {place}" for place, _ in rows]
-        labels = [category(text, classes, f"{places[i]}, column {data.target!r}") for i, text in enumerate(raw)]
-        told = zip(places, counted(rows, data.path.name, progress), strict=True)
-        inputs = encode_rows(((place, [row[c.name] for c in columns]) for place, (_, row) in told), columns)
-    except UnknownCategory as error:
-        hint = "Correct it, or name it in the study file."
-        if not (data.classes and data.columns):
-            hint = "What the study file leaves out is taken from the public part: name classes or [[data.columns]]."
-        raise UnknownCategory(error.message, hint) from error
-    except InvalidValue as error:
-        hint = "Correct it, or say in the study file's [[data.columns]] what the column is."
-        raise InvalidValue(error.message, hint) from error
-    everything = Records(inputs, np.asarray(labels, dtype=np.int64), patients)
-    require_distinct(data.path, [place for place, _ in rows], everything)  # as the hospital's own loader will
-    sites = [row[site] for _, row in rows] if site else None
-    hospitals = deal(partition, patients, everything.labels, sites, pool, rng)
-    fields = data_fields(name, "table", _two(classes, data.path), inputs.shape[1:], columns)
-    fields |= {"target": data.target, "patient_id": data.patient}
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, sites)
-
-
-def _images(
-    name: str, data: OwnData, parts: Parts, partition: Partition, rng: np.random.Generator, progress: Progress
-) -> Dealt:
-    classes, notes = len(data.classes), tuple[str, ...]()
-    if not data.files and is_medmnist(array_names(data.path)):
-        if parts.test:
-            raise InvalidConfiguration(f"{data.path.name} has a test part of its own", "Leave test out of [parts].")
-        loaded = read_image_set(data.path, classes, "open", progress)
-        records = loaded.records
-        tested = read_image_set(data.path, classes, "test", progress).records
-        known = set(tested.patients)  # a copy of a test image among the others would be its patient in two parts
-        kept = [i for i, patient in enumerate(records.patients) if patient not in known]
-        sites = all_sites = None
-        named = _sites(data, partition, len(records), len(records) + len(tested))
-        if named is not None:
-            sites, later = [named[number] for number in kept], named[len(records) :]
-            all_sites = [*sites, *later] if later else None
-        records = records.take(kept)
-        everything = _joined(records, tested)
-        test: Indices = np.arange(len(records), len(everything))
-        public, reference, pool = split(records.patients, _strata(records), (parts.public, parts.reference), rng)
-    else:
-        _require_test(data.path, parts)
-        if data.files:
-            loaded = _read_files(name, data, progress)
-        else:
-            loaded = read_image_set(data.path, classes, "open", progress)
-        records = loaded.records
-        notes = _copies(records)
-        sites = all_sites = _sites(data, partition, len(records))
-        everything, counts = records, (parts.test, parts.public, parts.reference)
-        test, public, reference, pool = split(records.patients, _strata(records), counts, rng)
-    strata = _strata(everything)
-    hospitals = deal(partition, everything.patients, strata, sites, pool, rng)
-    fields = _image_fields(name, data, everything.inputs.shape[1:])
-    fields |= {"task": "segmentation"} if everything.masked else {}
-    notes = loaded.notes + notes
-    return Dealt(everything, strata, partition, hospitals, public, reference, test, fields, all_sites, notes)
-
-
-def _copies(records: Records) -> tuple[str, ...]:
-    """A note on images that are the same to the last value and said to be of several patients."""
-    who: dict[bytes, set[str]] = {}
-    for image, patient in zip(records.inputs, records.patients, strict=True):
-        who.setdefault(hashlib.sha256(image.tobytes()).digest(), set()).add(patient)
-    if not (several := sum(len(patients) > 1 for patients in who.values())):
-        return ()
-    return (f"{several} image(s) are of more than one patient: copies may be trained and tested on",)
-
-
-def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
-    """Image files by the loader of hospitals, which goes by a plan: by all of the plan that it asks for."""
-    if not (data.listed or data.path.is_dir()):
-        raise InvalidData(f"{data.path}: no such folder", "[data] path is relative to the study file.")
-    fields = _image_fields(name, data, data.input_shape or ())
-    draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
-    return load_records(data.path, draft, progress=progress)
-
-
-def _image_fields(name: str, data: OwnData, shape: tuple[int, ...]) -> dict[str, Any]:
-    fields = data_fields(name, "image", data.classes, shape, ())
-    if data.files:
-        fields |= {"target": data.target, "patient_id": data.patient}
-        fields |= {"intensity": data.intensity} if data.intensity else {}
-    return fields
-
-
-def _strata(records: Records) -> Labels:
-    """The class of each record; of a mask its commonest class but the background, 0 where it has no other."""
-    if not records.masked:
-        return records.labels
-    classes = range(1, int(records.labels.max(initial=1)) + 1)
-    pixels = np.stack([(records.labels == c).sum(axis=(1, 2)) for c in classes])
-    return np.where(pixels.any(axis=0), 1 + pixels.argmax(axis=0), 0).astype(np.int64)
-
-
-def _sites(data: OwnData, partition: Partition, *counts: int) -> list[str] | None:
-    """The sites that a column beside image files names, or an array of an NPZ, one a record: in MedMNIST's layout those
-    of training and validation, which those of the test part may follow. Any other number is refused: nobody can tell
-    which record each is of."""
-    if not isinstance(partition, SitePartition):
-        return None
-    if data.files:
-        from secure_fedhelp.data.picture_sets import sites_of
-
-        return sites_of(data.path, partition.column)
-    named = read_arrays(data.path, [partition.column])[partition.column]
-    if named.ndim != 1 or named.dtype.kind not in "iuU":
-        raise InvalidData(f"{data.path.name}: {partition.column!r} must be one list of text or integers")
-    if len(named) not in counts:
-        records = " or ".join(map(str, counts))
-        raise InvalidData(f"{data.path.name}: {partition.column!r} names {len(named)} sites for {records} records")
-    return [str(name) for name in named]
-
-
-def _joined(one: Records, other: Records) -> Records:
-    labels: Labels = np.concatenate([one.labels, other.labels])
-    return Records(np.concatenate([one.inputs, other.inputs]), labels, one.patients + other.patients)
-
-
-def _require_test(path: Path, parts: Parts) -> None:
-    if not parts.test:
-        raise InvalidConfiguration(f"{path.name} has no test part of its own", "Say in [parts] how many: test = ...")
-
-
-def _two(classes: tuple[str, ...], path: Path) -> tuple[str, ...]:
-    if len(classes) < 2:
-        raise InvalidData(f"{path.name}: the public part has records of one class only", "Set more aside: [parts].")
-    return classes
+    column = study.partition.column if isinstance(study.partition, SitePartition) else None
+    key = f"{data.model_dump_json()} {column}"
+    if data.table:
+        table = files.once(key, lambda: read_table_file(study, data, progress))
+        return deal_table(study, data, table, rng, progress)
+    return deal_pictures(study, data, files.once(key, lambda: read_pictures(study, data, progress)), rng)

@@ -165,14 +165,7 @@ def constants_sha256(study: StudyFile) -> str:
 
 def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
     """The plan of a study file for its data; raises InvalidPlan if its values make none."""
-    fields = data.data_section_fields
-    defaults = DEFAULTS[study.dataset] if study.dataset else _own(fields)
-    if study.model is not None:
-        defaults = replace(defaults, small=study.model.small, large=study.model.large)
-    if study.privacy is not None:
-        defaults = _with_steps(defaults, study.privacy)
-    if study.weights is not None:
-        defaults = replace(defaults, weights=study.weights)
+    defaults = study_defaults(study, data)
     # Delta stays below one over the patients of the largest hospital, whose nominal number is public.
     largest = max(nominal(records.n_patients) for _, records in data.hospitals.values())
     while defaults.delta >= 1 / largest:
@@ -188,6 +181,19 @@ def study_plan(study: StudyFile, data: StudyData) -> StudyPlan:
         study.learning,
         defaults,
     )
+
+
+def study_defaults(study: StudyFile, data: StudyData) -> StudyDefaults:
+    """The figures of the data set, with those of the study file in their place."""
+    fields = data.data_section_fields
+    defaults = DEFAULTS[study.dataset] if study.dataset else _own(fields)
+    if study.model is not None:
+        defaults = replace(defaults, small=study.model.small, large=study.model.large)
+    if study.privacy is not None:
+        defaults = _with_steps(defaults, study.privacy)
+    if study.weights is not None:
+        defaults = replace(defaults, weights=study.weights)
+    return defaults
 
 
 def _own(fields: Mapping[str, Any]) -> StudyDefaults:

@@ -45,6 +45,7 @@ def render(summary: Summary) -> str:
             largest_epsilon=max(h.epsilon_budget for h in summary.hospitals),
             odds=numbers.odds(max(h.epsilon_budget for h in summary.hospitals)),
             deltas=" and ".join(sorted({f"{h.delta:g}" for h in summary.hospitals})),
+            own_tests=bool(summary.cohort and any(h.test for h in summary.cohort.hospitals)),
             histories=[h for h in summary.hospitals if h.history],
         )
     )

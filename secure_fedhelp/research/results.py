@@ -22,6 +22,7 @@ from secure_fedhelp.privacy.accountant import epsilon
 from secure_fedhelp.privacy.entries import spent
 from secure_fedhelp.privacy.ledger import read_ledger
 from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.cohort import cohort_of
 from secure_fedhelp.research.demo_setup import RunFolder
 from secure_fedhelp.research.summary import (
     AggregationSummary,
@@ -58,6 +59,7 @@ def collect(
         second_teacher=len(data.references) > 1,
         public_only=_public_only(run, plan, data),
         pooled=_pooled(run, plan),
+        cohort=cohort_of(data),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from secure_fedhelp.data.numbers import declared, is_code, no_number, one_spelling, other_settings, plain
+from secure_fedhelp.data.reading import STANDARD, WHERE, Reading
 from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.sections import Column
@@ -16,8 +17,9 @@ MOST_CATEGORIES = 50
 _HINT = "Set more aside with [parts] public, or list the columns yourself: [[data.columns]]."
 
 
-def infer_column(name: str, public_values: Sequence[str]) -> Column:
-    """Numeric if every public value that is not missing is a finite number, else categorical.
+def infer_column(name: str, public_values: Sequence[str], reading: Reading = STANDARD) -> Column:
+    """Numeric if every public value that is not missing is a number (data/numbers.py), else categorical; so are codes
+    such as ``007``.
 
     A column of which the public part misses a value gets an indicator, and a categorical one ``other``, for a category
     that the public part lacks. Raises InvalidData, also where most are numbers: NA among them is no category, nor are
@@ -29,32 +31,32 @@ def infer_column(name: str, public_values: Sequence[str]) -> Column:
     indicator = len(known) < len(public_values)
     if not known:
         raise InvalidData(f"column {name!r} has no value in the public part", _HINT)
-    if all(map(_is_number, known)):
-        return numeric_column(name, known).model_copy(update={"missing_indicator": indicator})
-    words = [value for value in known if not _is_number(value)]
-    if len(words) < len(known) / 2:
+    coded = any(map(is_code, known))
+    words = [value for value in known if plain(value, reading) is None]
+    if not (words or coded):
+        return numeric_column(name, known, reading).model_copy(update={"missing_indicator": indicator})
+    if settings := [(value, found) for value in words if (found := other_settings(value, reading))]:
+        value, found = settings[0]
+        raise InvalidData(f"column {name!r} has {value!r}, a number only with {found}", WHERE)
+    if words and len(words) < len(known) / 2:
         listed = ", ".join(map(repr, sorted(set(words))[:3]))
         hint = "Leave missing values empty (or ?), or say in [[data.columns]] what the column is."
         raise InvalidData(f"column {name!r} has numbers, and {listed} among them", hint)
-    if len(categories := sorted(set(known))) > MOST_CATEGORIES:
+    if len(categories := sorted(set(one_spelling(known, f"column {name!r}", reading)))) > MOST_CATEGORIES:
         raise InvalidData(f"column {name!r} has {len(categories)} different words in the public part alone", _HINT)
     # Its feature is 0 in every public record. It is there all the same: refused, the category would end a study.
     return Column(name=name, kind="categorical", categories=tuple(categories), missing_indicator=indicator, other=True)
 
 
-def numeric_column(name: str, public_values: Sequence[str]) -> Column:
+def numeric_column(name: str, public_values: Sequence[str], reading: Reading = STANDARD) -> Column:
     """A column of numbers, centred and scaled by the mean and standard deviation of the public values."""
-    known = np.asarray([float(value) for value in public_values if value not in MISSING])
+    found = [(text, declared(text, reading)) for text in public_values if text not in MISSING]
+    if wrong := [text for text, value in found if value is None]:
+        raise no_number(wrong[0], reading, f"column {name!r}")
+    known = np.asarray([value for _, value in found], dtype=np.float64)
     return Column(name=name, kind="numeric", center=rounded(known.mean()), scale=rounded(known.std()) or 1.0)
 
 
 def rounded(value: float) -> float:
     """Four significant digits: a public constant somebody can read in the plan."""
     return float(f"{value:.4g}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

@@ -33,6 +33,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from secure_fedhelp.data.reading import Reading
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.methods import MethodSection
 from secure_fedhelp.study.plan import explain, read_toml
@@ -109,12 +110,22 @@ class OwnData(Strict):
     patient: str = "patient_id"
     #: Classes in the order of their numbers; of a table, if absent, those of the public part.
     classes: tuple[str, ...] = ()
-    #: Columns of a table; if absent, all but target, patient and site, inferred from the public part alone.
+    #: Columns of a table as in a plan, each in place of what would be inferred; all others are inferred from the public
+    #: part alone, but for target, patient, site and split ...
     columns: tuple[Column, ...] = ()
+    #: ... or left out: only the columns that are listed here are taken.
+    columns_only: bool = False
+    #: Columns of a table that are not taken, such as what is known only after the outcome.
+    exclude: tuple[str, ...] = ()
+    #: A column (of a table, of an index, of ``patients.csv``) or an array (of an NPZ) that says of each record which
+    #: part it is of (research/official.py).
+    split: str | None = Field(default=None, min_length=1)
     #: Of image files: channels, height and width to which each is brought ...
     input_shape: tuple[Literal[1, 3], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     #: ... and the raw values that are black and white; 0 and 255 if absent.
     intensity: tuple[float, float] | None = None
+    #: How tables and indexes are written: separators, decimal comma, spellings of one patient. Absent: as usual.
+    reading: Reading | None = None
 
     @property
     def files(self) -> bool:
@@ -139,19 +150,35 @@ class OwnData(Strict):
             raise ValueError(f"path is a .csv, .parquet or .npz file, not {self.path.name!r}; {hint}")
         if self.intensity is not None and not (self.files and self.intensity[0] < self.intensity[1]):
             raise ValueError("intensity is of image files (input_shape): the value of black and, above it, of white")
-        if not self.table and (len(self.classes) < 2 or self.columns):
+        if not self.table and (len(self.classes) < 2 or self.columns or self.exclude or self.columns_only):
             raise ValueError("an image set has no columns, and its classes have to be named: classes = [...]")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> OwnData:
+        listed = [column.name for column in self.columns]
+        if double := [name for name in listed if listed.count(name) > 1]:
+            raise ValueError(f"columns names {double[0]!r} twice")
+        if both := [name for name in self.exclude if name in listed]:
+            raise ValueError(f"exclude and columns both name {both[0]!r}: is it taken, or not?")
+        if self.columns_only and not self.columns:
+            raise ValueError("columns_only takes the columns that are listed, and none is: columns = [...]")
+        if self.target in self.exclude:
+            raise ValueError(f"exclude names {self.target!r}, the target: it is what is predicted, and no input anyway")
+        roles = {self.target: "the target", self.patient: "the patient", self.split: "the split"}
+        if wrong := [name for name in listed if name in roles]:
+            raise ValueError(f"columns names {wrong[0]!r}, {roles[wrong[0]]}: nothing may be learnt from it")
         return self
 
 
 class Parts(Strict):
-    """Patients set aside before the rest is dealt to hospitals."""
+    """Patients set aside before the rest is dealt to hospitals; each 0 where the data say who they are."""
 
     #: Known to everybody; in the simulation it also gives the schema's public constants.
-    public: int = Field(ge=1)
+    public: int = Field(default=0, ge=0)
     #: Train the foundation model, and belong to no hospital.
-    reference: int = Field(ge=1)
-    #: 0 where the file has a test part of its own (MedMNIST's layout), and there only.
+    reference: int = Field(default=0, ge=0)
+    #: Also 0 where the file has a test part of its own (MedMNIST's layout).
     test: int = Field(default=0, ge=0)
 
 
@@ -274,6 +301,8 @@ class StudyFile(Strict):
     learning: dict[str, Any] = Field(default_factory=dict)
     #: Those of the data set's hospitals that take part; all if none is named.
     hospitals: tuple[str, ...] = ()
+    #: Of [data] with hospitals as they are: a site with fewer patients in the file is left out.
+    smallest_site: int | None = Field(default=None, ge=1)
     #: For sweeps: what else may be named among the methods.
     variants: dict[Name, Variant] = Field(default_factory=dict)
 
@@ -281,10 +310,30 @@ class StudyFile(Strict):
     def _one_source(self) -> StudyFile:
         if (self.dataset is None) == (self.data is None):
             raise ValueError("give either a dataset or a section [data]")
-        if (self.data is None) != (self.parts is None):
-            raise ValueError("[data] needs [parts], and a dataset has its own")
+        if self.data is None and self.parts is not None:
+            raise ValueError("[parts] is of [data]: a dataset has its own")
+        if self.data is not None and self.data.split is None:
+            if self.parts is None:
+                raise ValueError("[data] needs [parts]: how many patients are public, for reference and for the test")
+            if short := [name for name in ("public", "reference") if not getattr(self.parts, name)]:
+                raise ValueError(f"[parts] {short[0]} is needed: how many patients, at least 1")
         if self.data is not None and self.partition is None:
             raise ValueError("[data] needs a [partition]: kind = 'site', 'sizes' or 'dirichlet'")
+        return self
+
+    @model_validator(mode="after")
+    def _sites_are_as_they_came(self) -> StudyFile:
+        if self.smallest_site is None:
+            return self
+        if self.data is None:
+            raise ValueError(
+                "smallest_site is of [data]; of a data set's hospitals name those that take part: hospitals"
+            )
+        kinds = [self.partition, *(v.partition for v in self.variants.values() if v.partition is not None)]
+        if any(not isinstance(kind, SitePartition) for kind in kinds):
+            raise ValueError(
+                "smallest_site is of hospitals as they came, kind = 'site': shares say how large others are"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,13 +7,17 @@ terminal would obey those.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from secure_fedhelp.errors import FedHelpError, StudyEnded
+from secure_fedhelp.research.cohort import Cohort
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.plan import read_json
+from secure_fedhelp.study.plan import StudyPlan, read_json
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -138,6 +142,40 @@ class Summary(Strict):
     public_only: MetricsSummary | None = None
     #: Null in a study that does not measure.
     pooled: PooledSummary | None = None
+    #: Of a simulated study: who its records are of. Of a deployed one nobody has these figures.
+    cohort: Cohort | None = None
+
+    @model_validator(mode="after")
+    def _private_counts_stay(self) -> Summary:
+        if self.cohort is not None and self.mode != "research":
+            raise ValueError("cohort has counts of private records, which leave no hospital of a deployed study")
+        return self
+
+
+def cut_short(plan: StudyPlan, published: int, cause: FedHelpError | None) -> FedHelpError | None:
+    """The error of a study that ended without its rounds, with how many it had; None if it had them all.
+
+    ``cause`` is what it ended with, as far as anybody said so: its class, and so its exit code and hint, are kept.
+    """
+    if published >= plan.study.rounds:
+        return None
+    had = f"the study ended after {published} of {plan.study.rounds} rounds"
+    if cause is None:
+        return StudyEnded(had)
+    error = type(cause)(f"{had}: {cause.message}", cause.hint)
+    error.__cause__ = cause
+    return error
+
+
+@contextmanager
+def failing_with(cause: FedHelpError | None) -> Iterator[None]:
+    """Around what is made of a broken study's files: if that fails, the study's own error is what a person needs."""
+    try:
+        yield
+    except Exception as error:
+        if cause is None:
+            raise
+        raise cause from error
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -9,7 +9,10 @@ import secrets
 import stat
 from pathlib import Path
 
-from secure_fedhelp.errors import StorageError
+from secure_fedhelp.errors import NoFileLeft, StorageError
+
+#: What an attempt to open a file fails of when the process or the machine has nothing left to open it with.
+NOTHING_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -31,7 +34,13 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise storage_error(f"cannot write {path}", error) from error
+
+
+def storage_error(what: str, error: OSError) -> StorageError:
+    """The named error of ``error``: NoFileLeft if it passes by itself, StorageError otherwise."""
+    cls = NoFileLeft if error.errno in NOTHING_LEFT else StorageError
+    return cls(f"{what}: {error.strerror or error}")
 
 
 def read_regular(path: Path) -> bytes:

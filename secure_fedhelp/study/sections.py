@@ -90,7 +90,7 @@ class DataSection(Strict):
     columns: tuple[Column, ...] = ()
     target: str = "target"
     patient_id: str = "patient_id"
-    #: Raw values of image files (PNG, DICOM, NIfTI) that are taken as black and white; what is beyond is cut.
+    #: Raw values of image files (PNG, JPEG, DICOM, NIfTI) that are taken as black and white; what is beyond is cut.
     intensity: tuple[float, float] = (0.0, 255.0)
     public_sha256: Sha256
     public_records: int = Field(ge=1)

@@ -30,6 +30,7 @@ _CALL_SECONDS = 30.0
 #: A stream that takes longer goes on at its offset in another call.
 _STREAM_SECONDS = 600.0
 _GOODBYE_SECONDS = 3.0
+_LEAVE_SECONDS = 5.0
 #: Most that is taken for a transcript: far above any plan, far below what would hurt.
 _TRANSCRIPT_BYTES = 256 * 1024 * 1024
 #: A card as a message: with its name and a little around it.
@@ -132,6 +133,17 @@ class CoordinatorClient:
 
         with contextlib.suppress(CoordinatorUnreachable):
             self._connection.run(call, _GOODBYE_SECONDS)
+
+    def leave(self, study: str) -> None:
+        """Tell the coordinator of the study with this hash that this hospital does not take part, joined or not.
+
+        Tried for some seconds. A coordinator of an earlier version does not know the call: ProtocolError.
+        """
+
+        def call(stub: CoordinatorStub) -> None:
+            self._call(stub.Leave, pb.LeaveRequest(study=study), _GOODBYE_SECONDS)
+
+        self._connection.run(call, _LEAVE_SECONDS)
 
     def close(self) -> None:
         """Close the connection; the coordinator is not told anything."""

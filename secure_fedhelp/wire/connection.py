@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 
 from secure_fedhelp.errors import (
+    CannotJudgeNow,
     CoordinatorUnreachable,
     IdentityError,
     MessageTooLarge,
@@ -73,7 +74,8 @@ class Connection:
         """What ``operation`` returns, repeated while nobody is there.
 
         Raises the named error the coordinator answered with, ProtocolError for any other refusal, and
-        CoordinatorUnreachable after ``patience_seconds`` in which nothing was heard (see :meth:`heard`).
+        CoordinatorUnreachable after ``patience_seconds`` in which nothing was heard (see :meth:`heard`), or nothing
+        but that it cannot judge now.
         """
         self.heard()
         wait = _FIRST_WAIT_SECONDS
@@ -82,17 +84,27 @@ class Connection:
             try:
                 return operation(self._stub())
             except grpc.RpcError as error:
-                problem = _transient(error)
+                answered, problem = _transient(error)
             except OSError as error:
-                problem = str(error)
-            self.close()
+                answered, problem = False, str(error)
+            if not answered:
+                self.close()  # a connection that works is kept: the other side may have no file left for a new one
             if self._patience_since > before:
                 wait = _FIRST_WAIT_SECONDS
             left = self._patience_since + patience_seconds - self._clock()
             if left <= 0:
-                raise CoordinatorUnreachable(f"{join_address(self._host, self._port)} does not answer: {problem}")
+                raise self._unreachable(answered, problem)
             self._sleep(min(wait, left))
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def _unreachable(self, answered: bool, problem: str) -> CoordinatorUnreachable:
+        where = join_address(self._host, self._port)
+        if not answered:
+            return CoordinatorUnreachable(f"{where} does not answer: {problem}")
+        return CoordinatorUnreachable(
+            f"{where} cannot judge now: {problem}",
+            "The coordinator's log says what it lacks. Run the same command again; the study goes on where it was.",
+        )
 
     def heard(self) -> None:
         """The other side is there and getting on: patience counts anew."""
@@ -134,19 +146,22 @@ class Connection:
             raise IdentityError(f"the server is coordinator {identity.name}, not {self._name}")
 
 
-def _transient(error: grpc.RpcError) -> str:
-    """What the network or gRPC complained of, if trying again may help; raises the named error otherwise."""
+def _transient(error: grpc.RpcError) -> tuple[bool, str]:
+    """Whether it is the coordinator itself that cannot answer now, and what it, the network or gRPC complained of, if
+    trying again may help; raises the named error otherwise."""
     named = named_error(error)
+    if isinstance(named, CannotJudgeNow):
+        return True, named.message
     if isinstance(named, TooManyCalls):
-        return named.message  # of connections that died, most likely: the coordinator will notice
+        return False, named.message  # of connections that died, most likely: the coordinator will notice
     if named is not None:
         raise named from error
     if not isinstance(error, grpc.Call):
-        return str(error)
+        return False, str(error)
     code, details = error.code(), error.details() or ""
     if "larger than max" in details:  # gRPC's own words for a message beyond MESSAGE_BYTES
         raise MessageTooLarge(f"a message was refused for its size: {details}") from error
     # A server that dies in the middle of a stream shows as UNKNOWN "Stream removed".
     if code in _TRANSIENT or (code is grpc.StatusCode.UNKNOWN and "Stream removed" in details):
-        return f"{code.name.lower()} ({details})"
+        return False, f"{code.name.lower()} ({details})"
     raise ProtocolError(f"the coordinator refused the call: {code.name} {details}") from error

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import grpc
 
-from secure_fedhelp.errors import FedHelpError, StorageError, error_classes
+from secure_fedhelp.errors import CannotJudgeNow, FedHelpError, StorageError, error_classes
 
 _NAME, _MESSAGE, _HINT = "fedhelp-error", "fedhelp-message-bin", "fedhelp-hint-bin"
 #: Metadata travel in HTTP/2 headers, which gRPC limits to 8 KiB altogether.
@@ -48,21 +50,45 @@ def _text(value: object) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:_TEXT_BYTES]
 
 
+class _Seldom:
+    """Logs what goes wrong again and again once a minute: every hospital tries every few seconds."""
+
+    def __init__(self, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock, self._lock = seconds, clock, threading.Lock()
+        self._logged: dict[str, float] = {}
+
+    def error(self, what: str, why: object) -> None:
+        now = self._clock()
+        with self._lock:
+            if now - self._logged.get(what, float("-inf")) < self._seconds:
+                return
+            self._logged[what] = now
+        log.error("%s: %s; hospitals wait and try again", what, why)
+
+
+_seldom = _Seldom()
+
+
 @contextlib.contextmanager
 def answering(context: grpc.ServicerContext) -> Iterator[None]:
     """Around a handler: whatever it raises reaches the caller as a status, and never as a traceback.
 
-    A StorageError is the coordinator's own trouble: callers see UNAVAILABLE, wait, and go on after its restart.
+    There are three answers. A FedHelpError says no. What the coordinator lacks itself (a disk, a file descriptor,
+    memory) is CannotJudgeNow: callers wait and try again, and are not told more of this machine. Anything else is a
+    fault of the code.
     """
     try:
         yield
     except StorageError as error:
-        log.error("cannot store: %s", error.message)
-        context.abort(grpc.StatusCode.UNAVAILABLE, "the coordinator cannot store anything at the moment")
+        _seldom.error("cannot store", error.message)
+        abort(context, CannotJudgeNow("the coordinator cannot store anything at the moment"))
     except FedHelpError as error:
         abort(context, error)
     except grpc.RpcError:
         raise  # the caller went away in the middle of its stream
+    except (OSError, MemoryError) as error:
+        _seldom.error("a call could not be answered", error)
+        abort(context, CannotJudgeNow("the coordinator has not what it needs to answer at the moment"))
     except Exception:
         log.exception("a handler failed")
         context.abort(grpc.StatusCode.INTERNAL, "internal error")

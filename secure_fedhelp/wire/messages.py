@@ -28,6 +28,8 @@ HEADER_CONTEXT: Final = "upload-header"
 TRANSCRIPT_CONTEXT: Final = "transcript-entry"
 KEY_CONTEXT: Final = "key-confirmation"
 DECLINE_CONTEXT: Final = "decline"
+#: Before the reason why a study ended early, in the coordinator's log.
+ENDED_WORDS: Final = "the study has ended: "
 #: The view an upload names without masks.
 NO_VIEW: Final = GENESIS
 #: The reason that takes a hospital out for the rest of the study; any other is for one round.

@@ -13,6 +13,7 @@ Options = list[tuple[str, int]]
 _CALLS_OF_A_CONNECTION = 8
 _KEEPALIVE_MS = 20_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
+_HANDSHAKE_MS = 20_000
 
 _BOTH: Options = [
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -22,14 +23,22 @@ _BOTH: Options = [
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # An address is dialled as it was given: a proxy of the environment would see who talks to whom, and the look at the
+    # certificate before (probe.py) and the foundation model's client take none either.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
-def server_options() -> Options:
+def server_options(connections: int = 1000) -> Options:
+    """``connections``: how many may be open at once, strangers' that never say anything included."""
     return [
         *_BOTH,
         ("grpc.max_concurrent_streams", _CALLS_OF_A_CONNECTION),
         ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        # A stranger's connection that says nothing holds a file of the process for no longer.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        # The rest of the process's files are for what is stored, so that calls in progress never wait for strangers.
+        ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the hospitals
     ]
 

@@ -132,6 +132,19 @@ class AnyOrder(RuleBasedStateMachine):
     def leave(self, name: str) -> None:
         self.do(events.Left(name=name))
 
+    @rule(name=names)
+    def withdraw(self, name: str) -> None:
+        self.do(events.Withdrew(name=name))
+
+    @invariant()
+    def nobody_waits_for_who_is_gone(self) -> None:
+        """While an attempt waits, somebody who may still come is lacking."""
+        state = self.state
+        assert not state.present & state.gone
+        if state.phase in (Phase.SHARING, Phase.COLLECTING, Phase.AGREEING, Phase.REVEALING):
+            lacking = state.expected - state.done
+            assert lacking - state.gone or not lacking
+
     @rule(which=st.integers(0, 10_000))
     def replay(self, which: int) -> None:
         """Something that was said before, at any time."""

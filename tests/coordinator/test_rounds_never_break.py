@@ -101,6 +101,15 @@ class AnyOrder(RuleBasedStateMachine):
     def leave(self, name: str) -> None:
         self.do(events.Left(name=name))
 
+    @rule(name=names)
+    def withdraw(self, name: str) -> None:
+        """After it nobody waits for this hospital: a study in which only it is lacking is not where it was."""
+        self.do(events.Withdrew(name=name))
+        if not self.state.over and name not in self.state.out:
+            assert name not in self.state.awaited
+            if self.state.phase is Phase.GATHERING:
+                assert len(self.state.gone) <= len(NAMES) - MINIMUM
+
     @rule(seconds=st.sampled_from((1.0, 100.0, 600.0, 3600.0)))
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -129,12 +138,14 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.state.round - self.before.round in (0, 1)
         assert self.state.key_epoch - self.before.key_epoch in (0, 1)
         assert self.before.out <= self.state.out
-        assert self.before.members.keys() <= self.state.members.keys()
+        assert self.before.members.keys() <= self.state.members.keys() or self.state.phase is Phase.GATHERING
 
     @invariant()
-    def what_is_over_stays_over(self) -> None:
-        if self.before.over:
-            assert self.state.phase is self.before.phase
+    def what_is_over_stays_over_unless_it_never_began(self) -> None:
+        if self.before.over and self.state.phase is not self.before.phase:
+            assert self.state.phase is Phase.GATHERING
+            assert self.before.reason.startswith("HospitalsLeft")
+            assert (self.before.maker, self.before.round, self.before.confirmed) == ("", 0, {})
         if self.state.phase is Phase.FINISHED:
             assert self.state.round == PLAN.study.rounds == len(self.cohorts)
         assert bool(self.state.reason) == (self.state.phase is Phase.ENDED)
@@ -148,6 +159,15 @@ class AnyOrder(RuleBasedStateMachine):
     def who_counts_has_joined_and_confirmed(self) -> None:
         assert self.state.uploads.keys() <= self.state.confirmed.keys() <= self.state.members.keys()
         assert self.state.present <= self.state.members.keys()
+        assert not self.state.present & self.state.gone
+
+    @invariant()
+    def nobody_waits_for_a_cohort_that_cannot_come(self) -> None:
+        if self.state.phase in (Phase.KEYING, Phase.COLLECTING):
+            assert len(self.state.possible) >= MINIMUM
+
+    @invariant()
+    def the_version_is_what_members_see(self) -> None:
         assert public_state(PLAN, self.state).version == self.state.version
 
     def teardown(self) -> None:

@@ -106,6 +106,23 @@ def test_the_command_shows_the_card_in_eighty_columns_and_writes_nothing(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_command_reads_as_the_hospitals_configuration_says(tmp_path: Path) -> None:
+    words = hospital(tmp_path, table_plan(), "data/records.csv")
+    german = TABLE.replace(",", ";").replace("c;;f", "7;1.234,5;f").replace("d;40", "07,0;-40,5")
+    (tmp_path / "beta" / "data" / "records.csv").write_text(german)
+    refused = CliRunner().invoke(app, words)
+    assert 'with separator = ";" they would be' in str(refused.exception)
+    config = tmp_path / "beta" / "hospital.toml"
+    usual = config.read_text()
+    config.write_text(usual + '[reading]\nseparator = ";"\ndecimal = ","\nthousands = "."\n')
+    done = CliRunner().invoke(app, words, catch_exceptions=False, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "records.csv: 1 patient(s) in more than one spelling" in done.output
+    assert "line 6 '7' and line 7 '07,0'" in done.output
+    config.write_text(usual + '[reading]\nseparator = "semicolon"\n')
+    assert "reading.separator" in str(CliRunner().invoke(app, words).exception)
+
+
 def test_records_that_do_not_fit_show_their_card_and_the_reason(tmp_path: Path) -> None:
     words = hospital(tmp_path, example_plan(), "data/scans.npz")
     few = Records(np.zeros((2, 1, 28, 28), dtype=np.float32), np.asarray([0, 1], dtype=np.int64), ("a", "b"))
@@ -236,7 +253,8 @@ def test_a_simulation_warns_of_each_hospital_before_it_trains(tmp_path: Path) ->
     sites: dict[str, tuple[Tier, Records]] = {name: ("small", records(0)) for name in ("alpha", "gamma")}
     sites["beta"] = ("small", records(55))
     public = PublicSet.of(records(0).inputs, None)
-    print_records(plan, StudyData(sites, public, (), records(0), {}), screen)
+    fields = plan.data.model_dump(include={"kind", "classes"}) | {"columns": plan.data.columns}
+    print_records(plan, StudyData(sites, public, (), records(0), fields), screen)
     told = [line for line in screen.export_text().splitlines() if line.startswith("warning")]
     assert len(told) == 1
     assert told[0].startswith("warning: beta: column age: the median is 180, 10 scales from the centre")

@@ -15,7 +15,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from secure_fedhelp.data import pictures
+from secure_fedhelp.data import bitmap
 from secure_fedhelp.data.images import load_images, load_public, write_images, write_public
 from secure_fedhelp.data.loaded import Loaded
 from secure_fedhelp.data.loading import load_records
@@ -194,7 +194,7 @@ def test_a_png_that_unpacks_too_large_is_refused_unread(tmp_path: Path, monkeypa
     with pytest.raises(InvalidData, match="bomb"):
         index(tmp_path, HEADER + "bomb.png,a,ill\n")
     png(tmp_path / "one.png", RAMP)
-    monkeypatch.setattr(pictures, "LARGEST_PIXELS", 20)
+    monkeypatch.setattr(bitmap, "LARGEST_PIXELS", 20)
     with pytest.raises(InvalidData, match="6 x 4 pixels"):
         index(tmp_path, HEADER + "one.png,a,ill\n")
 
@@ -240,7 +240,7 @@ def test_halves_of_pairs_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no mask for 'a2'"):
         load_records(folder, DATA)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidData, match="no PNG files"):
+    with pytest.raises(InvalidData, match="no image files"):
         load_records(tmp_path / "empty", DATA)
 
 
@@ -382,5 +382,5 @@ def test_no_image_of_a_folder_is_left_out_without_a_word(tmp_path: Path) -> None
         load_records(folder, data)
     (folder / "images" / "two.png").unlink()
     Image.fromarray(RAMP.astype(np.uint8)).save(folder / "images" / "three.jpg")
-    with pytest.raises(InvalidData, match="three.jpg: no PNG"):
+    with pytest.raises(InvalidData, match="no mask for .three."):
         load_records(folder, data)

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from secure_fedhelp.errors import UnderQuorum
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.lock import open_lock
 from secure_fedhelp.identity.signing import SigningKey
+from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
 from secure_fedhelp.privacy.ledger import Ledger, read_ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
+from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.research.results import _hospital, measured_error, read_cohorts
 from secure_fedhelp.secagg.picker import plan_profile
 
@@ -147,7 +150,17 @@ def test_hospital_killed_after_it_spent_and_before_it_uploaded(
         assert running.ledger(victim)[: len(paid)] == paid
 
 
-def test_a_round_whose_training_failed_is_paid_once_and_goes_on_without_that_hospital(tmp_path: Path) -> None:
+def test_a_round_whose_training_failed_is_paid_once_and_goes_on_without_that_hospital(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once: it says so itself. In the last round the others are slow, so that it is back by then."""
+    back, contribute = threading.Event(), FedHelp.contribute
+
+    def slow(method: FedHelp, number: int) -> PrivateOutput:
+        assert number < 2 or back.wait(60)
+        return contribute(method, number)
+
+    monkeypatch.setattr(FedHelp, "contribute", slow)
     with study(tmp_path / "run", rounds=3) as running:
         running.start_coordinator()
         victim, *others = running.names
@@ -159,7 +172,10 @@ def test_a_round_whose_training_failed_is_paid_once_and_goes_on_without_that_hos
         assert "MemoryError" in done.stderr
         paid = running.ledger(victim)
         assert [entry["round"] for entry in paid] == [0, 1]
+        wait_until(lambda: len(running.entries()) == 2)  # nobody waits for who failed, nor for a deadline
         running.start_thread(victim)
+        wait_until(lambda: "joined" in running.said[victim])
+        back.set()
         running.join_threads()
         assert running.cohorts() == [set(running.names), set(others), set(running.names)]
         assert [(d["hospital"], d["reason"]) for d in running.entries()[1]["declined"]] == [(victim, "TrainingFailed")]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import fixed_key, open_ledger, spend
 
 from secure_fedhelp.errors import LedgerInvalid, StorageError
-from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook, canonical_patient
+from secure_fedhelp.privacy.datasets import KEY_PURPOSE, PatientBook
+from secure_fedhelp.study.patients import canonical_patient
 
 KEY = fixed_key().derive(KEY_PURPOSE)
 PATIENTS = [f"patient-{number}" for number in range(20)]
@@ -68,6 +73,54 @@ def test_one_person_spelt_two_ways_is_one(one: str, two: str, tmp_path: Path) ->
     opened = book(tmp_path)
     first, second = opened.enter([one, "x"]), opened.enter([two, "y"])
     assert opened.apart(first) == opened.apart(second) == frozenset()
+
+
+@given(st.text(max_size=12) | st.text("00179.aAé -_\u200b\u0301\u00b4", max_size=12))
+def test_the_spelling_of_a_spelling_is_itself(identifier: str) -> None:
+    once = canonical_patient(identifier)
+    assert canonical_patient(once) == once
+    assert canonical_patient(f" {identifier}\u200b") == once, "blanks and what nobody sees name nobody else"
+
+
+@given(st.text(max_size=12) | st.text("0179.aA -_", max_size=12))
+def test_the_rule_is_the_one_that_old_books_follow(identifier: str) -> None:
+    """Version 0.4.0's, step by step, wherever it had one spelling of its own spelling."""
+    once = rule_of_0_4_0(identifier)
+    if rule_of_0_4_0(once) == once:
+        assert canonical_patient(identifier) == once
+
+
+def rule_of_0_4_0(identifier: str) -> str:
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", identifier).casefold())
+    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf"))
+    kept = re.sub(r"^(\d+)\.0+$", r"\1", kept)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
+
+
+@pytest.mark.parametrize("former", [str(b"P1"), str(b"P0017")], ids=str)
+def test_patients_whom_an_earlier_version_entered_as_bytes_have_no_second_budget(former: str, tmp_path: Path) -> None:
+    """It read a binary column of Parquet as Python spells bytes; its book knows these patients by that spelling."""
+    identifier = former[2:-1]
+    earlier = book(tmp_path).enter([former, "x"])
+    forget_former(tmp_path)
+    again = book(tmp_path)
+    now = again.enter([identifier, "y"])
+    assert again.apart(now) == again.apart(earlier) == frozenset()
+    assert book(tmp_path).apart(now) == book(tmp_path).apart(earlier) == frozenset(), "on the disk too"
+    others = again.enter(["somebody", "else"])
+    assert again.apart(others) == {now, earlier}
+
+
+def forget_former(folder: Path) -> None:
+    """The book as version 0.4.0 wrote it."""
+    path = folder / "ledger.jsonl.patients"
+    opened = book(folder)
+    sealed, seal = path.read_bytes(), AESGCM(opened._seal_key)
+    record = json.loads(seal.decrypt(sealed[:12], sealed[12:], b"secure-fedhelp/patient-book/1"))
+    del record["former"]
+    path.write_bytes(
+        sealed[:12] + seal.encrypt(sealed[:12], json.dumps(record).encode(), b"secure-fedhelp/patient-book/1")
+    )
 
 
 @pytest.mark.parametrize(("one", "two"), [("17", "170"), ("1.70", "17"), ("a1", "a10"), ("0", "00.5"), ("7", "7.5")])

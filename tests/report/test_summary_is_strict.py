@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from html_pages import require_readable_aloud, require_self_contained
 
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.learning.evaluation import Metrics
+from secure_fedhelp.research.catalog import prepare
+from secure_fedhelp.research.cohort import cohort_of
+from secure_fedhelp.research.report import render
 from secure_fedhelp.research.summary import MetricsSummary, RoundSummary, Summary, read_summary, write_summary
 
 
@@ -100,3 +104,29 @@ def test_the_float32_factor_needs_both_figures(summary: Summary) -> None:
     assert hospital.float32_factor == pytest.approx(328_000 / 170_000)
     assert hospital.model_copy(update={"bytes_up": None}).float32_factor is None
     assert hospital.model_copy(update={"float32_bytes": 0}).float32_factor is None
+
+
+def test_counts_of_private_records_stand_in_no_summary_of_a_deployed_study(summary: Summary, tmp_path: Path) -> None:
+    data = prepare("breast-cancer", None, 1)
+    cohort = cohort_of(data)
+    simulated = Summary.model_validate(summary.model_dump() | {"cohort": cohort})
+    write_summary(tmp_path / "summary.json", simulated)
+    assert read_summary(tmp_path / "summary.json").cohort == cohort
+    with pytest.raises(ValueError, match="leave no hospital of a deployed study"):
+        Summary.model_validate(summary.model_dump() | {"cohort": cohort, "mode": "deployment"})
+
+
+def test_a_report_says_whom_it_is_of(summary: Summary) -> None:
+    data = prepare("breast-cancer", None, 1)
+    page = require_self_contained(render(summary.model_copy(update={"cohort": cohort_of(data)})))
+    require_readable_aloud(page)
+    rows = {row[0]: row[1:] for row in page.tables["cohort-table"][1:]}
+    tier, records = data.hospitals["small-1"]
+    ill = int((records.labels == 1).sum())
+    assert rows[f"small-1 {tier}"] == [
+        str(records.n_patients),
+        str(len(records)),
+        f"benign {len(records) - ill}, malignant {ill}",
+    ]
+    assert len(page.tables["columns-1"]) == 1 + 30
+    assert "cohort" not in require_self_contained(render(summary)).idents

@@ -59,9 +59,10 @@ def test_the_table_of_records_counts_what_the_hospitals_have(tmp_path: Path) -> 
     for name, (tier, records) in data.hospitals.items():
         cells = [cell.strip() for cell in rows[name].split("│")[2:5]]
         assert cells == [tier, str(records.n_patients), str(len(records))]
-        ill = float((records.labels == study_plan(study, data).data.classes.index("ill")).mean())
-        assert f"ill {ill:.0%}" in rows[name]
-    assert "Public: 20 records. Test: 40 records." in text.getvalue()
+        ill = int((records.labels == study_plan(study, data).data.classes.index("ill")).sum())
+        assert f"ill {ill}, well {len(records) - ill}" in rows[name]
+    assert "Public: 20 records (ill " in text.getvalue()
+    assert "Test: 40 records of 40 patients (ill " in text.getvalue()
 
 
 def test_a_study_in_plain_says_so_everywhere_and_is_not_put_over_an_encrypted_one(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_a_table_that_can_be_planned_can_be_loaded_by_every_hospital(tmp_path: P
     for name, (_, records) in data.hospitals.items():
         read = load_table(run.hospital(name).root / "data" / "records.csv", plan.data)
         assert read.patients == records.patients
+        assert read.inputs.tobytes() == records.inputs.tobytes()
 
 
 @pytest.mark.parametrize("kind", ["sizes", "dirichlet"])
@@ -443,7 +444,7 @@ def test_values_that_the_public_part_does_not_know_are_named(tmp_path: Path) -> 
         study_data(study(tmp_path, own(more=f"columns = [{grade}]\n")), None)
     assert str(raised.value).count("own.csv") == 1
     assert "data.columns" in raised.value.hint
-    columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\n'
+    columns = 'columns = [{ name = "age", kind = "numeric", center = 60, scale = 10 }]\ncolumns_only = true\n'
     assert study_data(study(tmp_path, own(more=columns)), None).data_section_fields["input_shape"] == (1,)
 
 
@@ -533,7 +534,8 @@ def test_the_dirichlet_example_makes_a_study(shared_data: Path) -> None:
 def test_where_hospitals_are_as_they_are_each_is_judged_on_its_own_patients_too(tmp_path: Path) -> None:
     """Telling sites apart can be much of a score on everybody's patients, and is of no use to any of them."""
     table(tmp_path)
-    file = study(tmp_path, "rounds = 1\n" + own() + '[model]\nsmall = "mlp-4"\nlarge = "mlp-8"\n')
+    many = own().replace("test = 40", "test = 100")
+    file = study(tmp_path, "rounds = 1\n" + many + '[model]\nsmall = "mlp-4"\nlarge = "mlp-8"\n')
     data = study_data(file, None)
     assert data.home.keys() == {"north-end", "south", "west"}
     clinics = {f"p{number}": ("north-end", "south", "west")[number % 3] for number in range(300)}
@@ -546,6 +548,12 @@ def test_where_hospitals_are_as_they_are_each_is_judged_on_its_own_patients_too(
         if contender == "pooled":
             assert len({h.metrics["auroc"] for h in found}) == 1 < len({h.metrics["home_auroc"] for h in found})
         assert all(h.metrics.keys() == found[0].metrics.keys() >= {"auroc", "home_auroc"} for h in found)
+        for h in found:
+            assert h.home is not None
+            assert h.home.patients == data.home[h.hospital].n_patients
+            assert min(h.home.classes.values()) >= 10
+    (few,) = expand(study(tmp_path, "rounds = 1\n" + own()), ["local"], [3.0], 1, False, None)
+    assert not any("home_auroc" in h.metrics for h in execute(few).hospitals), "of fewer than ten it would be chance"
     dealt = study(tmp_path, own(partition='[partition]\nkind = "sizes"\nminimum_patients = 3\n'))
     assert study_data(dealt, None).home == {}, "all have patients of one pool"
 

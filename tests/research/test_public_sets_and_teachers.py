@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from rich.console import Console
 from small_catalog import split_hash, write_catalog, write_medmnist
@@ -51,18 +51,19 @@ from secure_fedhelp.research.teacher_part import lessons
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUICK = {"warm_steps": 1, "pupil_steps": 1, "personal_steps": 1, "public_steps": 1}
-#: Of the code before there were [public] and [teacher]: with seed 3, as usual and by mixtures of classes.
+#: Of the code before there were [public] and [teacher], patients in their canonical spelling: with seed 3, as usual and
+#: by mixtures of classes.
 BEFORE = {
-    ("breast-cancer", ""): "5574762f59a73c95",
-    ("breast-cancer", "dirichlet"): "d7cec4e3d707325d",
-    ("heart", ""): "e4cf20e7ddd04fd0",
-    ("heart", "dirichlet"): "e4d5d7a3605d8a30",
-    ("pneumonia", ""): "e145e37e88a5a33e",
-    ("pneumonia", "dirichlet"): "f063c6fdc6c17750",
-    ("breast", ""): "18ac35cebdabfb48",
-    ("breast", "dirichlet"): "33b62c1ee7079b35",
-    ("retina", ""): "0cf73599bb58ee50",
-    ("retina", "dirichlet"): "379f2a95c784de03",
+    ("breast-cancer", ""): "c88b2433734f9a63",
+    ("breast-cancer", "dirichlet"): "e19c35dc7e7e7f84",
+    ("heart", ""): "282e736af64f286b",
+    ("heart", "dirichlet"): "9a77267c781d7d2a",
+    ("pneumonia", ""): "b14af7de8011ea0e",
+    ("pneumonia", "dirichlet"): "9d0117f1553720cc",
+    ("breast", ""): "31d64f8296c2d8b2",
+    ("breast", "dirichlet"): "abad9db52894cf9f",
+    ("retina", ""): "7ab7ccc03d7bce7f",
+    ("retina", "dirichlet"): "01f90a855d651e2c",
 }
 
 
@@ -90,7 +91,7 @@ def test_files_without_the_sections_deal_as_they_always_did(catalog: Path, datas
 
 
 def test_a_table_of_ones_own_is_dealt_as_it_always_was() -> None:
-    assert split_hash(study_data(load_study(EXAMPLES / "own-table.toml"), None)) == "07eaef85a60fcdc2"
+    assert split_hash(study_data(load_study(EXAMPLES / "own-table.toml"), None)) == "5cab6c481f088e53"
 
 
 @pytest.mark.parametrize("dataset", ["breast-cancer", "retina"])
@@ -121,7 +122,10 @@ def dealt(draw: st.DrawFn) -> Dealt:
         )
     )
     test, public, reference, pool = split(patients, labels, (8, 6, 7), rng)
-    hospitals = deal(partition, patients, labels, sites, pool, rng)
+    try:
+        hospitals = deal(partition, patients, labels, sites, pool, rng)
+    except InvalidPartition:  # a site that the split has left nearly nobody
+        reject()
     fields = {"classes": ("well", "ill")}
     return Dealt(Records(inputs, labels, patients), labels, partition, hospitals, public, reference, test, fields)
 

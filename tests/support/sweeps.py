@@ -44,7 +44,7 @@ def own(folder: Path, shift: int = 0, suffix: str = ".csv") -> StudyFile:
     folder.mkdir(exist_ok=True)
     rows = [
         "patient_id,age,target",
-        *(f"p{n},{n % 89 + shift:02d},{'ill' if n % 89 > 40 else 'well'}" for n in range(300)),
+        *(f"p{n},{n % 89 + 10 + shift},{'ill' if n % 89 > 40 else 'well'}" for n in range(300)),
     ]
     (folder / f"own{suffix}").write_text("\n".join(rows) + "\n")
     (folder / "study.toml").write_text(OWN.replace(".csv", suffix))

@@ -50,5 +50,18 @@ def test_one_seed_gives_no_interval() -> None:
     assert math.isnan(found.half_width)
 
 
+@pytest.mark.parametrize("figures", [{1: 0.2, 2: 1.0}, {1: 0.0, 2: 1.0}, {1: 0.99, 2: 1.0, 3: 0.7}, {1: 0.5, 2: 0.5}])
+def test_an_interval_says_nothing_that_cannot_be(figures: dict[int, float]) -> None:
+    """Of two seeds Student's interval of an area under a curve went from -1.3 to 2.6."""
+    found = level(figures)
+    low, high = found.ends
+    assert 0 <= low <= found.mean <= high <= 1
+    assert low == max(0.0, found.mean - found.half_width)
+    assert high == min(1.0, found.mean + found.half_width)
+    less = difference(figures, dict.fromkeys(figures, 1.0))
+    assert less is not None
+    assert -1 <= less.ends[0] <= less.mean <= less.ends[1] <= 1
+
+
 def test_nothing_in_common_is_no_difference() -> None:
     assert difference({1: 0.5}, {2: 0.5}) is None

@@ -410,18 +410,18 @@ def test_one_seed_that_cannot_be_dealt_costs_its_own_runs_alone(
 ) -> None:
     """A rare class that is in nobody's public part under one seed must not keep the other seeds from being run."""
 
-    def dealt(study: StudyFile, data_dir: Path | None) -> None:
-        asked.append(study.seed)
+    def dealt(study: StudyFile, data_dir: Path | None, files: object) -> StudyData:
         if study.seed in broken:
             raise InvalidPartition(f"seed {study.seed}")
+        return study_data(study, data_dir)
 
-    asked, broken = list[int](), {1}
-    monkeypatch.setattr("secure_fedhelp.research.sweep.sweep.study_data", dealt)
-    monkeypatch.setattr("secure_fedhelp.research.sweep.sweep._require_networks", lambda *_: None)  # there are no data
-    assert len(sweep(runs("fedavg", "fedhelp", seeds=3), tmp_path, Counting())) == 6
-    assert asked == [1, 2], "one dealing that works is enough"
+    broken, engine, told = {1}, Counting(), list[Outcome]()
+    monkeypatch.setattr("secure_fedhelp.research.sweep.before.study_data", dealt)
+    assert len(sweep(runs("fedavg", "fedhelp", seeds=3), tmp_path, engine, told.append)) == 4
+    assert [(o.run.study.seed, o.error) for o in told if o.error] == [(1, "InvalidPartition: seed 1")] * 2
+    assert len(engine.done) == 4, "what cannot be done is not begun"
     broken.update({2, 3})
-    with pytest.raises(InvalidPartition, match="seed 1"):
+    with pytest.raises(InvalidPartition, match=r"seed 1 \(fedavg\): seed 1; seed 2 \(fedavg\): seed 2; seed 3"):
         sweep(runs("fedavg", seeds=3), tmp_path / "all", Counting())
 
 

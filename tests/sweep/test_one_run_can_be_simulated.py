@@ -121,6 +121,50 @@ def test_a_study_of_own_data_finds_its_file_and_not_another_one(
     found = study_of(tmp_path / "asked.json", run.id)
     assert found.data is not None
     assert found.data.path == tmp_path / "data" / "own.csv"
+    study_data(found, None)
     own(tmp_path / "data", shift=1)
     with pytest.raises(DataChanged):
         study_of(tmp_path / "asked.json", run.id)
+
+
+def test_no_file_that_is_given_away_says_where_the_data_were(tmp_path: Path) -> None:
+    """A folder that is moved together with its data goes on, and one that is published names nobody's home."""
+    (tmp_path / "one").mkdir()
+    (run,) = expand(own(tmp_path / "one" / "data"), ["fedavg"], [3.0], 1, False, None)
+    out = tmp_path / "one" / "out" / "sweep"
+    out.mkdir(parents=True)
+    remember(out, [run])
+    text = (out / "asked.json").read_text()
+    assert str(tmp_path) not in text
+    assert '"../../data/own.csv"' in text
+    (tmp_path / "one").rename(tmp_path / "two")
+    found = study_of(tmp_path / "two" / "out" / "sweep" / "asked.json", run.id)
+    assert found.data is not None
+    assert found.data.path == tmp_path / "two" / "data" / "own.csv"
+
+
+def test_an_absolute_path_of_an_earlier_version_is_read_and_not_kept(tmp_path: Path) -> None:
+    (run,) = expand(own(tmp_path / "data"), ["fedavg"], [3.0], 1, False, None)
+    out = tmp_path / "out"
+    out.mkdir()
+    remember(out, [run])
+    entry = json.loads((out / "asked.json").read_text())
+    entry[0]["study"]["data"]["path"] = str(tmp_path / "data" / "own.csv")
+    (out / "asked.json").write_text(json.dumps(entry))
+    found = study_of(out / "asked.json", run.id)
+    assert found.data is not None
+    assert found.data.path == tmp_path / "data" / "own.csv"
+    remember(out, runs("fedhelp", seeds=1))
+    assert str(tmp_path) not in (out / "asked.json").read_text()
+    assert study_of(out / "asked.json", run.id) == found
+
+
+def test_a_folder_behind_a_link_finds_its_data(tmp_path: Path) -> None:
+    (run,) = expand(own(tmp_path / "data"), ["fedavg"], [3.0], 1, False, None)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    remember(tmp_path / "link", [run])
+    for place in ("link", "far/away"):
+        found = study_of(tmp_path / place / "asked.json", run.id)
+        assert found.data is not None
+        assert found.data.path.exists()

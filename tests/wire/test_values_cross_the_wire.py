@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secure_fedhelp.errors import (
+    CannotJudgeNow,
     CiphertextWrongLength,
     FedHelpError,
     InvalidConfiguration,
@@ -106,8 +108,21 @@ def test_the_default_hint_arrives() -> None:
 def test_a_full_disk_of_the_coordinator_is_no_error_of_the_hospital() -> None:
     call = ended_by(StorageError("cannot write /secret/place"))
     assert call.code() is grpc.StatusCode.UNAVAILABLE
-    assert named_error(call) is None
-    assert "secret" not in call.details()
+    error = named_error(call)
+    assert type(error) is CannotJudgeNow
+    assert "secret" not in call.details() + error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "x"), OSError(errno.ENFILE, "x"), OSError(errno.EIO, "/secret/place"), MemoryError("x")],
+)
+def test_what_the_coordinator_lacks_itself_is_no_error_of_the_hospital(error: Exception) -> None:
+    call = ended_by(error)
+    assert call.code() is grpc.StatusCode.UNAVAILABLE
+    answered, problem = _transient(call)
+    assert answered
+    assert "secret" not in problem
 
 
 def test_a_bug_sends_no_traceback() -> None:
@@ -139,7 +154,7 @@ def test_hostile_text_is_cleaned_and_cut() -> None:
 
 
 def test_an_error_that_is_no_call_is_tried_again() -> None:
-    assert _transient(grpc.RpcError("gone")) == "gone"
+    assert _transient(grpc.RpcError("gone")) == (False, "gone")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +164,7 @@ def test_an_error_that_is_no_call_is_tried_again() -> None:
 def test_what_may_pass_is_tried_again(code: grpc.StatusCode, details: str) -> None:
     call = Call()
     call.status, call.text = code, details
-    assert _transient(call)
+    assert _transient(call)[1]
 
 
 def test_a_message_beyond_grpcs_limit_is_not_sent_again_and_again() -> None:

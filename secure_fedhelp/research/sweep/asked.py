@@ -5,8 +5,10 @@ Entries of earlier calls stay: their results are in the folder as well.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,30 @@ def remember(folder: Path, runs: Sequence[Run]) -> None:
             entries = {entry["run"]: entry for entry in json.loads(path.read_bytes())}
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise StorageError(f"{path} is damaged", "Delete this file: the sweep writes it anew.") from error
-    entries |= {run.id: _entry(run) for run in runs}
+    entries |= {run.id: _entry(run, folder) for run in runs}
+    for entry in entries.values():
+        _without_place(entry, folder)
     write_atomic(path, json.dumps(list(entries.values()), indent=1).encode())
 
 
-def _entry(run: Run) -> dict[str, Any]:
+def _from(folder: Path, path: Path) -> str:
+    """Where a file lies, seen from ``folder``: a folder that is moved with its data, or given away, names nobody's
+    home. Links on the way are followed, since ``..`` leads out of where they lead to."""
+    place = path.parent.resolve() / path.name  # not the file itself: an index lists files beside itself
+    return Path(os.path.relpath(place, folder.resolve())).as_posix()
+
+
+def _without_place(entry: Any, folder: Path) -> None:
+    """An entry of an earlier version may hold an absolute path; its name does not depend on it."""
+    with contextlib.suppress(KeyError, TypeError):  # another version's entry stays what it is
+        if Path(entry["study"]["data"]["path"]).is_absolute():
+            entry["study"]["data"]["path"] = _from(folder, Path(entry["study"]["data"]["path"]))
+
+
+def _entry(run: Run, folder: Path) -> dict[str, Any]:
     study = run.study.model_dump(mode="json", exclude_none=True)
-    if run.study.data is not None:  # a file of this folder would be looked for beside asked.json
-        study["data"]["path"] = str(run.study.data.path.absolute())
+    if run.study.data is not None:
+        study["data"]["path"] = _from(folder, run.study.data.path)
     entry = {
         "run": run.id,
         "contender": run.contender,
@@ -93,6 +111,10 @@ def study_of(path: Path, ident: str) -> StudyFile:
         raise InvalidConfiguration(
             f"run {ident} is without privacy, which runs only in plain", "Start the sweep again to repeat it."
         )
+    if found.study.data is not None:  # relative to this file; one of an earlier version is absolute
+        place = Path(os.path.normpath(path.parent.resolve() / found.study.data.path))
+        data = found.study.data.model_copy(update={"path": place})
+        found = found.model_copy(update={"study": found.study.model_copy(update={"data": data})})
     _require_whole(path, found)
     require_unchanged(found.study, found.data_sha256)
     return found.study.model_copy(update={"epsilon": found.epsilon})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.errors import DataChanged, InvalidData
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.study.canonical import digest
@@ -26,7 +27,9 @@ def data_sha256(study: StudyFile) -> str | None:
             return _sha256(study.data.path)
         from secure_fedhelp.data.picture_sets import files_of
 
-        return digest({name: _sha256(file) for name, file in files_of(study.data.path).items()})
+        return digest(
+            {name: _sha256(file) for name, file in files_of(study.data.path, study.data.reading or STANDARD).items()}
+        )
     except OSError as error:
         name = str(error.filename or study.data.path)
         here = name == str(study.data.path)

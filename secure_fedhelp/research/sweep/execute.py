@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,22 +29,22 @@ from secure_fedhelp.privacy.accountant import epsilon as epsilon_of
 from secure_fedhelp.privacy.mechanisms import planned_event
 from secure_fedhelp.privacy.noise import NoiseName, SeededNoise
 from secure_fedhelp.research.catalog import StudyData
+from secure_fedhelp.research.cohort import Cohort, cohort_of, counts_of, enough_of_each
 from secure_fedhelp.research.demo_setup import create_run_folder
+from secure_fedhelp.research.fitness import refusal, require_test_of_classes, unfit_hospitals
 from secure_fedhelp.research.in_process import run_in_process
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import study_plan, without_privacy
 from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.simulation import research_seed, run_simulation
 from secure_fedhelp.research.sweep.data_file import require_unchanged
-from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, shown_epsilon
+from secure_fedhelp.research.sweep.runs import COMMON_RIVALS, FREE, RIVALS, Run, shown_epsilon
 from secure_fedhelp.research.teacher import teacher_of, together
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.plan import StudyPlan
 
 #: What a budget means to a rival that has none.
 _FREE_EPSILON = 8.0
-#: Rivals that are one for all hospitals.
-_COMMON = frozenset({"public", "public-labels", "teacher", "pooled"})
 #: Logits [n, classes] or [n, classes, height, width] of inputs [n, ...].
 Answer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
@@ -58,6 +58,17 @@ class HospitalResult:
     #: ``shared``, ``personal``, or the rival's name.
     model: str
     metrics: dict[str, float]
+    #: Of a figure on the hospital's own patients: how many they are, and how many of each class.
+    home: HomeCounts | None = None
+
+
+@dataclass(frozen=True)
+class HomeCounts:
+    """The hospital's own patients in the test part."""
+
+    patients: int
+    #: By the name of a class: patients with a record of it, or with a pixel of it.
+    classes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,10 @@ class RunResult:
     bytes_up: float
     seconds: float
     hospitals: tuple[HospitalResult, ...]
+    #: Who the data were of; None in results of a version that did not keep it.
+    cohort: Cohort | None = None
+    #: Of a rival: each hospital where it could not be trained, with the reason.
+    untrained: tuple[str, ...] = ()
 
 
 def execute(run: Run) -> RunResult:
@@ -91,6 +106,10 @@ def execute(run: Run) -> RunResult:
     require_unchanged(study, run.data_sha256)
     data = study_data(study, run.data_dir)
     require_unchanged(study, run.data_sha256)  # nor may it have changed while it was read
+    require_test_of_classes(data)
+    unfit = {} if run.contender in COMMON_RIVALS else unfit_hospitals(study, data)
+    if unfit and (run.contender not in RIVALS or len(unfit) == len(data.hospitals)):
+        raise refusal(study, data, unfit)  # also in plain, which stands for a study that could be deployed
     private = not math.isinf(run.epsilon)
     if run.encrypted and not private:
         raise InvalidConfiguration("without privacy nothing may leave a hospital", "Run it in plain.")
@@ -100,7 +119,7 @@ def execute(run: Run) -> RunResult:
         plan = without_privacy(plan)
     spent, sent = None, 0.0
     if run.contender in RIVALS:
-        found = tuple(_rival(run, plan, data))
+        found = tuple(_rival(run, plan, data, unfit))
         spent = None if run.contender in FREE or not private else _spent_alone(plan)
     elif run.encrypted:
         found, spent, sent = _simulated(run, plan, data)
@@ -122,13 +141,15 @@ def execute(run: Run) -> RunResult:
         bytes_up=sent,
         seconds=round(time.monotonic() - started, 2),
         hospitals=found,
+        cohort=cohort_of(data),
+        untrained=tuple(error.message for error in unfit.values()),
     )
 
 
 def _simulated(run: Run, plan: StudyPlan, data: StudyData) -> tuple[tuple[HospitalResult, ...], float, float]:
     with tempfile.TemporaryDirectory(prefix="secure-fedhelp-") as folder:
         place = create_run_folder(Path(folder) / "run", overwrite=False)
-        run_simulation(place, plan, data, Console(quiet=True), rivals=False)
+        run_simulation(place, plan, data, Console(quiet=True), rivals=False, everybody=True)
         summary = collect(place, plan, run.study.label, 0.0, 0, data)
     found, sent = [], []
     for h in summary.hospitals:
@@ -150,28 +171,33 @@ def _plain(
     ):
         tier = plan.hospital(name).tier
         for kind, model in (("shared", method.shared_model()), ("personal", method.personalise())):
-            found.append(HospitalResult(name, tier, kind, _judged(partial(predict, model), data, name)))
+            found.append(_judged(partial(predict, model), data, (name, tier, kind)))
         most = max(most, spent)
     floats = sum(plan.length_of(number) for number in range(plan.study.rounds))
     return tuple(found), most if private else None, 4.0 * floats
 
 
-def _rival(run: Run, plan: StudyPlan, data: StudyData) -> Iterator[HospitalResult]:
-    """What each hospital gets by a rival; those that know no hospital, and the pooled one, are the same for all."""
+def _rival(run: Run, plan: StudyPlan, data: StudyData, unfit: Collection[str]) -> Iterator[HospitalResult]:
+    """What each hospital gets by a rival; those that know no hospital, and the pooled one, are the same for all.
+
+    Nobody trains at a hospital that could not take part: its rival would be of records that no method may have.
+    """
     kind = run.contender
-    if kind in _COMMON:
+    if kind in COMMON_RIVALS:
         answer = _common(kind, plan, data)
         for name, (tier, _) in data.hospitals.items():
-            yield HospitalResult(name, tier, kind, _judged(answer, data, name))
+            yield _judged(answer, data, (name, tier, kind))
         return
     warm = (data.public, _teacher(plan, data)) if kind.endswith("-warm") else (None, None)
     for name, (tier, records) in data.hospitals.items():
+        if name in unfit:
+            continue
         noise = _noise(run, plan, "alone" if kind == "local-dp" else kind, name)
         if kind.startswith("local-dp"):
             model = baselines.local_only(plan, name, records, noise, *warm)
         else:
             model = baselines.local_non_private(plan, name, records, *warm)
-        yield HospitalResult(name, tier, kind, _judged(partial(predict, model), data, name))
+        yield _judged(partial(predict, model), data, (name, tier, kind))
 
 
 def _common(kind: str, plan: StudyPlan, data: StudyData) -> Answer:
@@ -192,18 +218,24 @@ def _common(kind: str, plan: StudyPlan, data: StudyData) -> Answer:
     return partial(predict, model)
 
 
-def _judged(answer: Answer, data: StudyData, hospital: str) -> dict[str, float]:
-    """On the whole test part, and as ``home_...`` the utility on the hospital's own patients in it.
+def _judged(answer: Answer, data: StudyData, who: tuple[str, str, str]) -> HospitalResult:
+    """``who`` is a hospital, its tier and the model: on the whole test part, and as ``home_...`` the utility on the
+    hospital's own patients in it.
 
     Where hospitals are as they are, telling one's patients from another's can be half the score on all of them, and
-    says nothing to a hospital about its own. One class alone has no figure.
+    says nothing to a hospital about its own. A figure that ranks classes needs enough patients of each; Dice is a mean
+    over images, each with a figure of its own.
     """
-    found = score(answer(data.test.inputs), data.test.labels).as_dict()
+    found, own, home = score(answer(data.test.inputs), data.test.labels).as_dict(), data.home.get(who[0]), None
     utility = "dice" if "dice" in found else "auroc"
-    if own := data.home.get(hospital):
-        with suppress(OneClassOnly):
-            found[f"home_{utility}"] = score(answer(own.inputs), own.labels).as_dict()[utility]
-    return found
+    if own is not None:
+        names = data.data_section_fields["classes"]
+        counts = counts_of(own, len(names))
+        if utility == "dice" or enough_of_each(counts):
+            with suppress(OneClassOnly):  # masks without a pixel of another class
+                found[f"home_{utility}"] = score(answer(own.inputs), own.labels).as_dict()[utility]
+        home = HomeCounts(counts.patients, dict(zip(names, counts.classes, strict=True)))
+    return HospitalResult(*who, found, home)
 
 
 def _spent_alone(plan: StudyPlan) -> float:
@@ -228,7 +260,7 @@ def _together(data: StudyData) -> Records:
     return Records(
         np.concatenate([records.inputs for records in parts.values()]),
         np.concatenate([records.labels for records in parts.values()]),
-        tuple(f"{name} {patient}" for name, records in parts.items() for patient in records.patients),
+        tuple(f"{name}/{patient}" for name, records in parts.items() for patient in records.patients),
     )
 
 

@@ -7,14 +7,15 @@ escaped by Jinja2 or :mod:`markupsafe`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from secure_fedhelp import __version__
 from secure_fedhelp.pages import numbers
 from secure_fedhelp.pages.html import environment
 from secure_fedhelp.research import wording
-from secure_fedhelp.research.sweep import figures, findings
+from secure_fedhelp.research.cohort import FEWEST_OF_A_CLASS
+from secure_fedhelp.research.sweep import cohorts, figures, findings
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.runs import FREE, RIVALS, Run, seeds_of, shown_epsilon
 from secure_fedhelp.research.sweep.statistics import judged_by
@@ -25,14 +26,19 @@ _JUDGED_TIER = "small"
 _CALIBRATION = "ece"
 
 
-def write_page(folder: Path, runs: Sequence[Run], results: Sequence[RunResult]) -> Path:
-    """Write ``report.html`` of those of ``runs`` that have a result, and give its place. Raises StorageError."""
+def write_page(
+    folder: Path, runs: Sequence[Run], results: Sequence[RunResult], impossible: Mapping[str, str] | None = None
+) -> Path:
+    """Write ``report.html`` of those of ``runs`` that have a result, and give its place. Raises StorageError.
+
+    ``impossible`` says by their ids why runs cannot be done.
+    """
     path = folder / "report.html"
-    write_atomic(path, render(runs, results).encode())
+    write_atomic(path, render(runs, results, impossible).encode())
     return path
 
 
-def render(runs: Sequence[Run], results: Sequence[RunResult]) -> str:
+def render(runs: Sequence[Run], results: Sequence[RunResult], impossible: Mapping[str, str] | None = None) -> str:
     """The page as HTML. ``results`` are those of ``runs`` that are finished."""
     what, metric = findings.asked(runs, results), judged_by(results)
     there = findings.metrics(results)
@@ -61,6 +67,11 @@ def render(runs: Sequence[Run], results: Sequence[RunResult]) -> str:
             runs=runs,
             results=results,
             missing=[run for run in runs if run.id not in done],
+            why=impossible or {},
+            cohorts=cohorts.of(runs, results),
+            untrained=cohorts.untrained(results),
+            fewest=FEWEST_OF_A_CLASS,
+            home_counts=cohorts.home(results),
             encryption=Counter(result.encryption for result in results),
             plain=sum(result.encryption == "none" for result in results),
             versions=sorted({result.versions for result in results}),

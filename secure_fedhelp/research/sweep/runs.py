@@ -34,9 +34,14 @@ RIVALS: dict[str, str] = {
     "teacher": "the teacher itself, asked about every patient",
     "pooled": "all records in one place, no noise: the ceiling",
 }
+#: Rivals that are one model for all hospitals, so that no hospital's own records decide whether they can be had.
+COMMON_RIVALS = frozenset({"public", "public-labels", "teacher", "pooled"})
 #: Raised with each change of what the code makes of a contender: a result of the code before has another name then, and
 #: is not taken for one of today's. (Constants of the plans and versions of packages are in a run's name anyway.)
 REVISIONS: dict[str, int] = {"local": 1}
+#: The same of data of one's own, in what is read of a table and in which sites are left out. 1: listing a column
+#: changes that column and drops no other, and sites that do not take part are in no part.
+OWN_DATA_REVISION = 1
 #: Rivals that spend no epsilon: one run serves all budgets.
 FREE = frozenset({"local", "local-warm", "public", "public-labels", "teacher", "pooled"})
 _PACKAGES = ("torch", "monai", "opacus", "dp-accounting", "tenseal", "numpy", "scikit-learn")
@@ -73,7 +78,10 @@ class Run:
         # Sections that are absent are left out: one that a later version adds renames no run that does not use it.
         study = self.study.model_dump(mode="json", exclude_none=True)
         if "data" in study:
-            study["data"]["path"] = self.data_sha256
+            study["data"] |= {"path": self.data_sha256}
+            for name in ("columns_only", "exclude"):  # as sections: where they say nothing they rename no run
+                if not study["data"][name]:
+                    del study["data"][name]
         about = {
             "constants": constants_sha256(self.study),
             "contender": self.contender,
@@ -84,6 +92,8 @@ class Run:
         }
         if self.contender in REVISIONS:
             about["revision"] = REVISIONS[self.contender]
+        if self.study.data is not None and (self.study.data.table or self.study.hospitals):
+            about["own_data"] = OWN_DATA_REVISION
         code = {path: source_sha256(path) for path in sorted(self._imported)}
         return digest(about | ({"code": code} if code else {}))[:16]
 
@@ -115,7 +125,7 @@ class Run:
 
 
 #: All of a study file, but for the seed, that its patients are dealt by.
-DEALT_BY = {"dataset", "data", "parts", "partition", "public", "teacher", "hospitals"}
+DEALT_BY = {"dataset", "data", "parts", "partition", "public", "teacher", "hospitals", "smallest_site"}
 
 
 def expand(
@@ -195,7 +205,7 @@ def versions() -> str:
 @cache
 def _versions_of_readers() -> str:
     """Of the readers of image files, of which the last two are an extra."""
-    found = {name: _version(name) for name in ("pillow", "nibabel", "pydicom")}
+    found = {name: _version(name) for name in ("pillow", "pypng", "nibabel", "pydicom")}
     return "".join(f", {name} {found[name]}" for name in found if found[name])
 
 

@@ -25,11 +25,16 @@ class Estimate:
     mean: float
     deviation: float
     half_width: float
+    #: What a value can be at all. A mean is within these, so an interval that is cut there covers it as often.
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Of the interval; NaN for one seed."""
-        return self.mean - self.half_width, self.mean + self.half_width
+        """Of the interval, which says nothing that cannot be; NaN for one seed."""
+        if math.isnan(self.half_width):
+            return math.nan, math.nan
+        low, high = self.bounds
+        return max(low, self.mean - self.half_width), min(high, self.mean + self.half_width)
 
 
 def level_words(found: Estimate) -> str:
@@ -63,26 +68,30 @@ def values(
     return found
 
 
+#: Every metric is a share, and so the difference of two is between -1 and 1.
+_SHARE, _DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
+
+
 def level(found: dict[int, float]) -> Estimate:
-    return estimate(_array(found, sorted(found)))
+    return estimate(_array(found, sorted(found)), _SHARE)
 
 
 def difference(one: dict[int, float], two: dict[int, float]) -> Estimate | None:
     """One minus the other over the seeds that both have; None if there are none."""
     seeds = sorted(one.keys() & two.keys())
-    return estimate(_array(one, seeds) - _array(two, seeds)) if seeds else None
+    return estimate(_array(one, seeds) - _array(two, seeds), _DIFFERENCE) if seeds else None
 
 
 def _array(found: dict[int, float], seeds: Sequence[int]) -> NDArray[np.float64]:
     return np.asarray([found[seed] for seed in seeds])
 
 
-def estimate(values: NDArray[np.float64]) -> Estimate:
-    """Of one value a seed; Student's t at 95 %."""
+def estimate(values: NDArray[np.float64], bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+    """Of one value a seed, each within ``bounds``; Student's t at 95 %."""
     if len(values) < 2:
-        return Estimate(float(values.mean()), float("nan"), float("nan"))
+        return Estimate(float(values.mean()), float("nan"), float("nan"), bounds)
     from scipy.stats import t
 
     deviation = float(values.std(ddof=1))
     half_width = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
-    return Estimate(float(values.mean()), deviation, half_width)
+    return Estimate(float(values.mean()), deviation, half_width, bounds)

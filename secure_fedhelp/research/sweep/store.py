@@ -13,7 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from secure_fedhelp.errors import StorageError
-from secure_fedhelp.research.sweep.execute import RunResult
+from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult
 from secure_fedhelp.research.sweep.runs import Run
 from secure_fedhelp.study.files import write_atomic
 
@@ -69,7 +69,7 @@ class Store:
 
     def _read(self, path: Path) -> RunResult:
         try:
-            return _RESULT.validate_json(path.read_bytes())
+            return _counted(_RESULT.validate_json(path.read_bytes()))
         except (OSError, ValidationError) as error:
             raise StorageError(f"{path} is damaged", "Delete this file: the sweep does the run again.") from error
 
@@ -89,9 +89,18 @@ class Store:
         write_atomic(self.folder / f"{name}.parquet", buffer.getvalue().to_pybytes())
 
 
+def _counted(result: RunResult) -> RunResult:
+    """Without figures on own patients of whom nobody knows how many they are: so an earlier version kept them."""
+    hospitals = (
+        h if h.home else replace(h, metrics={k: v for k, v in h.metrics.items() if not k.startswith("home_")})
+        for h in result.hospitals
+    )
+    return replace(result, hospitals=tuple(hospitals))
+
+
 def run_row(result: RunResult) -> Row:
     """One row of the table of runs: what it was, and ``TIER_MODEL_METRIC`` means over hospitals."""
-    row = {key: value for key, value in asdict(result).items() if key != "hospitals"}
+    row = {key: value for key, value in asdict(result).items() if key not in ("hospitals", "cohort", "untrained")}
     for tier in sorted({h.tier for h in result.hospitals}):
         for model in dict.fromkeys(h.model for h in result.hospitals):
             for metric, value in tier_means(result, tier, model).items():
@@ -108,4 +117,14 @@ def tier_means(result: RunResult, tier: str, model: str) -> dict[str, float]:
 
 def hospital_rows(result: RunResult) -> list[Row]:
     about = {k: getattr(result, k) for k in ("run", "contender", "epsilon", "seed", "encryption")}
-    return [about | {"hospital": h.hospital, "tier": h.tier, "model": h.model} | h.metrics for h in result.hospitals]
+    return [
+        about | {"hospital": h.hospital, "tier": h.tier, "model": h.model} | h.metrics | _home(h)
+        for h in result.hospitals
+    ]
+
+
+def _home(result: HospitalResult) -> Row:
+    """How many patients a figure on the hospital's own ones is of; nothing where there is no such figure."""
+    if result.home is None or not any(name.startswith("home_") for name in result.metrics):
+        return {}
+    return {"home_patients": result.home.patients, "home_classes": json.dumps(result.home.classes)}

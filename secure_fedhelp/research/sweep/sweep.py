@@ -9,16 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from secure_fedhelp.errors import FedHelpError, InvalidConfiguration
-from secure_fedhelp.learning.trial import try_networks
-from secure_fedhelp.research.catalog import StudyData
-from secure_fedhelp.research.own_data import study_data
-from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.research.sweep.asked import remember
+from secure_fedhelp.research.sweep.before import Before, look_ahead
 from secure_fedhelp.research.sweep.engines import Outcome
 from secure_fedhelp.research.sweep.execute import RunResult
 from secure_fedhelp.research.sweep.page import write_page
-from secure_fedhelp.research.sweep.runs import DEALT_BY, RIVALS, Run
+from secure_fedhelp.research.sweep.runs import Run
 from secure_fedhelp.research.sweep.store import Store
 
 #: Executes runs somewhere and gives what comes, in the order in which it comes.
@@ -37,13 +34,15 @@ def sweep(
     log: Log = lambda result: None,
     clock: Callable[[], float] = time.monotonic,
     anew: bool = False,
+    begun: Callable[[Before], None] = lambda before: None,
 ) -> list[RunResult]:
     """Do the runs that ``folder`` does not have yet, and write tables and page of all of ``runs`` that are done.
 
     Tables are written on the way too, so a sweep can be looked at while it goes, and they and the page at its end,
-    whatever ends it. ``told`` hears of each run that ends; ``clock`` gives seconds; ``anew`` forgets what ``folder``
-    has of these runs. Raises InvalidConfiguration if
-    another sweep is at work in the folder, and what data and folder raise.
+    whatever ends it. ``begun`` hears what is known before the first run, ``told`` of each run that ends; ``clock``
+    gives seconds; ``anew`` forgets what ``folder`` has of these runs. A run that cannot be done is told at once.
+
+    Raises InvalidConfiguration if another sweep is at work in the folder, and what data and folder raise.
     """
     with _locked(folder):
         store = Store(folder)
@@ -51,14 +50,17 @@ def sweep(
         if anew:  # under the lock: not what a sweep at work has just done
             store.forget(runs)
         left = [run for run in runs if not store.done(run)]
-        for dealings in _by_dealing(left):
-            data = _require_data(dealings)  # a missing file, or a part nobody can deal, is told before all starts
-            _require_networks([run for run in left if _dealing(run) == _dealing(dealings[0])], data)
+        before = look_ahead(left)  # a missing file, or a part nobody can deal, is told before all starts
+        begun(before)
         done = {result.run: result for result in store.results(runs)}
         for result in done.values():
             log(result)
         try:
             written = clock()
+            for run in left:
+                if run.id in before.impossible:
+                    told(Outcome(run, None, before.impossible[run.id]))
+            left = [run for run in left if run.id not in before.impossible]
             for outcome in engine(left) if left else ():
                 if outcome.result is not None:
                     store.keep(outcome.result)
@@ -71,46 +73,12 @@ def sweep(
         finally:
             results = _in_order(runs, done)
             store.write_tables(results)
-            write_page(folder, runs, results)
+            write_page(folder, runs, results, before.impossible)
         return results
 
 
 def _in_order(runs: Sequence[Run], done: Mapping[str, RunResult]) -> list[RunResult]:
     return [done[run.id] for run in runs if run.id in done]
-
-
-def _by_dealing(runs: Sequence[Run]) -> list[list[Run]]:
-    """One run of each seed, for every way in which the study's data are dealt."""
-    found: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        found.setdefault(_dealing(run), {}).setdefault(run.study.seed, run)
-    return [list(seeds.values()) for seeds in found.values()]
-
-
-def _dealing(run: Run) -> str:
-    return run.study.model_dump_json(include=DEALT_BY)
-
-
-def _require_networks(runs: Sequence[Run], data: StudyData) -> None:
-    """UnsupportedModel, naming the layer, if a network that one of ``runs`` trains cannot be trained."""
-    tried = set[str]()
-    for run in runs:
-        networks = run.study.model_dump_json(include={"model", "method"})
-        if run.contender not in RIVALS and networks not in tried:
-            tried.add(networks)
-            try_networks(study_plan(run.study.model_copy(update={"epsilon": None}), data))
-
-
-def _require_data(dealings: Sequence[Run]) -> StudyData:
-    """The data of the first of these that can be dealt. Raise what is wrong with the data of all; where one seed alone
-    cannot be dealt, its runs will say so."""
-    first: FedHelpError | None = None
-    for run in dealings:
-        try:
-            return study_data(run.study, run.data_dir)
-        except FedHelpError as error:
-            first = first or error
-    raise first or AssertionError("a dealing has at least one run")
 
 
 @contextmanager

@@ -129,6 +129,11 @@ class CoordinatorStub:
                 request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.GoodbyeRequest.SerializeToString,
                 response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
                 _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/secure_fedhelp.v1.Coordinator/Leave',
+                request_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+                _registered_method=True)
 
 
 class CoordinatorServicer:
@@ -264,6 +269,14 @@ class CoordinatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leave(self, request, context):
+        """The caller does not take part, whether it has joined or not, and does not say why: nobody waits for it, and a study
+        that cannot be had without it ends at once. Taken back by joining.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -360,6 +373,11 @@ def add_CoordinatorServicer_to_server(servicer, server):
             'Goodbye': grpc.unary_unary_rpc_method_handler(
                     servicer.Goodbye,
                     request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.GoodbyeRequest.FromString,
+                    response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.LeaveRequest.FromString,
                     response_serializer=secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.SerializeToString,
             ),
     }
@@ -875,6 +893,33 @@ class Coordinator:
             target,
             '/secure_fedhelp.v1.Coordinator/Goodbye',
             secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.GoodbyeRequest.SerializeToString,
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secure_fedhelp.v1.Coordinator/Leave',
+            secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.LeaveRequest.SerializeToString,
             secure__fedhelp_dot_wire_dot_generated_dot_coordinator__pb2.Done.FromString,
             options,
             channel_credentials,

@@ -1,0 +1,72 @@
+"""One image file, or an image and its mask, as raw values: by content, on one grid, with what is to be told of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secure_fedhelp.data.formats import Format, format_of
+from secure_fedhelp.data.geometry import seen_as
+from secure_fedhelp.data.loaded import Tones
+from secure_fedhelp.data.notes import Notes
+from secure_fedhelp.data.pictures import PICTURES, Raw, read_picture, read_picture_mask, tones
+from secure_fedhelp.data.volumes import VolumeReader, slice_of
+from secure_fedhelp.errors import InvalidData
+from secure_fedhelp.study.sections import DataSection
+
+
+class ImageFiles:
+    """Reads the files of one data set, which lies in ``folder``, one after another."""
+
+    def __init__(self, folder: Path, data: DataSection) -> None:
+        self._folder, self._data, self._volumes = folder, data, VolumeReader(data.intensity)
+        self.notes, self.tones = Notes(), Tones()
+
+    def image(self, path: Path, number: int | None, where: str) -> Raw:
+        """float32 [C, H, W] of slice ``number`` of a file; ``where`` names it for a person. Raises InvalidData."""
+        with self.notes.hears(self._name(path)):
+            form = format_of(path)
+            if form in PICTURES and number:
+                raise InvalidData(f"{where}: no slice {number} in {path.name}, which is one picture")
+            return self._image(path, form, number, where, masked=False)
+
+    def pair(self, path: Path, mask: Path, number: int | None, where: str) -> tuple[Raw, Raw]:
+        """float32 [C, H, W] of an image and [H, W] of its mask, pixel on pixel. Raises InvalidData.
+
+        ``number`` counts slices of the image; of the mask where the image is one picture.
+        """
+        with self.notes.hears(self._name(path)):
+            form, mask_form = format_of(path), format_of(mask)
+            raw = self._image(path, form, number, where, masked=True)
+            if mask_form in PICTURES:
+                found, as_stored = read_picture_mask(mask, mask_form), form not in PICTURES
+            elif form in PICTURES:
+                found, as_stored = slice_of(self._volumes.mask(mask, mask_form), number, mask.name), True
+            else:
+                moved = self._volumes.mask_of(path, form, mask, mask_form, where)
+                found, as_stored = slice_of(moved, number, mask.name), moved.affine is None
+        if found.shape != raw.shape[1:]:
+            raise InvalidData(f"{where}: a mask of {found.shape} for an image of {raw.shape[1:]} pixels")
+        if as_stored:
+            self.notes.add(_AS_STORED, self._name(mask))
+        return raw, found
+
+    def _image(self, path: Path, form: Format, number: int | None, where: str, *, masked: bool) -> Raw:
+        if form in PICTURES:
+            raw = read_picture(path, form, self._data, masked=masked)
+        elif self._data.input_shape[0] != 1:
+            raise InvalidData(f"{where}: {path.name} has one channel, the plan says {self._data.input_shape[0]}")
+        else:
+            volume = self._volumes.image(path, form)
+            raw = slice_of(volume, number, path.name)[None]
+            self.notes.lies(None if volume.affine is None else seen_as(volume.affine), self._name(path))
+        self.tones += tones(raw, self._data.intensity)
+        return raw
+
+    def _name(self, path: Path) -> str:
+        """Short, and not shared by two files, as a file's last name may be."""
+        return str(path.relative_to(self._folder) if path.is_relative_to(self._folder) else path)
+
+
+_AS_STORED = (
+    "masks are taken as stored, pixel on pixel, since they or their images say nothing of how they lie in space"
+)
