@@ -135,9 +135,12 @@ def _method(member: Membership, records: StudyRecords, world: World) -> Method:
     teacher = ask_teacher(member, records.public, world)
     from secure_fedhelp.learning.method import Site
     from secure_fedhelp.learning.methods import make_method
+    from secure_fedhelp.privacy.training import check_model
 
-    name, noise = member.config.name, noise_of(member, _stream(member.vault))
-    return make_method(Site(member.plan, name, records.private, records.public, teacher, noise, records.held_out))
+    plan, name, noise = member.plan, member.config.name, noise_of(member, _stream(member.vault))
+    method = make_method(Site(plan, name, records.private, records.public, teacher, noise, records.held_out))
+    check_model(method.trained_privately(plan, method.site.tier), plan.data.input_shape)
+    return method
 
 
 def _study(

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.methods import FedHelp, MethodSection, fitted
+from secure_fedhelp.study.methods import FedHelp, Imported, MethodSection, fitted
 from secure_fedhelp.study.reading import PLAN, Kind, parse_toml, read_bounded
 from secure_fedhelp.study.sections import (
     AggregationSection,
@@ -138,6 +138,12 @@ class StudyPlan(Strict):
         """NotOnRoster if no hospital of this plan has that name."""
         if name not in {h.name for h in self.hospitals}:
             raise NotOnRoster(f"the plan does not list {name}")
+
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """Import paths of the method and the networks that are code from outside this project."""
+        method = (self.method.path,) if isinstance(self.method, Imported) else ()
+        return tuple(dict.fromkeys([*method, *(n for n in (self.model.small, self.model.large) if ":" in n)]))
 
     def privacy_of(self, name: str) -> PrivacySection:
         return self.privacy[self.hospital(name).tier]
