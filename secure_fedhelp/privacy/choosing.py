@@ -16,6 +16,7 @@ from secure_fedhelp.errors import UnsupportedModel
 from secure_fedhelp.privacy.compatibility import (
     TRIED,
     answered,
+    require_apart,
     require_records_apart,
     usable_inputs,
     without_dropout,
@@ -61,11 +62,13 @@ def _tried(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
         for inputs in usable:
             require_records_apart(model, inputs, every_layer=not decides)
             _require_reached(model, inputs)
-        if decides:
-            return RecordByRecord
         odd = [torch.cat([inputs, answered(model, odd_records(inputs))]) for inputs in usable]
         with moved(model):
             elsewhere = all(_finite(model, inputs) for inputs in usable)
+            for inputs in odd if elsewhere else ():
+                require_apart(model, inputs, every_layer=not decides)
+        if decides:
+            return RecordByRecord
         for way in _WAYS:
             if way is BookKeeping and not BookKeeping.covers(model):
                 continue

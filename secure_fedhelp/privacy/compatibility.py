@@ -166,8 +166,12 @@ def _require_same(model: nn.Module, together: dict[str, Tensor], again: dict[str
             raise _refused(name, model.get_submodule(name), "answers the same inputs twice differently", hint)
 
 
+def require_apart(model: nn.Module, batch: Tensor, every_layer: bool) -> None:
+    """UnsupportedModel unless ``batch``, of usual records and then odd ones, is answered as each of them alone."""
+    _require_apart(model, batch, _answers(model, batch), every_layer)
+
+
 def _require_apart(model: nn.Module, batch: Tensor, together: dict[str, Tensor], every_layer: bool) -> None:
-    """The first records of ``batch`` are usual ones, the others may be odd."""
     for number, record in enumerate(batch):
         if bool(record.isnan().any()):
             continue  # it is there for the others: nothing of it may come to them

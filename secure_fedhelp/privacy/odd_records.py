@@ -50,8 +50,9 @@ def moved(model: nn.Module) -> Iterator[None]:
     try:
         with torch.no_grad():
             for p in weights:
-                usual = float(p.abs().mean()) or 0.5 / math.sqrt(max(1, p.numel() // max(1, len(p) if p.ndim else 1)))
-                p.add_(torch.randn(p.shape, generator=drawn, dtype=p.dtype), alpha=0.3 * usual)
+                inputs = max(1, p.numel() // len(p)) if p.ndim and len(p) else 1
+                step = 0.3 * float(p.abs().mean()) or 1 / math.sqrt(inputs)
+                p.add_(torch.randn(p.shape, generator=drawn, dtype=p.dtype), alpha=step)
         yield
     finally:
         with torch.no_grad():

@@ -131,6 +131,12 @@ MIXING: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a cut at the median": (lambda: Net(cut_at_the_batch_median), "mixes"),
     "an order by length": (lambda: Net(sorted_by_length), "'first' .* mixes"),
     "a gate": (lambda: Net(behind_a_closed_gate, gate=nn.Parameter(torch.zeros(1))), "mixes"),
+    "a gate for clean records": (
+        lambda: Net(
+            lambda net, inputs: behind_a_closed_gate(net, torch.nan_to_num(inputs)), gate=nn.Parameter(torch.zeros(1))
+        ),
+        "mixes",
+    ),
     "two closed layers": (lambda: Net(behind_two_closed_layers, one=zeros(), two=zeros()), "mixes"),
     "a mean that is kept": (lambda: Net(remembering, mean=torch.zeros(8)), "twice differently"),
     "a frozen mean": (
