@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Final
 
@@ -17,6 +18,7 @@ from secure_fedhelp.privacy.compatibility import (
     TRIED,
     answered,
     require_apart,
+    require_apart_in_evaluation,
     require_records_apart,
     usable_inputs,
     without_dropout,
@@ -48,10 +50,18 @@ def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
     """
     known = structure(model)
     if known is None:
-        return _tried(model, input_shape)
+        return _tried(_copied(model), input_shape)
     if (known, input_shape) not in _CHOSEN:
-        _CHOSEN[known, input_shape] = _tried(model, input_shape)
+        _CHOSEN[known, input_shape] = _tried(_copied(model), input_shape)
     return _CHOSEN[known, input_shape]
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, in which a pass may leave what it likes; the model itself if it cannot be copied."""
+    try:
+        return deepcopy(model)
+    except (RuntimeError, TypeError):  # of tensors that are computed, such as PyTorch's older weight norm holds
+        return model
 
 
 def _tried(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
@@ -63,6 +73,8 @@ def _tried(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
             require_records_apart(model, inputs, every_layer=not decides)
             _require_reached(model, inputs)
         odd = [torch.cat([inputs, answered(model, odd_records(inputs))]) for inputs in usable]
+        for inputs in odd:
+            require_apart_in_evaluation(model, inputs, every_layer=not decides)
         with moved(model):
             elsewhere = all(_finite(model, inputs) for inputs in usable)
             for inputs in odd if elsewhere else ():

@@ -171,6 +171,20 @@ def require_apart(model: nn.Module, batch: Tensor, every_layer: bool) -> None:
     _require_apart(model, batch, _answers(model, batch), every_layer)
 
 
+def require_apart_in_evaluation(model: nn.Module, batch: Tensor, every_layer: bool) -> None:
+    """The same of the network as it measures private records, whose counts are paid for as if each stood for itself."""
+    kept = {name: values.detach().clone() for name, values in _values(model)}
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            require_apart(model, batch, every_layer)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    _require_unchanged(model, kept)
+
+
 def _require_apart(model: nn.Module, batch: Tensor, together: dict[str, Tensor], every_layer: bool) -> None:
     for number, record in enumerate(batch):
         if bool(record.isnan().any()):

@@ -77,6 +77,11 @@ def sorted_by_length(net: Net, inputs: Tensor) -> Tensor:
     return net.rest(net.hidden(inputs[order])[order.argsort()])
 
 
+def where_it_measures(net: Net, inputs: Tensor) -> Tensor:
+    hidden = net.hidden(inputs)
+    return net.rest(hidden if net.training else centred(hidden))
+
+
 def behind_a_closed_gate(net: Net, inputs: Tensor) -> Tensor:
     hidden = net.hidden(inputs)
     return net.rest(hidden + net.gate * centred(hidden))
@@ -130,6 +135,7 @@ MIXING: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "an empty record": (lambda: Net(by_an_empty_record), "mixes"),
     "a cut at the median": (lambda: Net(cut_at_the_batch_median), "mixes"),
     "an order by length": (lambda: Net(sorted_by_length), "'first' .* mixes"),
+    "evaluation": (lambda: Net(where_it_measures), "mixes"),
     "a gate": (lambda: Net(behind_a_closed_gate, gate=nn.Parameter(torch.zeros(1))), "mixes"),
     "a gate for clean records": (
         lambda: Net(
