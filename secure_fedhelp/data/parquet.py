@@ -75,6 +75,19 @@ def read_parquet(
     return rows
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its content or by its name; a file that cannot be read is not."""
+    if path.suffix.lower() == ".parquet":
+        return True
+    try:
+        if not path.is_file():  # opening a pipe would wait for somebody to write into it
+            return False
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
 def parquet_columns(path: Path) -> list[str]:
     """The names of a file's columns; InvalidData if it cannot be read."""
     import pyarrow.parquet as pq
