@@ -184,9 +184,14 @@ def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tupl
             wrong.append(error)
     if wrong:  # all of them: who mends one by one starts the study once for each
         what = "; ".join(error.message for error in wrong)
-        hint = f"{wrong[0].hint} Or leave it out: exclude = [...]."
+        hint = f"{wrong[0].hint} Or leave it out: {_leaving_out(data)}."
         raise type(wrong[0])(f"{data.path.name}: {what}", hint)
     return tuple(found)
+
+
+def _leaving_out(data: OwnData) -> str:
+    """How a column is left out; a study file of 0.4.0 that listed some columns meant to leave out all others."""
+    return "exclude = [...]" + (", or all that are not listed: columns_only = true" if data.columns else "")
 
 
 def _inferred(name: str, public: Sequence[str], data: OwnData) -> Column:
@@ -215,7 +220,7 @@ def _encoded(
         values = ((place, [row[c.name] for c in columns]) for place, (_, row) in told)
         inputs = encode_rows(values, columns, data.reading or STANDARD)
     except UnknownCategory as error:
-        hint = "Correct it, name it in the study file, or leave the column out: exclude = [...]."
+        hint = f"Correct it, name it in the study file, or leave the column out: {_leaving_out(data)}."
         if not (data.classes and data.columns):
             hint = "What the study file leaves out is taken from the public part: name classes or [[data.columns]]."
         raise UnknownCategory(error.message, hint) from error

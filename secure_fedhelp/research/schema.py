@@ -30,6 +30,8 @@ MOST_CATEGORIES = 50
 _LIMITS = "<>\u2264\u2265"
 _SIGNS = "%\u2030$\u20ac\u00a3\u00a5"
 _MARKED = re.compile(rf"(?=.*[{_LIMITS}{_SIGNS}])[{_LIMITS}]?=?\s*[{_SIGNS}]?\s*[+-]?[0-9][0-9.,' ]*\s*[{_SIGNS}]?")
+#: Significant digits of a public constant.
+_DIGITS = 4
 _HINT = "Set more aside with [parts] public, or list the columns yourself: [[data.columns]]."
 
 
@@ -90,7 +92,8 @@ def numeric_column(name: str, public_values: Sequence[str], reading: Reading = S
     if wrong := [text for text, value in found if value is None]:
         raise no_number(wrong[0], reading, f"column {name!r}")
     known = np.asarray([value for _, value in found], dtype=np.float64)
-    return Column(name=name, kind="numeric", center=rounded(known.mean()), scale=rounded(known.std()) or 1.0)
+    scale = rounded(known.std()) or 1.0
+    return Column(name=name, kind="numeric", center=_centre(float(known.mean()), scale), scale=scale)
 
 
 def suspected_codes(name: str, public_values: Sequence[str], reading: Reading = STANDARD) -> list[tuple[float, int]]:
@@ -108,6 +111,20 @@ def suspected_codes(name: str, public_values: Sequence[str], reading: Reading = 
     return codes_for_missing((values - middle) / scale, column, sure_times=1)
 
 
+#: A centre is rounded by no more than this share of the scale.
+_OFF_CENTRE = 0.1
+_ALL_DIGITS = 17
+
+
+def _centre(mean: float, scale: float) -> float:
+    """Four significant digits, or as many as it takes: of years, times or large numbers four are several scales off."""
+    for digits in range(_DIGITS, _ALL_DIGITS):
+        found = float(f"{mean:.{digits}g}")
+        if abs(found - mean) <= _OFF_CENTRE * scale:
+            return found
+    return mean
+
+
 def rounded(value: float) -> float:
     """Four significant digits: a public constant somebody can read in the plan."""
-    return float(f"{value:.4g}")
+    return float(f"{value:.{_DIGITS}g}")

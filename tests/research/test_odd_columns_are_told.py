@@ -155,3 +155,38 @@ def test_the_code_stands_on_the_page(tmp_path: Path) -> None:
     assert 'missing = ["-999"]' in notes
     told = cohort_of(study_data(study(tmp_path, 'reading = { missing = ["-999"] }\n'), None)).notes
     assert told == ()
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread"),
+    [(1_700_000_000, 40_000), (101_325, 40), (2019.5, 0.3), (1_234_567, 300), (60, 12), (1e-9, 1e-10)],
+)
+def test_a_centre_is_in_the_middle_of_the_public_values(mean: float, spread: float) -> None:
+    """Four digits of a time in seconds are ten scales off: every value would be cut."""
+    values = np.random.default_rng(0).normal(mean, spread, 60)
+    column = infer_column("x", [format(value, ".15f") for value in values])
+    assert abs(column.center - values.mean()) <= 0.1 * column.scale
+    assert column.scale == pytest.approx(values.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize("value", ["5", "123456", "12345.678", "-98765432.1", "0"])
+def test_a_constant_is_its_own_centre(value: str) -> None:
+    column = infer_column("x", [value] * 30)
+    assert column.center == pytest.approx(float(value), abs=0.1)
+
+
+@pytest.mark.parametrize("site", ["\u041a\u0438\u0435\u0432", "\u6771\u4eac"])
+def test_a_site_in_another_script_is_told_what_a_name_is(tmp_path: Path, site: str) -> None:
+    write(tmp_path, rows_with("clinic", ["north", "south", "east", site]))
+    with pytest.raises(InvalidPartition, match=f"'{site}' makes no hospital's name, which has letters from a to z"):
+        study_data(study(tmp_path), None)
+
+
+def test_a_study_file_that_listed_its_columns_is_told_how_to_leave_out_the_others(tmp_path: Path) -> None:
+    """Up to 0.4.0 others were not taken; now one that nobody can learn from ends the study."""
+    write(tmp_path, [{**row, "remark": f"seen {number}"} for number, row in enumerate(patients())])
+    listed = 'columns = [{ name = "age", kind = "numeric" }]\n'
+    with pytest.raises(InvalidData, match="column 'remark' has 30 different words") as refused:
+        study_data(study(tmp_path, listed), None)
+    assert "columns_only = true" in refused.value.hint
+    assert names(study_data(study(tmp_path, listed + "columns_only = true\n"), None)) == ["age"]
