@@ -41,7 +41,10 @@ UNSEEN_IMPORTS = frozenset({"importlib", "importlib.import_module", "runpy", "pk
 UNSEEN_CALLS = frozenset({"__import__", "exec", "eval"})
 
 #: Talk to a foundation model about public inputs. They see a PublicSet, by type and by a check when they run.
-ASKING = ("learning.inference_client", "learning.foundation", "learning.inference_protocol")
+ASKING = (
+    *("learning.inference_client", "learning.inference_http", "learning.inference_protocol"),
+    *("learning.foundation", "learning.teacher_answers"),
+)
 #: What those may take from a room of records.
 PUBLIC_NAMES = frozenset({"data.records.PublicSet", "data.records.public_hash"})
 #: Modules and rooms that touch records and reach the wire, and why each may.

@@ -346,6 +346,13 @@ class FoundationAnswerInvalid(FedHelpError):
     default_hint = "The server's answer does not fit the plan (shape, names or values); check the model it serves."
 
 
+class FoundationChanged(FedHelpError):
+    """Not all answers are by one model: a teacher of two minds is none."""
+
+    exit_code = 5
+    default_hint = "Nothing was kept. Run the command again when the server's model stays, or name its version."
+
+
 class FoundationRefused(FedHelpError):
     exit_code = 4
     default_hint = "The public set was already answered, or the site policy does not allow this endpoint."

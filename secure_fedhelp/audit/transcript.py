@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from secure_fedhelp.errors import StorageError, TranscriptInvalid
-from secure_fedhelp.study.files import read_regular
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import TRANSCRIPT, LineTooLong, read_lines
 from secure_fedhelp.wire.transcript import TranscriptEntry, verify_transcript, witnessed_heads
 
 __all__ = ["read_transcript", "verify_transcript", "witnessed_heads"]
@@ -21,16 +21,21 @@ def read_transcript(
     Raises TranscriptInvalid naming file, entry and reason, and StorageError if it cannot be read.
     """
     try:
-        content = read_regular(path)
+        return verify_transcript(_whole_lines(path), coordinator_public_hex, member_public_hex, plan)
+    except LineTooLong as error:
+        raise TranscriptInvalid(f"{path}: transcript entry {error.number}: {error.strerror}") from error
     except OSError as error:
         raise StorageError(f"cannot read the transcript {path}: {error.strerror}", "Check the path.") from error
-    *lines, torn = content.split(b"\n")
-    if torn:
-        raise TranscriptInvalid(
-            f"{path}: transcript entry {len(lines)}: the last line is torn (no line feed)",
-            "Start the coordinator once: it completes the file.",
-        )
-    try:
-        return verify_transcript(lines, coordinator_public_hex, member_public_hex, plan)
     except TranscriptInvalid as error:
         raise type(error)(f"{path}: {error.message}", error.hint) from error
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """A transcript's lines without their line feeds, one by one: of a file that is none the first is refused."""
+    for number, line in enumerate(read_lines(path, TRANSCRIPT)):
+        if not line.endswith(b"\n"):
+            raise TranscriptInvalid(
+                f"transcript entry {number}: the last line is torn (no line feed)",
+                "Start the coordinator once: it completes the file.",
+            )
+        yield line[:-1]

@@ -42,9 +42,9 @@ from secure_fedhelp.privacy.entries import LedgerEntry, releases
 from secure_fedhelp.privacy.ledger import read_history
 from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.study.canonical import canonical_bytes
-from secure_fedhelp.study.files import read_regular
 from secure_fedhelp.study.plan import StudyPlan, load_plan
 from secure_fedhelp.study.policy import SitePolicy, broken_clauses
+from secure_fedhelp.study.reading import CERTIFICATE, ROSTER, read_bounded
 from secure_fedhelp.wire.transcript import TranscriptEntry
 
 Steps = ParamSpec("Steps")
@@ -210,7 +210,7 @@ def _check_cards(run: Run, authority: bytes, now: float) -> str:
     own = {name: max(found) for name, found in times.items() if found}
     latest = max(own.values(), default=None)
     try:
-        cards = json.loads(read_regular(path), object_pairs_hook=_without_doubles)
+        cards = json.loads(read_bounded(path, ROSTER), object_pairs_hook=_without_doubles)
         if not isinstance(cards, dict):
             raise TranscriptInvalid(f"{path} is not a table of cards by name")
         data = {name: canonical_bytes(card) for name, card in cards.items()}
@@ -341,7 +341,7 @@ def run_authority(folder: Path) -> bytes:
     for path in (folder / "ca.crt", folder / "consortium" / "ca.crt"):
         if _given(path):
             try:
-                return read_regular(path)
+                return read_bounded(path, CERTIFICATE)
             except OSError as error:
                 raise StorageError(f"cannot read {path}: {error.strerror}", "Give your own copy with --ca.") from error
     raise StorageError(f"{folder} has no ca.crt", "Give your own copy of the consortium's certificate with --ca.")

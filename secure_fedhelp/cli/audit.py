@@ -91,9 +91,10 @@ def verify(
 
     from secure_fedhelp.audit.verify import verify_run
     from secure_fedhelp.errors import StorageError
+    from secure_fedhelp.study.reading import CERTIFICATE, read_bounded
 
     try:
-        own_ca = None if ca is None else ca.read_bytes()
+        own_ca = None if ca is None else read_bounded(ca, CERTIFICATE)
     except OSError as error:
         raise StorageError(f"cannot read {ca}: {error.strerror}", "Check the path.") from error
     findings = verify_run(run, time.time(), own_ca)

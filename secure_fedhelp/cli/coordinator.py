@@ -45,11 +45,12 @@ def init(
     from secure_fedhelp.coordinator.setup import init_coordinator
     from secure_fedhelp.identity.certificates import request_fingerprint
     from secure_fedhelp.identity.lock import opened_by
+    from secure_fedhelp.identity.private_files import read_public
     from secure_fedhelp.identity.secret_source import SecretSource
 
     request = init_coordinator(folder, consortium, name, SecretSource(key_file, passphrase, passphrase_file))
     out = Console(highlight=False, soft_wrap=True)
-    fingerprint = request_fingerprint(request.read_bytes())
+    fingerprint = request_fingerprint(read_public(request))
     out.print(f"Made the keys of coordinator {name} in {folder}, sealed; {opened_by(folder)}.", markup=False)
     out.print(f"Fingerprint of the request, to compare by telephone: {fingerprint}", markup=False)
     out.print(

@@ -61,6 +61,7 @@ def init(
     from secure_fedhelp.hospital.setup import init_hospital
     from secure_fedhelp.identity.certificates import request_fingerprint
     from secure_fedhelp.identity.lock import opened_by
+    from secure_fedhelp.identity.private_files import read_public
     from secure_fedhelp.identity.secret_source import SecretSource
 
     source, earlier = SecretSource(key_file, passphrase, passphrase_file), SecretSource(like_key_file)
@@ -70,7 +71,7 @@ def init(
         f"{'Kept' if renew else 'Made'} the keys of {name} in {folder / 'keys'}, sealed; {opened_by(folder)}.",
         markup=False,
     )
-    fingerprint = request_fingerprint(request.read_bytes())
+    fingerprint = request_fingerprint(read_public(request))
     out.print(f"Fingerprint of the request, to compare by telephone: {fingerprint}", markup=False)
     out.print(
         f"Next: send {request} to the consortium; its answer goes beside it: tls.crt, ca.crt and revoked.crl.",

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from secure_fedhelp.cli.plan import print_trial
 from secure_fedhelp.cli.unlocking import KeyFile, PassphraseFile
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def check(
 ) -> None:
     """Hold a plan against this hospital's policy: every broken clause at once. Exit code 4 if there is one.
 
-    Nothing is unlocked, signed or sent.
+    If none is broken, the plan's networks are tried on made-up inputs; code from outside that the policy names is
+    imported for it. Nothing is unlocked, signed or sent.
 
     Example: secure-fedhelp hospital policy check plan.toml --folder st-anna
     """
@@ -60,6 +62,7 @@ def check(
     if broken:
         raise PolicyViolation(f"the plan breaks {len(broken)} clause(s) of the site policy: {', '.join(broken)}")
     out.print("No clause is broken.", style="green")
+    print_trial(out, study)
 
 
 def budget(

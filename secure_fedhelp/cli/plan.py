@@ -29,7 +29,10 @@ def show(
         str | None, typer.Option(help="Whose policy it is; the plan's first hospital if absent.")
     ] = None,
 ) -> None:
-    """Check a plan; print privacy, coalitions, drop-outs and errors. With a policy that it breaks, exit code 4.
+    """Check a plan; print privacy, coalitions, drop-outs, errors and whether its networks can be trained.
+
+    With a policy that the plan breaks, exit code 4. Networks and methods by import path are code from outside: they are
+    imported and tried only with a policy that names them.
 
     Example: secure-fedhelp plan show plan.toml --policy st-anna/policy.toml --hospital st-anna
     """
@@ -47,6 +50,15 @@ def show(
     _print_sums(out, study, facts)
     if policy is not None:
         _check_policy(out, study, policy, hospital)
+    if study.imported and policy is None:
+        out.print(
+            f"\nNetworks: not tried, since {', '.join(study.imported)} is code from outside. With the --policy of a "
+            "hospital that allows it, it is imported and tried.",
+            markup=False,
+            soft_wrap=True,
+        )
+        return
+    print_trial(out, study)
 
 
 @app.command("privacy")
@@ -71,6 +83,14 @@ def privacy(
     print_outlook(Console(highlight=False), study, tiers)
     if json_out is not None:
         write_outlook(json_out, study, tiers)
+
+
+def print_trial(out: Console, plan: StudyPlan) -> None:
+    """Try the plan's networks and say what trains them. This imports code that the plan names: ask a policy first."""
+    from secure_fedhelp.learning.trial import try_networks
+
+    for tried in try_networks(plan):
+        out.print(f"Networks: {tried}.", markup=False, soft_wrap=True)
 
 
 def _check_policy(out: Console, plan: StudyPlan, policy: Path, hospital: str | None) -> None:

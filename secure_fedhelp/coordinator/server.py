@@ -37,6 +37,7 @@ from secure_fedhelp.identity.tls import Credentials, load_credentials
 from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import CARD, read_bounded
 from secure_fedhelp.wire.address import join_address, parse_address
 from secure_fedhelp.wire.generated.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from secure_fedhelp.wire.messages import StudyState
@@ -250,7 +251,7 @@ def _own_card(
     """The coordinator's card: the one of an earlier start if it still holds, else a new one."""
     path, name = folder / "card", credentials.identity.name
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, CARD)
         card = check_card(data, credentials.ca_pem, plan, now)
         if (card.role, card.name, card.signing_key) == ("coordinator", name, key.public_hex):
             return data

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from secure_fedhelp.errors import StorageError
 from secure_fedhelp.study.files import storage_error, write_atomic
+from secure_fedhelp.study.reading import TRANSCRIPT, read_bounded
 
 
 class TranscriptFile:
@@ -18,7 +19,7 @@ class TranscriptFile:
         self._path, self._waiting = path, b""
         expected = b"".join(line + b"\n" for line in lines)
         try:
-            present = path.read_bytes() if path.exists() else b""
+            present = read_bounded(path, TRANSCRIPT) if path.exists() else b""
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
         if not path.exists() or present != expected:

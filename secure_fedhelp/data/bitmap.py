@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from secure_fedhelp.errors import FedHelpError, InvalidData
+from secure_fedhelp.study.reading import PICTURE, read_bounded
 
 #: More pixels than this are refused before they are unpacked (a whole-slide image is cut into tiles first).
 LARGEST_PIXELS = 64 * 2**20
-#: More bytes than this are no picture of so many pixels.
-_LARGEST_FILE = 2**30
 _EXIF_ORIENTATION = 0x0112
 #: Bytes that are unpacked at a time to be counted.
 _STEP = 2**20
@@ -77,9 +76,7 @@ def upright(bitmap: Bitmap) -> Bitmap:
 
 def _read(path: Path, read: Any, kind: str) -> Bitmap:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise InvalidData(f"{path.name}: {path.stat().st_size} bytes, at most {_LARGEST_FILE} are read")
-        found: Bitmap = read(path.read_bytes(), path.name)
+        found: Bitmap = read(read_bounded(path, PICTURE), path.name)
     except FedHelpError:
         raise
     except Exception as error:  # damage: Pillow and pypng raise many kinds

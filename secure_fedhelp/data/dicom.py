@@ -12,6 +12,7 @@ from pathlib import Path
 from secure_fedhelp.data.dicom_files import reads_named
 from secure_fedhelp.data.volume import Volume
 from secure_fedhelp.errors import MissingExtra
+from secure_fedhelp.study.reading import VOLUME, open_bounded
 
 #: Value representations of the first elements of a data set: group length, text, dates, UIDs, code strings.
 _FIRST = (b"UL", b"CS", b"UI", b"DA", b"TM", b"LO", b"SH", b"OB")
@@ -24,7 +25,7 @@ def is_dicom(path: Path) -> bool:
     Without a preamble a file begins with its first element, which is of the group 0002 or 0008, has a known value
     representation or, without any, a short even length, and is followed by an element of the same group or the next.
     """
-    with path.open("rb") as file:
+    with open_bounded(path, VOLUME) as file:
         start = file.read(132 + _LONGEST_FIRST)
     return start[128:132] == b"DICM" or any(_begins(start, order) for order in ("little", "big"))
 

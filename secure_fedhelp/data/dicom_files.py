@@ -11,6 +11,7 @@ from pathlib import Path
 from secure_fedhelp.data.dicom_pixels import DEFLATED
 from secure_fedhelp.data.dicom_tags import Tags
 from secure_fedhelp.errors import FedHelpError, InvalidData
+from secure_fedhelp.study.reading import VOLUME, open_bounded, require_fit
 
 #: A deflated file is unpacked as a whole, so it is measured first.
 LARGEST_DEFLATED = 2**29
@@ -48,6 +49,7 @@ def read_header(path: Path, where: str) -> Tags:
 
     if not path.is_file():
         raise InvalidData(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
+    require_fit(path, VOLUME)
     # What is left in the file is read from there later, where deflated bytes are others.
     defer = None if _deflated(path, where) else _LARGE
     return Tags(dcmread(path, force=True, stop_before_pixels=True, defer_size=defer), where)
@@ -60,7 +62,7 @@ def _deflated(path: Path, where: str) -> bool:
     """
     from pydicom.filereader import read_file_meta_info
 
-    with path.open("rb") as file:
+    with open_bounded(path, VOLUME) as file:
         if file.read(132)[128:] != b"DICM":  # no file meta information, so not deflated
             return False
         meta = read_file_meta_info(path)

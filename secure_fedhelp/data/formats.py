@@ -8,6 +8,7 @@ from typing import Literal, cast, get_args
 from secure_fedhelp.data.dicom import is_dicom
 from secure_fedhelp.data.nifti import is_nifti
 from secure_fedhelp.errors import InvalidData
+from secure_fedhelp.study.reading import VOLUME, open_bounded
 
 Format = Literal["PNG", "JPEG", "DICOM", "NIfTI"]
 READ = "PNG, JPEG, DICOM or NIfTI"
@@ -83,7 +84,7 @@ def _format(path: Path) -> str:
             return "DICOM"
         if is_nifti(path):
             return "NIfTI"
-        with path.open("rb") as file:
+        with open_bounded(path, VOLUME) as file:
             start = file.read(_HEADER)
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or error}") from error

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from secure_fedhelp.data.geometry import is_flat, orientation, turned
 from secure_fedhelp.data.volume import Volume
 from secure_fedhelp.errors import FedHelpError, InvalidData, MissingExtra
+from secure_fedhelp.study.reading import VOLUME, open_bounded
 
 #: More voxels than this are refused before they are read: 2 GiB of float32.
 LARGEST_VOXELS = 2**29
@@ -59,7 +60,7 @@ def is_nifti(path: Path) -> bool:
 
 def first_bytes(path: Path, length: int = 540) -> bytes:
     """The first bytes of a file, unpacked where gzip packed it; raises OSError."""
-    with path.open("rb") as file:
+    with open_bounded(path, VOLUME) as file:
         start = file.read(_LOOKED_AT)
     if start.startswith(_GZIP):
         try:
@@ -217,7 +218,7 @@ def _values(
     pixels, offset, kind = pixels_of(path), int(header.get_data_offset()), header.get_data_dtype()
     if not 0 <= offset <= _LARGEST_OFFSET or (pixels == path and offset < header.sizeof_hdr):
         raise InvalidData(f"{path.name}: its voxels would begin at byte {offset} (vox_offset)")
-    with pixels.open("rb") as file:
+    with open_bounded(pixels, VOLUME) as file:
         packed = file.read(2) == _GZIP
         file.seek(0)
         if not packed and pixels.stat().st_size < offset + int(np.prod(shape)) * kind.itemsize:

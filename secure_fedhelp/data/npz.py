@@ -10,7 +10,7 @@ import io
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import FedHelpError, InvalidData
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import ARRAYS, UnfitFile, open_bounded
 
+#: What is read at once: numpy and zipfile read arrays in pieces of 256 KiB, and a list of members is some kB.
+LARGEST_PIECE = 64 * 2**20
 #: Largest unpacked size of one file.
 LARGEST_BYTES = 8 * 2**30
 Arrays = dict[str, NDArray[Any]]
@@ -27,7 +30,7 @@ Arrays = dict[str, NDArray[Any]]
 def array_names(path: Path) -> set[str]:
     """Names of the arrays in an NPZ, of which none is unpacked; InvalidData if it is no archive."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_bounded(path, ARRAYS) as file, zipfile.ZipFile(_InPieces(file)) as archive:
             return {member.filename.removesuffix(".npy") for member in archive.infolist()}
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or error}") from error
@@ -38,7 +41,7 @@ def array_names(path: Path) -> set[str]:
 def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (), progress: Progress = silent) -> Arrays:
     """The named arrays; InvalidData if a needed one is missing, the file unpacks too large, or it cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_bounded(path, ARRAYS) as file, zipfile.ZipFile(_InPieces(file)) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if (declared := sum(member.file_size for member in members.values())) > LARGEST_BYTES:
                 raise InvalidData(f"{path.name}: unpacks to {declared} bytes, at most {LARGEST_BYTES} are allowed")
@@ -71,6 +74,23 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (),
                 f"{path.name}: an array of Python objects, which would have to be unpickled", hint
             ) from error
         raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
+
+
+class _InPieces(io.BufferedIOBase):
+    """A file that gives no more than a piece at once: a list of members of gigabytes would be read whole."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell  # type: ignore[method-assign]
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        wanted = LARGEST_PIECE + 1 if size is None or size < 0 else size
+        if wanted > LARGEST_PIECE + 1 or len(data := self._file.read(wanted)) > LARGEST_PIECE:
+            raise UnfitFile(f"a list of members of more than {LARGEST_PIECE} bytes")
+        return data
 
 
 class _Counted:

@@ -12,13 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.data.patients import AS_TEXT, text_of, whole_text
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue, MissingColumn
+from secure_fedhelp.study.reading import TABLE, open_bounded
 
+#: A Parquet file ends with its footer, four bytes of the footer's length, and a word. pyarrow reads all of the footer
+#: before it looks at it: 20,000 columns in a hundred groups are 200 MB.
+_END, LARGEST_FOOTER_BYTES = 8, 256 * 2**20
+#: That word: with a footer in clear, and with an encrypted one.
+_MAGIC = (b"PAR1", b"PARE")
 #: Largest unpacked size of one table: a small file can declare a huge one.
 LARGEST_BYTES = 4 * 2**30
 
@@ -46,7 +52,7 @@ def read_parquet(
 
     rows: list[tuple[str, dict[str, str]]] = []
     try:
-        with pq.ParquetFile(path) as file:
+        with open_bounded(path, TABLE) as raw, pq.ParquetFile(_with_footer(raw, path.name)) as file:
             columns = check_header(path.name, list(file.schema_arrow.names), needed)
             kinds = [file.schema_arrow.field(name).type for name in columns]
             writers = [
@@ -76,16 +82,25 @@ def read_parquet(
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is Parquet, by its content or by its name; a file that cannot be read is not."""
+    """Whether a file is Parquet, by its content or by its name; one that cannot be read is what its name says."""
     if path.suffix.lower() == ".parquet":
         return True
     try:
-        if not path.is_file():  # opening a pipe would wait for somebody to write into it
-            return False
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
-    except OSError:
+        with open_bounded(path, TABLE) as file:
+            return file.read(4) in _MAGIC
+    except OSError:  # whoever reads it says why not
         return False
+
+
+def _with_footer(file: BinaryIO, name: str) -> BinaryIO:
+    """``file`` at its beginning, once its last bytes announce a footer that one may read whole; InvalidData."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _END))
+    end = file.read(_END)
+    if end[4:] in _MAGIC and (length := int.from_bytes(end[:4], "little")) > LARGEST_FOOTER_BYTES:
+        raise InvalidData(f"{name}: a footer of {length} bytes, at most {LARGEST_FOOTER_BYTES} are read")
+    file.seek(0)
+    return file
 
 
 def parquet_columns(path: Path) -> list[str]:
@@ -93,7 +108,10 @@ def parquet_columns(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
     try:
-        return list(pq.read_schema(path).names)
+        with open_bounded(path, TABLE) as raw:
+            return list(pq.read_schema(_with_footer(raw, path.name)).names)
+    except FedHelpError:
+        raise
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or 'not a readable Parquet file'}") from error
     except Exception as error:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.data.numbers import exact
 from secure_fedhelp.data.parquet import check_header, is_parquet, parquet_columns, read_parquet
 from secure_fedhelp.data.reading import MARKS, STANDARD, WHERE, Reading
 from secure_fedhelp.errors import InvalidData
+from secure_fedhelp.study.reading import TABLE, BoundedLines, open_bounded
 
 MISSING = ("", "?")
 #: How every CSV is read. A blank before a quoted value, as some programs write, is no part of it: else the quotes would
@@ -61,8 +62,8 @@ def columns_of(path: Path, reading: Reading = STANDARD) -> list[str]:
     if is_parquet(path):
         return parquet_columns(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return _header(csv.reader(file, delimiter=MARKS[reading.separator], **_CSV), path, None, reading)
+        with _text_of(path) as (_, lines):
+            return _header(csv.reader(lines, delimiter=MARKS[reading.separator], **_CSV), path, None, reading)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from error
 
@@ -71,14 +72,15 @@ def _read_csv(
     path: Path, needed: Sequence[str] | None, progress: Progress, reading: Reading
 ) -> list[tuple[str, dict[str, str]]]:
     try:
-        with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        with _text_of(path) as (raw, lines):
             size = path.stat().st_size
             progress(path.name, 0, size)
-            reader = csv.reader(file, delimiter=MARKS[reading.separator], **_CSV)
+            reader = csv.reader(lines, delimiter=MARKS[reading.separator], **_CSV)
             header = _header(reader, path, needed, reading)
             check_header(path.name, header, needed)
             rows = []
             for cells in reader:
+                lines.next_record()
                 if not any(cell.strip() for cell in cells):  # spreadsheets write such rows below the last
                     continue
                 if len(cells) != len(header):
@@ -94,6 +96,13 @@ def _read_csv(
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
     return rows
+
+
+@contextmanager
+def _text_of(path: Path) -> Iterator[tuple[BinaryIO, BoundedLines[str]]]:
+    """The open file, which knows how far it was read, and its text line by line for ``csv.reader``; OSError."""
+    with open_bounded(path, TABLE) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        yield raw, BoundedLines(file, TABLE, records=True)
 
 
 def _header(reader: Iterator[list[str]], path: Path, needed: Sequence[str] | None, reading: Reading) -> list[str]:
@@ -119,8 +128,8 @@ def _header(reader: Iterator[list[str]], path: Path, needed: Sequence[str] | Non
 def _other_separator(path: Path, needed: Sequence[str] | None, reading: Reading) -> str | None:
     """The separator with which the header has the columns that are needed, or more than one column."""
     for other in (name for name in MARKS if name != reading.separator):
-        with path.open(encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
-            names = _names(csv.reader(file, delimiter=MARKS[other], **_CSV))
+        with _text_of(path) as (_, lines), suppress(csv.Error):
+            names = _names(csv.reader(lines, delimiter=MARKS[other], **_CSV))
             if len(names) > 1 and set(needed or ()) <= set(names):
                 return other
     return None

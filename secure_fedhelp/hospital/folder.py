@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -21,6 +22,7 @@ from secure_fedhelp.data.reading import Reading
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.plan import explain, read_toml
 from secure_fedhelp.study.policy import SitePolicy, load_policy
+from secure_fedhelp.study.reading import SETTINGS
 from secure_fedhelp.study.sections import Name, Strict
 
 
@@ -30,6 +32,19 @@ class Foundation(Strict):
     url: str
     model: str = "teacher"
     timeout_seconds: float = Field(default=30.0, gt=0)
+    #: Of several versions that the server has, the one to ask; absent, the server chooses.
+    version: str | None = Field(default=None, min_length=1)
+    #: Of several outputs that the model has, the one to take; absent, its only one or the one called ``logits``.
+    output: str | None = Field(default=None, min_length=1, max_length=256)
+    #: What the numbers are. Softmax sees no difference between logits and the logarithm of probabilities, so this says
+    #: how a server speaks and changes no lesson: each hospital says it of its own. Absent: logits, checked.
+    answers: Literal["logits", "probabilities"] | None = None
+    #: Records in one question, at most; absent, what fits into a question.
+    largest_batch: int | None = Field(default=None, ge=1)
+    #: PEM file of the authority that vouches for the server: only it is trusted then. Absent: the usual ones.
+    ca_file: str | None = None
+    #: File with a bearer token, for its owner's eyes only (mode 0600); it is sent over TLS, or on this machine.
+    token_file: str | None = None
 
 
 class HospitalConfig(Strict):
@@ -55,7 +70,8 @@ class HospitalConfig(Strict):
     foundation_url: str | None = None
     foundation_model: str = "teacher"
     foundation_timeout_seconds: float = Field(default=30.0, gt=0)
-    #: In place of those three: one or two models, as ``[[foundations]]``. Of two the student learns from both.
+    #: In place of those three: one or two models, as ``[[foundations]]``, with what else there is to say of each. Of
+    #: two the student learns from both.
     foundations: tuple[Foundation, ...] = Field(default=(), max_length=2)
     #: Research mode only: privacy noise from this seed, so that a run can be made again. It protects nobody, and the
     #: ledger says so.
@@ -124,7 +140,7 @@ class HospitalFolder:
     def config(self) -> HospitalConfig:
         """The checked configuration; InvalidConfiguration names every wrong key."""
         path = self.root / "hospital.toml"
-        values = read_toml(path, InvalidConfiguration)
+        values = read_toml(path, InvalidConfiguration, SETTINGS)
         try:
             return HospitalConfig.model_validate(values)
         except ValidationError as error:

@@ -18,10 +18,11 @@ from secure_fedhelp.errors import (
     PlanChanged,
     TooFewPatients,
 )
-from secure_fedhelp.hospital.folder import HospitalConfig, HospitalFolder
+from secure_fedhelp.hospital.folder import Foundation, HospitalConfig, HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.cards import check_card, make_card
 from secure_fedhelp.identity.lock import open_lock
+from secure_fedhelp.identity.private_files import read_private, read_public
 from secure_fedhelp.identity.revocation import Tell
 from secure_fedhelp.identity.sealed_files import read_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from secure_fedhelp.data.loaded import Progress
     from secure_fedhelp.data.records import PublicSet, Records
     from secure_fedhelp.hospital.world import World
+    from secure_fedhelp.learning.foundation import Manner
     from secure_fedhelp.privacy.datasets import PatientBook
     from secure_fedhelp.privacy.ledger import Ledger
     from secure_fedhelp.privacy.noise import NoiseSource
@@ -236,17 +238,31 @@ def noise_seed(seed: str, hospital: str, purpose: str) -> bytes:
 
 def ask_teacher(member: Membership, public: PublicSet, world: World) -> tuple[NDArray[np.float32], ...] | None:
     """Each foundation model's logits on the public set: asked once, then from the cache. None without a server."""
-    from secure_fedhelp.learning.foundation import TeacherCache
-    from secure_fedhelp.learning.inference_client import FoundationClient
+    from secure_fedhelp.learning.foundation import FoundationClient, TeacherCache
 
-    cache = TeacherCache(member.folder.root / "public", clock=world.clock)
+    root = member.folder.root
+    cache = TeacherCache(root / "public", clock=world.clock)
     names, found = tuple(t.model for t in member.config.teachers), []
     for teacher in member.config.teachers:
+        manner = _manner(root, teacher)
         client = FoundationClient(
-            teacher.url, teacher.model, teacher.timeout_seconds, world.foundation, sleep=world.sleep
+            teacher.url, teacher.model, teacher.timeout_seconds, world.foundation, manner, sleep=world.sleep
         )
         found.append(cache.answers(public, client, member.plan.data.answer_shape, beside=names))
     return tuple(found) or None
+
+
+def _manner(root: Path, teacher: Foundation) -> Manner:
+    """How a foundation model is asked, its files read: InvalidConfiguration, UnsafePermissions or StorageError."""
+    from secure_fedhelp.learning.foundation import Manner, Token
+
+    token = ca = None
+    if teacher.token_file is not None:
+        held = read_private(root / teacher.token_file, "token_file in [[foundations]] of hospital.toml names it.")
+        token = Token(held.decode("ascii", errors="replace").strip())
+    if teacher.ca_file is not None:
+        ca = read_public(root / teacher.ca_file, "ca_file in [[foundations]] of hospital.toml names it.")
+    return Manner(teacher.version, teacher.output, teacher.answers, teacher.largest_batch, ca, token)
 
 
 def _require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:

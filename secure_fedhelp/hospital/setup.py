@@ -12,12 +12,14 @@ from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.certificates import make_request, spiffe_uri
 from secure_fedhelp.identity.clear_keys import seal_clear_keys
 from secure_fedhelp.identity.lock import establish_lock, open_lock
+from secure_fedhelp.identity.private_files import read_public
 from secure_fedhelp.identity.revocation import KEPT_FILE, LIST_FILE
 from secure_fedhelp.identity.sealed_files import write_key
 from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.secagg.sealing import SealingKey
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import REVOCATIONS, SETTINGS, read_bounded
 
 _CONFIG = """\
 # This hospital's configuration. Paths are relative to this folder; unknown keys are refused.
@@ -30,9 +32,13 @@ ledger = {ledger}
 # test = "data/test.npz"                    # records set aside for evaluation, read here only
 # held_out = "data/held-out.csv"            # records trained on by nobody, for plans that measure the model
 # foundation_url = "https://teacher.example"   # an Open Inference Protocol v2 server, asked once, public inputs only
-# [[foundations]]                           # in its place one or two models, each with its url and its name:
+# [[foundations]]                           # in its place one or two models, each with its url, its name and more:
 # url = "https://teacher.example"
 # model = "teacher"
+# answers = "probabilities"                 # if the server answers after a softmax; absent: logits
+# largest_batch = 8                         # records in one question
+# ca_file = "keys/teacher-ca.crt"           # the authority of the server's certificate, if it is your own
+# token_file = "keys/teacher.token"         # a bearer token, in a file for its owner only (chmod 600)
 # [reading]                                 # how your files are written (docs/data.md); nothing of it is guessed
 # separator = ";"                           # of CSV files: "," if absent; "tab" or "bar"
 # decimal = ","                             # "." if absent; with thousands = "." the text 1.234,5 is a number too
@@ -130,9 +136,9 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     return _Earlier(
         signing=signing,
         ledger=(root / config.ledger).resolve(),
-        policy=(root / "policy.toml").read_text(encoding="utf-8"),
+        policy=read_bounded(root / "policy.toml", SETTINGS).decode("utf-8"),
         consortium=config.consortium,
-        trusted={f"keys/{file.name}": file.read_bytes() for file in files if file.exists()},
+        trusted={f"keys/{file.name}": read_public(file, kind=REVOCATIONS) for file in files if file.exists()},
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secure_fedhelp.errors import FedHelpError, KeyCeremonyFailed, StudyEnded
+from secure_fedhelp.errors import FedHelpError, KeyCeremonyFailed, StorageError, StudyEnded
 from secure_fedhelp.hospital.agent import Agent
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.leaving import Farewell, Farewells, farewell
@@ -42,6 +42,7 @@ from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan, load_plan
+from secure_fedhelp.study.reading import METRICS, parse_json, read_lines
 from secure_fedhelp.wire.address import parse_address
 from secure_fedhelp.wire.client import CoordinatorClient
 
@@ -134,9 +135,12 @@ def _method(member: Membership, records: StudyRecords, world: World) -> Method:
     teacher = ask_teacher(member, records.public, world)
     from secure_fedhelp.learning.method import Site
     from secure_fedhelp.learning.methods import make_method
+    from secure_fedhelp.privacy.training import check_model
 
-    name, noise = member.config.name, noise_of(member, _stream(member.vault))
-    return make_method(Site(member.plan, name, records.private, records.public, teacher, noise, records.held_out))
+    plan, name, noise = member.plan, member.config.name, noise_of(member, _stream(member.vault))
+    method = make_method(Site(plan, name, records.private, records.public, teacher, noise, records.held_out))
+    check_model(method.trained_privately(plan, method.site.tier), plan.data.input_shape)
+    return method
 
 
 def _study(
@@ -298,7 +302,11 @@ class _Journal:
         path = self._member.folder.metrics
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [parse_json(line) for line in read_lines(path, METRICS)]
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise StorageError(f"cannot read {path}: {said}", "Move it away: it is written anew.") from error
 
 
 def _release_record(plan: StudyPlan) -> bytes:

@@ -32,6 +32,7 @@ from secure_fedhelp.identity.sealed_files import VAULT, is_sealed, unseal, write
 from secure_fedhelp.identity.unlock import Unlock
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.files import sync_folder, write_atomic
+from secure_fedhelp.study.reading import STATE, read_bounded
 
 _OWNER_ONLY: Final = 0o600
 #: Above every round and key epoch.
@@ -285,7 +286,7 @@ class Vault:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            return self._path(name).read_bytes()
+            return read_bounded(self._path(name), STATE)
         except FileNotFoundError:
             return None
         except OSError as error:

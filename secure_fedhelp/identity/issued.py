@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from secure_fedhelp.errors import StorageError
 from secure_fedhelp.study.canonical import canonical_bytes
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import ISSUED, read_bounded
 from secure_fedhelp.study.sections import Name, Sha256, Strict
 
 Serial = Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")]
@@ -66,7 +67,7 @@ def read_issued(path: Path) -> list[IssuedCertificate]:
     """
     found: dict[str, IssuedCertificate] = {}
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bounded(path, ISSUED).splitlines()
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}", "Restore the authority's folder.") from error
     for number, text in enumerate(lines, start=1):
@@ -85,5 +86,5 @@ def read_issued(path: Path) -> list[IssuedCertificate]:
 
 def append_lines(path: Path, lines: list[IssuedLine] | list[RevokedLine]) -> None:
     """Add lines; after a crash all of them are there or none. StorageError. The caller holds the authority's lock."""
-    before = path.read_bytes() if path.exists() else b""
+    before = read_bounded(path, ISSUED) if path.exists() else b""
     write_atomic(path, before + b"".join(canonical_bytes(line.model_dump(mode="json")) + b"\n" for line in lines))

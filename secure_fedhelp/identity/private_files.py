@@ -9,6 +9,7 @@ from pathlib import Path
 
 from secure_fedhelp.errors import InvalidConfiguration, StorageError, UnsafePermissions
 from secure_fedhelp.study.files import sync_folder
+from secure_fedhelp.study.reading import CERTIFICATE, SECRET, Kind, read_bounded, read_rest, require_fit
 
 
 def read_private(path: Path, hint: str | None = None) -> bytes:
@@ -23,8 +24,9 @@ def read_private(path: Path, hint: str | None = None) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             _require_private(path, os.fstat(descriptor))
+            require_fit(descriptor, SECRET)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                return file.read()
+                return read_rest(file, SECRET)
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
@@ -82,10 +84,10 @@ def create_private(path: Path, data: bytes) -> None:
         raise StorageError(f"cannot make {path}: {error.strerror or error}", "Choose another place.") from error
 
 
-def read_public(path: Path, hint: str | None = None) -> bytes:
+def read_public(path: Path, hint: str | None = None, kind: Kind = CERTIFICATE) -> bytes:
     """The content of a file that holds no secret; InvalidConfiguration (with ``hint``) if missing, StorageError."""
     try:
-        return path.read_bytes()
+        return read_bounded(path, kind)
     except FileNotFoundError as error:
         raise InvalidConfiguration(f"{path}: no such file", hint) from error
     except OSError as error:

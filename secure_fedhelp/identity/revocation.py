@@ -10,7 +10,6 @@ nobody is turned away because of a file. It is kept beside the file too, so that
 
 from __future__ import annotations
 
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,13 +21,12 @@ from cryptography import x509
 
 from secure_fedhelp.errors import FedHelpError, RevocationsUnreadable, StorageError, WrongAuthority
 from secure_fedhelp.identity import pem
-from secure_fedhelp.study.files import read_regular, write_atomic
+from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import REVOCATIONS, read_bounded
 
 #: The file a member is sent, and where the last good one is kept, in the folder of its certificate.
 LIST_FILE: Final = "revoked.crl"
 KEPT_FILE: Final = "revoked.last.crl"
-#: Longer than any list: 100,000 certificates take 5 MB.
-LARGEST_LIST_BYTES: Final = 16 * 1024 * 1024
 #: A member's line for its log, whenever what is in force and why has changed.
 Tell = Callable[[str], None]
 
@@ -178,9 +176,7 @@ class RevocationList:
             mark = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             if mark == self._mark:
                 return
-            if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST_LIST_BYTES:
-                raise RevocationsUnreadable(f"{self._path} has {found.st_size} bytes, as no revocation list has")
-            content = read_regular(self._path)
+            content = read_bounded(self._path, REVOCATIONS)
         except FileNotFoundError as error:
             if self._seen or self._list is not None:
                 raise RevocationsUnreadable(f"{self._path} is gone") from error
@@ -200,7 +196,7 @@ class RevocationList:
     def _load_kept(self) -> None:
         """What an earlier run had in force. One of another authority is of before the authority was renewed."""
         try:
-            content = read_regular(self._kept)
+            content = read_bounded(self._kept, REVOCATIONS)
             self._list, self._pem = read_revocations(content, self._authority), content
         except FileNotFoundError:
             return

@@ -6,12 +6,12 @@ A plan names it and a hospital runs it, so the site policy has to name it first 
 
 from __future__ import annotations
 
-from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from secure_fedhelp.errors import InvalidPlan
+from secure_fedhelp.study.reading import SOURCE, hash_bounded
 
 
 def import_named(path: str, what: str) -> object:
@@ -28,6 +28,6 @@ def source_sha256(path: str) -> str | None:
     """Of the file of ``package.module``, as it is now; None if there is none. What that file imports is not in it."""
     try:
         found = find_spec(path.partition(":")[0])
-        return None if found is None or found.origin is None else sha256(Path(found.origin).read_bytes()).hexdigest()
+        return None if found is None or found.origin is None else hash_bounded(Path(found.origin), SOURCE)[1]
     except (ImportError, OSError, ValueError):
         return None

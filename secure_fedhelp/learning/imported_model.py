@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secure_fedhelp.errors import UnsupportedModel
 from secure_fedhelp.learning.imported import import_named
 from secure_fedhelp.learning.networks import Head
+from secure_fedhelp.privacy.compatibility import usable_inputs
 
 #: Inputs that the parts are tried with, and how far they may be from the whole: it is the same arithmetic.
 _TRIED, _TOLERANCE = 3, 1e-5
@@ -22,12 +23,17 @@ _TRIED, _TOLERANCE = 3, 1e-5
 def take_apart(path: str, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, Head]:
     """Extractor and head of the network at ``path``; InvalidPlan if there is none.
 
-    Raises UnsupportedModel, naming the layer, if it has no such head, if head after extractor is another function than
-    the module, or if training changes a buffer: only parameters travel, so its figures would be lost, or would leave.
+    Raises UnsupportedModel, naming the layer, if it has no such head or a frozen one, if head after extractor is
+    another function than the module, or if training changes a buffer: its figures would be lost, or would leave.
     """
     module = _called(path, shape, classes)
     name, head = _last_head(module, classes, path)
-    inputs = torch.randn(_TRIED, *shape)
+    if not all(p.requires_grad for p in head.parameters()):
+        raise UnsupportedModel(
+            f"{path}: the last layer {name!r} is frozen, and it is what private records train",
+            "Freeze what is before it: requires_grad_(False) on the encoder alone.",
+        )
+    inputs = _taken(module, shape, path)
     whole = _tried(module.eval(), inputs, path)
     if whole.shape[:2] != (_TRIED, classes) or (whole.ndim, isinstance(head, nn.Conv2d)) not in ((2, False), (4, True)):
         raise UnsupportedModel(
@@ -72,6 +78,14 @@ def _last_head(module: nn.Module, classes: int, path: str) -> tuple[str, Head]:
     return found
 
 
+def _taken(module: nn.Module, shape: tuple[int, ...], path: str) -> Tensor:
+    """Inputs [_TRIED, *shape] that the module can answer."""
+    try:
+        return usable_inputs(module.eval(), shape, _TRIED)[-1]
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{path}: {error.message}", error.hint) from error
+
+
 @torch.no_grad()
 def _tried(module: nn.Module, inputs: Tensor, path: str) -> Tensor:
     try:
@@ -92,7 +106,7 @@ def _require_kept_buffers(module: nn.Module, inputs: Tensor, path: str) -> None:
             kind = type(module.get_submodule(layer)).__name__
             raise UnsupportedModel(
                 f"{path}: layer {layer!r} ({kind}) changes its buffer {name!r} in training, and only parameters travel",
-                "Use GroupNorm or LayerNorm instead.",
+                "Use GroupNorm or LayerNorm. In a frozen part keep it in evaluation mode: override the part's train().",
             )
 
 

@@ -2,10 +2,7 @@
 
 What goes out is a :class:`~secure_fedhelp.data.records.PublicSet`, by type and by a check at run time (see
 :mod:`secure_fedhelp.learning.foundation`). What comes back is a stranger's word: its size, names, types, shapes and
-values are checked.
-
-Redirects are not followed and proxies from the environment are not used: either would carry the question to an
-endpoint that the site policy does not name.
+values are checked, that one and the same model gave all of it, and that it can be what the hospital says it is.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 import numpy as np
@@ -24,38 +21,69 @@ from pydantic import ValidationError
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import (
     FoundationAnswerInvalid,
+    FoundationChanged,
     FoundationRefused,
     FoundationUnavailable,
     InvalidConfiguration,
 )
+from secure_fedhelp.learning.inference_http import (
+    ABSENT_STATUS,
+    ANSWER_BYTES,
+    Answered,
+    InferenceHttp,
+    Token,
+    checked_url,
+    require_closed,
+    trusting,
+)
 from secure_fedhelp.learning.inference_protocol import (
+    DATATYPES,
+    HALVES,
     MODEL_NAME,
-    ErrorAnswer,
     InferAnswer,
     InferRequest,
     ModelInfo,
     OutputName,
+    OutputParameters,
+    ServerInfo,
+    Tensor,
     TensorInfo,
+    TensorParameters,
     first_complaint,
+    split_bytes,
     tensor,
+    tensor_bytes,
     values_of,
 )
+from secure_fedhelp.learning.teacher_answers import Answers, Logits, NotLogits, as_logits, require_order
 
-Logits = NDArray[np.float32]
-
-#: Seconds between attempts while the server is down or starting: five attempts, about eight seconds in all.
-PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
-#: Worth another attempt; every other status would be the same again.
-PASSING_STATUS = frozenset({429, 500, 502, 503, 504})
-#: Optional endpoints that a server may lack: not found, method not allowed, not implemented.
-ABSENT_STATUS = frozenset({404, 405, 501})
 #: Values in one request: about 5 MB of JSON, so that images do not add up to one enormous body.
 VALUES_A_REQUEST = 2**18
 LARGEST_BATCH = 256
 #: An answer may take a fixed part and this much a logit (a double is at most 25 characters); the rest is never read.
-ANSWER_BYTES = 2**16
 ANSWER_BYTES_A_VALUE = 64
-BASE_URL = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[A-Za-z0-9._~/-]*)?")
+#: How far apart two answers about one record may be, absolutely and relatively: half precision in another batch.
+_SAME_AGAIN = 0.05
+#: What Triton says of a batch that is too large for a model.
+_TOO_LARGE = re.compile(r"batch-size must be <= ([0-9]{1,6})")
+_HINT_BATCH = "If it takes fewer records at once, set largest_batch in [[foundations]] of hospital.toml."
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a hospital's server wants to be asked, and what its numbers are; all of it the hospital's own business."""
+
+    #: Of several versions the one that is meant; None leaves it to the server.
+    version: str | None = None
+    #: Of several outputs the one that is meant.
+    output: str | None = None
+    #: What its numbers are; None: logits, and what cannot be any is refused.
+    answers: Answers | None = None
+    #: Records in one question, at most.
+    largest_batch: int | None = None
+    #: PEM certificates of the authorities that vouch for the server, in place of the usual ones.
+    ca_pem: bytes | None = field(default=None, repr=False)
+    token: Token | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +92,32 @@ class FoundationAnswer:
 
     logits: Logits
     model_version: str | None
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What every request to the model has in common."""
+
+    path: str
+    input: str
+    #: Of the input, and whether it goes as bytes.
+    datatype: str
+    as_bytes: bool
+    output: OutputName | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One answer: float32 [records, *answer_shape] as they came, and of what datatype and version."""
+
+    values: NDArray[np.float32]
+    datatype: str
+    version: str | None
+
+
+class _BatchTooLarge(Exception):
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
 
 
 class FoundationClient:
@@ -75,14 +129,22 @@ class FoundationClient:
         model: str,
         timeout_seconds: float,
         transport: httpx.BaseTransport | None = None,
+        manner: Manner | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.url = _checked_url(url)
-        self.model = model
-        if not MODEL_NAME.fullmatch(model):
-            raise InvalidConfiguration(f"foundation model name {model[:128]!r}: letters, digits, '_', '.' and '-' only")
+        """InvalidConfiguration for a URL, name, authority or token that cannot be used."""
+        self.url, self.model = checked_url(url), model
+        self.manner = manner or Manner()
+        for what, name in (("name", model), ("version", self.manner.version)):
+            if name is not None and not MODEL_NAME.fullmatch(name):
+                raise InvalidConfiguration(
+                    f"foundation model {what} {name[:128]!r}: letters, digits, '_', '.' and '-' only"
+                )
+        if self.manner.token is not None:
+            require_closed(self.url)
+        self._trusted = None if self.manner.ca_pem is None else trusting(self.url, self.manner.ca_pem)
         self._timeout = timeout_seconds
         self._transport = transport
         self._sleep = sleep
@@ -95,135 +157,232 @@ class FoundationClient:
     def ask(self, public: PublicSet, answer_shape: int | tuple[int, ...]) -> FoundationAnswer:
         """Ask about all public inputs in batches; for a segmentation an answer is [classes, height, width].
 
-        Raises FoundationUnavailable (down, slow, 5xx, model not served), FoundationAnswerInvalid (anything in the
-        answer does not fit) and FoundationRefused (not a public set).
+        Raises FoundationUnavailable (down, slow, 5xx, model not served, no right to ask), FoundationAnswerInvalid
+        (anything in the answer does not fit, or it is no logits), FoundationChanged (not all of it is one model's) and
+        FoundationRefused (not a public set).
         """
         inputs, shape = public_inputs(public), answer_shape if isinstance(answer_shape, tuple) else (answer_shape,)
-        batch = min(LARGEST_BATCH, max(1, VALUES_A_REQUEST // max(1, inputs[0].size)))
-        with httpx.Client(
-            transport=self._transport,
-            timeout=self._timeout,
-            follow_redirects=False,
-            trust_env=False,
-            headers={"accept": "application/json", "accept-encoding": "identity"},
+        with InferenceHttp(
+            self.url, self._timeout, self._transport, self._trusted, self.manner.token, self._sleep, self._monotonic
         ) as http:
             self._require_ready(http)
             info = self._metadata(http)
-            parts, version = [], next(iter(info.versions), None)
-            for start in range(0, len(inputs), batch):
-                answer = self._infer(http, info, inputs[start : start + batch], shape)
-                version = answer.model_version or version
-                parts.append(answer.logits)
-        return FoundationAnswer(np.concatenate(parts), version)
-
-    def _require_ready(self, http: httpx.Client) -> None:
-        status, body = self._call(http, "GET", "/v2/health/ready", ANSWER_BYTES)
-        if status != 200 and status not in ABSENT_STATUS:
-            raise FoundationUnavailable(f"{self.url} is not ready: HTTP {status}{_said(body)}")
-
-    def _metadata(self, http: httpx.Client) -> ModelInfo:
-        """The model's metadata, or an empty one if the server offers none."""
-        status, body = self._call(http, "GET", f"/v2/models/{self.model}", ANSWER_BYTES)
-        if status in ABSENT_STATUS:
-            return ModelInfo(name=self.model)
-        if status != 200:
-            raise FoundationUnavailable(f"{self.url}: no metadata of {self.model!r}: HTTP {status}{_said(body)}")
+            parts = self._ask_all(http, info, inputs, shape)
+        values, datatype = np.concatenate([part.values for part in parts]), parts[0].datatype
         try:
-            info = ModelInfo.model_validate_json(body)
+            logits = as_logits(values, self.manner.answers, datatype)
+            require_order(logits, public.labels, shape[0])
+        except NotLogits as error:
+            raise FoundationAnswerInvalid(f"{self.model!r} on {self.url}: {error}", error.hint) from error
+        return FoundationAnswer(logits, parts[0].version or next(iter(info.versions), None))
+
+    # --- before the questions ----------------------------------------------------------------------------------------
+
+    def _require_ready(self, http: InferenceHttp) -> None:
+        answered = http.call("GET", "/v2/health/ready", ANSWER_BYTES)
+        if answered.status != 200 and answered.status not in ABSENT_STATUS:
+            refused = http.refusal(f"{self.url} is not ready", answered)
+            raise FoundationUnavailable(refused.message, refused.hint)
+
+    @property
+    def _path(self) -> str:
+        version = "" if self.manner.version is None else f"/versions/{self.manner.version}"
+        return f"/v2/models/{self.model}{version}"
+
+    def _metadata(self, http: InferenceHttp) -> ModelInfo:
+        """The model's metadata, or an empty one if the server offers none."""
+        answered = http.call("GET", self._path, ANSWER_BYTES)
+        if answered.status in ABSENT_STATUS:
+            return ModelInfo(name=self.model)
+        if answered.status != 200:
+            refused = http.refusal(f"{self.url}: no metadata of {self.model!r}", answered)
+            raise FoundationUnavailable(refused.message, refused.hint)
+        try:
+            info = ModelInfo.model_validate_json(answered.body)
         except ValidationError as error:
-            raise self._invalid(f"metadata of {self.model!r}: {first_complaint(error)}") from error
+            raise http.invalid(f"metadata of {self.model!r}: {first_complaint(error)}") from error
         if info.name != self.model:
-            raise self._invalid(f"metadata of {info.name[:128]!r} where {self.model!r} was asked for")
+            raise http.invalid(f"metadata of {info.name[:128]!r} where {self.model!r} was asked for")
         if len(info.inputs) > 1:
-            raise self._invalid(f"{self.model!r} has {len(info.inputs)} inputs; a teacher has one")
-        if info.inputs and info.inputs[0].datatype != "FP32":
-            raise self._invalid(f"{self.model!r} reads {info.inputs[0].datatype[:32]!r}; FP32 is sent")
+            raise http.invalid(f"{self.model!r} has {len(info.inputs)} inputs; a teacher has one")
+        if info.inputs and info.inputs[0].datatype not in ("", *DATATYPES):
+            raise http.invalid(
+                f"{self.model!r} reads {info.inputs[0].datatype[:32]!r}; one of {', '.join(DATATYPES)} is sent"
+            )
         return info
 
-    def _infer(
-        self, http: httpx.Client, info: ModelInfo, inputs: NDArray[np.float32], shape: tuple[int, ...]
-    ) -> FoundationAnswer:
-        wanted = self._output_name(info.outputs)
-        request = InferRequest.model_construct(
-            id=None,
-            inputs=(tensor(info.inputs[0].name if info.inputs else "input", inputs),),
-            outputs=(OutputName(name=wanted),) if wanted else (),
-        )
-        body = request.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
-        largest = ANSWER_BYTES + ANSWER_BYTES_A_VALUE * len(inputs) * math.prod(shape)
-        status, raw = self._call(http, "POST", f"/v2/models/{self.model}/infer", largest, body)
-        if status in ABSENT_STATUS:
-            raise FoundationUnavailable(f"{self.url} does not serve {self.model!r}: HTTP {status}{_said(raw)}")
-        if status in (401, 403) or status >= 500:
-            raise FoundationUnavailable(f"{self.url} gives {self.model!r} no answer: HTTP {status}{_said(raw)}")
-        if status != 200:
-            raise self._invalid(f"HTTP {status}{_said(raw)}")
+    def _question(self, http: InferenceHttp, info: ModelInfo) -> _Question:
+        datatype = (info.inputs[0].datatype if info.inputs else "") or "FP32"
+        # FP16 goes as JSON to a server that reads no bytes; only what is written as JSON is written exactly.
+        as_bytes = datatype == "BF16" or (datatype == "FP16" and self._reads_bytes(http))
+        wanted = self._output(http, info.outputs)
+        output = None
+        if wanted is not None:
+            half = wanted.datatype in HALVES
+            output = OutputName(name=wanted.name, parameters=OutputParameters(binary_data=True) if half else None)
+        name = info.inputs[0].name if info.inputs else "input"
+        return _Question(f"{self._path}/infer", name, datatype, as_bytes, output)
+
+    def _reads_bytes(self, http: InferenceHttp) -> bool:
+        answered = http.call("GET", "/v2", ANSWER_BYTES)
         try:
-            answer = InferAnswer.model_validate_json(raw)
+            return "binary_tensor_data" in ServerInfo.model_validate_json(answered.body).extensions
+        except ValidationError:
+            return False
+
+    def _output(self, http: InferenceHttp, outputs: tuple[TensorInfo, ...]) -> TensorInfo | None:
+        """The output to ask for: the named one, the only one, or the one called ``logits``; None without metadata."""
+        named = {output.name: output for output in outputs}
+        if self.manner.output is not None:
+            if named and self.manner.output not in named:
+                listed = ", ".join(repr(name[:64]) for name in list(named)[:8])
+                raise http.invalid(f"{self.model!r} has no output {self.manner.output!r}; it has {listed}")
+            return named.get(self.manner.output, TensorInfo(name=self.manner.output))
+        if len(outputs) <= 1:
+            return outputs[0] if outputs else None
+        if "logits" in named:
+            return named["logits"]
+        listed = ", ".join(repr(name[:64]) for name in list(named)[:8])
+        raise http.invalid(
+            f"{self.model!r} has several outputs and none is called 'logits': {listed}",
+            "Name the one that is meant: output in [[foundations]] of hospital.toml.",
+        )
+
+    # --- the questions -----------------------------------------------------------------------------------------------
+
+    def _ask_all(
+        self, http: InferenceHttp, info: ModelInfo, inputs: NDArray[np.float32], shape: tuple[int, ...]
+    ) -> list[_Part]:
+        question, fixed = self._question(http, info), self._fixed_batch(http, info, inputs)
+        batch = min(LARGEST_BATCH, max(1, VALUES_A_REQUEST // max(1, inputs[0].size)))
+        batch = fixed or min(batch, self.manner.largest_batch or batch)
+        parts: list[_Part] = []
+        start = 0
+        while start < len(inputs):
+            try:
+                parts.append(self._infer(http, question, inputs[start : start + batch], shape, fixed))
+            except _BatchTooLarge as error:
+                batch = error.largest
+                continue
+            self._require_one_model(info, parts)
+            start += batch
+        if len(parts) > 1:  # a model that was replaced half-way may have no version to tell it by
+            again = self._infer(http, question, inputs[:1], shape, fixed)
+            self._require_one_model(info, [*parts, again])
+            if not np.allclose(again.values, parts[0].values[:1], rtol=_SAME_AGAIN, atol=_SAME_AGAIN):
+                raise FoundationChanged(
+                    f"{self.model!r} on {self.url} answers otherwise about a record that it was asked about before",
+                    "Serve one model, with its random layers off (evaluation mode). Nothing was kept.",
+                )
+        return parts
+
+    def _fixed_batch(self, http: InferenceHttp, info: ModelInfo, inputs: NDArray[np.float32]) -> int | None:
+        """How many records a question must have, if the metadata say so; the other sizes have to be ours."""
+        sizes = info.inputs[0].shape if info.inputs else ()
+        if len(sizes) != inputs.ndim:
+            return None  # some servers leave the records' axis out, or the shape
+        if any(size >= 0 and size != own for size, own in zip(sizes[1:], inputs.shape[1:], strict=True)):
+            raise http.invalid(f"{self.model!r} reads shape {list(sizes)}; the plan's is [-1, {_sizes(inputs)}]")
+        if sizes[0] > LARGEST_BATCH:
+            raise http.invalid(f"{self.model!r} reads {sizes[0]} records at once; {LARGEST_BATCH} at most are sent")
+        return sizes[0] if sizes[0] > 0 else None
+
+    def _infer(
+        self,
+        http: InferenceHttp,
+        question: _Question,
+        inputs: NDArray[np.float32],
+        shape: tuple[int, ...],
+        fixed: int | None,
+    ) -> _Part:
+        """One question. With a ``fixed`` number of records the last one is repeated, and what is too much cut off."""
+        count = len(inputs)
+        if fixed is not None and count < fixed:
+            inputs = np.concatenate([inputs, np.repeat(inputs[-1:], fixed - count, axis=0)])
+        body, json_bytes = _body(question, inputs)
+        largest = ANSWER_BYTES + ANSWER_BYTES_A_VALUE * len(inputs) * math.prod(shape)
+        answered = http.call("POST", question.path, largest, body, json_bytes)
+        if answered.status != 200:
+            raise self._refused(http, answered, len(inputs), fixed)
+        part = self._checked(http, question, answered, (len(inputs), *shape))
+        return _Part(part.values[:count], part.datatype, part.version)
+
+    def _refused(self, http: InferenceHttp, answered: Answered, records: int, fixed: int | None) -> Exception:
+        words = http.words(answered.body)
+        found = _TOO_LARGE.search(words) if answered.status == 400 and fixed is None else None
+        if found is not None and 0 < int(found[1]) < records:
+            return _BatchTooLarge(int(found[1]))
+        refused = http.refusal(f"{self.url} gives {self.model!r} no answer about {records} records", answered)
+        if answered.status in (400, 422, 500) and records > 1:
+            refused.hint = _HINT_BATCH
+        return refused
+
+    def _checked(self, http: InferenceHttp, question: _Question, answered: Answered, shape: tuple[int, ...]) -> _Part:
+        try:
+            answer = InferAnswer.model_validate_json(answered.body[: answered.json_bytes])
         except ValidationError as error:
-            raise self._invalid(first_complaint(error)) from error
-        return FoundationAnswer(self._checked(answer, wanted, (len(inputs), *shape)), answer.model_version)
-
-    def _output_name(self, outputs: tuple[TensorInfo, ...]) -> str | None:
-        """The output to ask for: the only one, or the one called ``logits``; None without metadata."""
-        names = [output.name for output in outputs]
-        if len(names) <= 1:
-            return names[0] if names else None
-        if "logits" in names:
-            return "logits"
-        raise self._invalid(f"{self.model!r} has several outputs and none is called 'logits'")
-
-    def _checked(self, answer: InferAnswer, wanted: str | None, shape: tuple[int, ...]) -> Logits:
+            raise http.invalid(first_complaint(error)) from error
         if answer.model_name != self.model:
-            raise self._invalid(f"an answer of {answer.model_name[:128]!r} where {self.model!r} was asked")
-        found = [output for output in answer.outputs if wanted in (None, output.name)]
+            raise http.invalid(f"an answer of {answer.model_name[:128]!r} where {self.model!r} was asked")
+        wanted = None if question.output is None else question.output.name
+        found = [number for number, output in enumerate(answer.outputs) if wanted in (None, output.name)]
         if len(found) != 1:
             named = f"called {wanted!r}" if wanted else "in all"
-            raise self._invalid(f"{len(found)} outputs {named} where one belongs")
+            raise http.invalid(f"{len(found)} outputs {named} where one belongs")
+        output = answer.outputs[found[0]]
         try:
-            return values_of(found[0], shape)
+            data = split_bytes(answer.outputs, answered.body[answered.json_bytes :])[found[0]]
+            values = values_of(output, shape, data)
         except ValueError as error:
-            raise self._invalid(str(error)) from error
+            hint = None
+            if output.shape in (shape[:1], (*shape[:1], 1)) and shape[1:] == (2,):
+                hint = "One number a record is a sigmoid or a class: serve one for each class, before the softmax."
+            raise http.invalid(str(error), hint) from error
+        return _Part(values, output.datatype, answer.model_version)
 
-    def _call(
-        self, http: httpx.Client, method: str, path: str, largest: int, content: bytes | None = None
-    ) -> tuple[int, bytes]:
-        """Status and body of one request, tried again while the server is down; asking twice changes nothing there."""
-        trouble = ""
-        for pause in (*PAUSES_SECONDS, None):
-            try:
-                status, body = self._once(http, method, path, largest, content)
-                if status not in PASSING_STATUS:
-                    return status, body
-                trouble = f"HTTP {status}{_said(body)}"
-            except httpx.TimeoutException as error:  # it had its time; asking again would only wait again
-                raise FoundationUnavailable(f"{self.url}{path}: no answer in {self._timeout:g} seconds") from error
-            except httpx.RequestError as error:
-                trouble = str(error)[:200] or type(error).__name__
-            if pause is not None:
-                self._sleep(pause)
-        raise FoundationUnavailable(f"{self.url}{path}: {trouble} ({len(PAUSES_SECONDS) + 1} attempts)")
+    def _require_one_model(self, info: ModelInfo, parts: list[_Part]) -> None:
+        """FoundationChanged unless the last of ``parts`` is by the model of the first, and of the metadata."""
+        last, who = parts[-1].version, f"{self.model!r} on {self.url}"
+        told = {"version": (parts[0].version, last), "datatype": (parts[0].datatype, parts[-1].datatype)}
+        for what, (before, now) in told.items():
+            if before != now:
+                changed = f"{what} {_short(before)}, then {_short(now)}"
+                raise FoundationChanged(f"{who} changed while it was asked: {changed}")
+        if last is None:
+            return
+        if self.manner.version not in (None, last):
+            raise FoundationChanged(f"{who} answered as version {_short(last)}, asked was {self.manner.version!r}")
+        if info.versions and last not in info.versions:
+            listed = ", ".join(_short(version) for version in info.versions[:8])
+            raise FoundationChanged(f"{who} answered as version {_short(last)}, its metadata say {listed}")
 
-    def _once(
-        self, http: httpx.Client, method: str, path: str, largest: int, content: bytes | None
-    ) -> tuple[int, bytes]:
-        headers = {"content-type": "application/json"} if content is not None else {}
-        deadline = self._monotonic() + self._timeout
-        with http.stream(method, self.url + path, content=content, headers=headers) as response:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                # A few compressed bytes may unpack to gigabytes; we asked for none.
-                raise self._invalid("a compressed answer, which was not asked for")
-            body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                if len(body) > largest:
-                    raise self._invalid(f"more than {largest} bytes, which is more than the question can need")
-                if self._monotonic() > deadline:  # httpx bounds each read; a server that drips would go on for ever
-                    raise httpx.ReadTimeout("slow answer", request=response.request)
-            return response.status_code, bytes(body)
 
-    def _invalid(self, what: str) -> FoundationAnswerInvalid:
-        return FoundationAnswerInvalid(f"foundation server {self.url}: {what}")
+def _body(question: _Question, inputs: NDArray[np.float32]) -> tuple[bytes, int | None]:
+    """A request's body, and how much of it is JSON, if not all."""
+    given, data = tensor(question.input, inputs), b""
+    if question.as_bytes:
+        data = tensor_bytes(inputs, question.datatype)
+        given = Tensor.model_construct(
+            name=question.input,
+            datatype=question.datatype,
+            shape=inputs.shape,
+            parameters=TensorParameters(binary_data_size=len(data)),
+        )
+    elif question.datatype != "FP32":
+        given = given.model_copy(update={"datatype": question.datatype})
+    request = InferRequest.model_construct(
+        id=None, inputs=(given,), outputs=() if question.output is None else (question.output,)
+    )
+    text = request.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
+    return text + data, len(text) if question.as_bytes else None
+
+
+def _short(version: str | None) -> str:
+    return "none" if version is None else repr(version[:64])
+
+
+def _sizes(inputs: NDArray[np.float32]) -> str:
+    return ", ".join(map(str, inputs.shape[1:]))
 
 
 def public_inputs(public: PublicSet) -> NDArray[np.float32]:
@@ -239,24 +398,3 @@ def public_inputs(public: PublicSet) -> NDArray[np.float32]:
     if not np.isfinite(inputs).all():
         raise FoundationRefused("the public set holds NaN or infinity")
     return inputs
-
-
-def _checked_url(url: str) -> str:
-    """The server's base URL without a trailing slash; InvalidConfiguration if it is not a plain http(s) address."""
-    if "@" in url:
-        # A password would be written to the cache's record and into messages; and a policy that allows
-        # http://inside must not be fooled by http://inside@outside.
-        raise InvalidConfiguration("foundation URL: a user name or password in it is refused")
-    found = BASE_URL.fullmatch(url)
-    if found is None or int(found["port"] or 0) >= 2**16:
-        raise InvalidConfiguration(f"foundation URL {url[:200]!r}: http://host:port or https://host expected")
-    return url.rstrip("/")
-
-
-def _said(body: bytes) -> str:
-    """The server's own words after a status, if it answered a v2 error; shortened, and printable only."""
-    try:
-        words = ErrorAnswer.model_validate_json(body).error[:200]
-    except ValidationError:
-        return ""
-    return " (" + "".join(c if c.isprintable() else " " for c in words) + ")"

@@ -30,7 +30,8 @@ from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.errors import InvalidData, InvalidPlan, PlanChanged, PublicSetMismatch, StorageError
 from secure_fedhelp.learning.evaluation import Metrics, evaluate
 from secure_fedhelp.learning.measuring import PooledMetrics, count, leaving, one_record_each, pooled
-from secure_fedhelp.learning.steps import Logits
+from secure_fedhelp.learning.models import Surrogate
+from secure_fedhelp.learning.steps import Logits, fresh_model
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian, PooledExact, planned_events
 from secure_fedhelp.privacy.noise import NoiseSource
@@ -155,6 +156,14 @@ class Method(ABC):
             )
         fields = ({"name": name, "length": length, "bound": limits[name]} for name, length in lengths.items())
         return [ChannelSection.model_validate(field) for field in fields]  # what is standard is filled in
+
+    @classmethod
+    def trained_privately(cls, plan: StudyPlan, tier: Tier) -> nn.Module:
+        """What DP-SGD trains at a hospital of ``tier``, at its initial weights: it is tried before a study begins.
+
+        A method that trains something else than the plan's small network says so.
+        """
+        return Surrogate(fresh_model(plan, plan.model.small))
 
     @abstractmethod
     def train(self, round_number: int) -> Said:

@@ -3,10 +3,15 @@
 Every network is an extractor with two heads, the surrogate and the auxiliary of FedHelp (KDD 2025): the *private* head
 is trained on private records, the *public* head on the public set, and the extractor on both. The networks themselves
 are in learning/networks.py, those from outside are taken apart in learning/imported_model.py.
+
+A vector holds what is trained. *Constants*, frozen parameters and buffers, are as the network was made and travel
+nowhere. Private gradients are functions of them, so they must be public: the plan names their SHA-256, which every
+hospital signs and compares before it trains.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from copy import deepcopy
@@ -99,23 +104,39 @@ def build(architecture: str, input_shape: Sequence[int], classes: int, seed: int
 
 
 def parameter_count(architecture: str, input_shape: Sequence[int], classes: int) -> int:
-    """Length of the network's vector: extractor and both heads."""
-    return sum(p.numel() for p in build(architecture, input_shape, classes, seed=0).parameters())
+    """Length of the network's vector: what is trained of extractor and both heads."""
+    return sum(p.numel() for p in trained(build(architecture, input_shape, classes, seed=0)))
+
+
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen, in the order of definition."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def constants_sha256(model: nn.Module) -> str | None:
+    """SHA-256 over names, types, shapes and values of what no training changes; None if there is no such thing."""
+    frozen = [(name, p.detach()) for name, p in model.named_parameters() if not p.requires_grad]
+    constants = sorted([*frozen, *model.named_buffers()], key=lambda named: named[0])
+    digest = hashlib.sha256()
+    for name, values in constants:
+        digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(values.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest() if constants else None
 
 
 def flatten(model: nn.Module) -> NDArray[np.float64]:
-    """All parameters as one float64 vector, in the order of definition."""
-    return np.concatenate([p.detach().numpy().astype(np.float64).ravel() for p in model.parameters()])
+    """All parameters that are not frozen as one float64 vector, in the order of definition."""
+    return np.concatenate([p.detach().numpy().astype(np.float64).ravel() for p in trained(model)])
 
 
 def load_flat(model: nn.Module, vector: NDArray[np.float64]) -> None:
     """Put a vector of :func:`flatten`'s layout into ``model`` (as float32); InvalidContribution on another length."""
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(p.numel() for p in trained(model))
     if vector.shape != (total,):
         raise InvalidContribution(f"a vector of shape {vector.shape} for a model of {total} parameters")
     start = 0
     with torch.no_grad():
-        for p in model.parameters():
+        for p in trained(model):
             part = vector[start : start + p.numel()].astype(np.float32)
             p.copy_(torch.from_numpy(part).view_as(p))
             start += p.numel()

@@ -38,7 +38,7 @@ class Split:
 
         InvalidPlan for a pattern that fits nothing, and if nothing is shared or nothing personal.
         """
-        sizes = {name: p.numel() for name, p in model.named_parameters()}
+        sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in sizes):
                 raise InvalidPlan(f"method.personal: no layer is called {pattern!r}; there are {', '.join(sizes)}")

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Inputs, PublicSet, Records
-from secure_fedhelp.errors import UnsupportedModel
+from secure_fedhelp.errors import InvalidPlan, UnsupportedModel
 from secure_fedhelp.learning.common_work import CommonWork, key_of
 from secure_fedhelp.learning.distillation import soft_loss
-from secure_fedhelp.learning.models import TwoHeaded, build, load_flat
+from secure_fedhelp.learning.models import TwoHeaded, build, constants_sha256, load_flat
 from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.privacy.training import RecordLoss
@@ -42,7 +42,30 @@ def fresh_model(plan: StudyPlan, architecture: str) -> TwoHeaded:
     if model.pixelwise != plan.data.masked:
         answers = "each pixel" if model.pixelwise else "each record"
         raise UnsupportedModel(f"{architecture} has an answer for {answers}, and the plan's task is {plan.data.task}")
+    _require_known_constants(plan, architecture, model)
     return model
+
+
+def _require_known_constants(plan: StudyPlan, architecture: str, model: TwoHeaded) -> None:
+    """InvalidPlan unless what no training changes in ``model`` is what the plan's hospitals have signed.
+
+    A private gradient depends on it: of weights that one hospital trained on its patients no budget would know.
+    """
+    named, found = plan.model.constants(architecture), constants_sha256(model)
+    if named == found:
+        return
+    key = "small_constants" if architecture == plan.model.small else "large_constants"
+    if found is None:
+        raise InvalidPlan(f"model.{key}: {architecture} has no frozen parameters or buffers", "Leave the key out.")
+    if named is None:
+        raise InvalidPlan(
+            f"{architecture} has frozen parameters or buffers, and the plan does not say which values they have",
+            f'If they are public, write {key} = "{found}" into [model], and have the plan signed anew.',
+        )
+    raise InvalidPlan(
+        f"{architecture} is made here with other frozen parameters or buffers than the plan's {key}",
+        f"Use the same version of the code, the weights and PyTorch as the plan's author; here it is {found}.",
+    )
 
 
 def trained_model(plan: StudyPlan, architecture: str, parameters: NDArray[np.float64]) -> TwoHeaded:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from secure_fedhelp.learning.models import Surrogate, TwoHeaded
+from secure_fedhelp.learning.steps import fresh_model
 from secure_fedhelp.privacy.training import RecordLoss
+from secure_fedhelp.study.plan import StudyPlan
 
 
 class Twin(nn.Module):
@@ -27,6 +29,11 @@ class Twin(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.cat([self.leaves(inputs), self.stays(inputs)], dim=1)
+
+
+def fresh_twin(plan: StudyPlan, stays: str) -> Twin:
+    """The plan's small network, which leaves, and the network ``stays``, both at their initial weights."""
+    return Twin(fresh_model(plan, plan.model.small), fresh_model(plan, stays))
 
 
 def of_both(losses: Callable[[Tensor, Tensor, Tensor], Tensor]) -> RecordLoss:

@@ -33,6 +33,7 @@ from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.study.canonical import GENESIS
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.patients import canonical_patient, former_spellings
+from secure_fedhelp.study.reading import PATIENT_BOOK, read_bounded
 
 #: A key of 32 bytes for a purpose; made from the hospital's signing key.
 KEY_PURPOSE: Final = "data-set-fingerprints"
@@ -42,6 +43,7 @@ _CONTEXT: Final = b"secure-fedhelp/patient-book/1"
 _HINT: Final = (
     "Restore it from a backup. If there is none, delete it: every earlier data set then counts as the same patients."
 )
+_FULL: Final = "Begin another ledger for other patients: nothing was trained and nothing was spent."
 
 
 class PatientBook:
@@ -106,13 +108,13 @@ class PatientBook:
 
     def _read(self) -> None:
         try:
-            sealed = self._path.read_bytes()
+            sealed = read_bounded(self._path, PATIENT_BOOK)
         except FileNotFoundError:
             return
         except OSError as error:
             raise StorageError(f"cannot read {self._path}: {error.strerror or error}") from error
         try:
-            data = AESGCM(self._seal_key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _CONTEXT)
+            data = AESGCM(self._seal_key).decrypt(sealed[:_NONCE_BYTES], memoryview(sealed)[_NONCE_BYTES:], _CONTEXT)
         except (InvalidTag, ValueError) as error:
             raise LedgerInvalid(f"{self._path} is damaged, or was made with another signing key", _HINT) from error
         record = json.loads(data)
@@ -124,6 +126,8 @@ class PatientBook:
         sets = {name: sorted(patients) for name, patients in sorted(self._sets.items())}
         former = {name: sorted(patients) for name, patients in sorted(self._former.items())}
         data = json.dumps({"sets": sets, "former": former, "entries": self._seen[0], "head": self._seen[1]}).encode()
+        if len(data) > PATIENT_BOOK.largest - 1024:  # nobody would read it
+            raise StorageError(f"{self._path}: {PATIENT_BOOK.name} has at most {PATIENT_BOOK.largest} bytes", _FULL)
         nonce = secrets.token_bytes(_NONCE_BYTES)
         write_atomic(self._path, nonce + AESGCM(self._seal_key).encrypt(nonce, data, _CONTEXT), 0o600)
 

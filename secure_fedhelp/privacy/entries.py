@@ -237,7 +237,7 @@ def check_lines(lines: list[bytes], source: str, public_hex: str | None = None) 
     return check_history(lines, source, public_hex).entries
 
 
-def check_history(lines: list[bytes], source: str, public_hex: str | None = None) -> History:
+def check_history(lines: Iterable[bytes], source: str, public_hex: str | None = None) -> History:
     """As :func:`check_lines`, with what the next entry will be held against."""
     so_far = History()
     for index, line in enumerate(lines):

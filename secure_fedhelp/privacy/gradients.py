@@ -4,15 +4,19 @@
   ICML 2023): one backward pass gives the gradient at each layer's *output*, and from that and the layer's input each
   record's gradient follows by a formula. What plain training wants and this does not, the parameters' gradients summed
   over the batch, is never computed; Opacus' hooks compute both.
-* :class:`OpacusHooks`, for every other model: any layer that Opacus knows, any number of times.
+* :class:`OpacusHooks`: any layer that Opacus knows, any number of times.
+* :class:`RecordByRecord`, for every other model: each record alone through plain autograd, which is right by definition
+  and many times slower. Attention, recurrent layers and weights that are used outside of their layers go this way.
+
+Frozen parameters (``requires_grad`` False) have no gradient, enter no norm and get no noise.
 
 **A record's norm is taken of the very numbers that are summed.** Ghost clipping (Li and others, ICLR 2022) finds the
 norm by another way, sum_st <a_s, a_t> <g_s, g_t> over a convolution's places s and t, whose terms may cancel: in single
 precision a record's norm can come out too small, and the record count for more than the clipping norm. A linear layer
 has one place: there the norm is the product |a| |g|, which cannot cancel, and the gradient is never written out.
 
-The rule: BookKeeping where it has a formula for each layer and agrees with a loop over records, else the hooks. That
-the first is faster was measured on the networks of the studies and MONAI's others (``secure-fedhelp bench training``,
+The rule: the first of the three that agrees with a loop over records in a trial. That book-keeping is faster was
+measured on the networks of the studies and MONAI's others (``secure-fedhelp bench training``,
 docs/benchmarks.md). PyTorch's expanded weights, there too, are faster than the hooks; but whether they can do a model
 depends on the memory layout of what comes back from its loss, which the trial does not know: on a U-Net they agree with
 the loop, and raise under a loss that puts channels last. So nothing is trained by them.
@@ -34,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secure_fedhelp.errors import UnsupportedModel
+from secure_fedhelp.privacy.compatibility import require_records_apart, usable_inputs, without_dropout
 
 #: The attributes of a parameter that hold raw private values while it is trained.
 _PRIVATE: Final = ("grad_sample", "summed_grad")
@@ -136,6 +141,11 @@ class OpacusHooks:
             # Right as it is: inputs need no gradient, they are data.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             losses.sum().backward()  # type: ignore[no-untyped-call]
+        for layer in self._wrapped._module.modules():
+            # A padding row is never trained: torch gives it no gradient, and Opacus (1.6) does.
+            if isinstance(layer, nn.Embedding) and layer.padding_idx is not None and layer.weight.requires_grad:
+                sample: Tensor = layer.weight.grad_sample  # type: ignore[attr-defined]
+                sample[:, layer.padding_idx] = 0
 
     def close(self) -> None:
         self._wrapped.to_standard_module()
@@ -152,7 +162,9 @@ class BookKeeping:
 
     @staticmethod
     def covers(model: nn.Module) -> bool:
-        """Whether there is a formula for each layer, and no parameter belongs to two."""
+        """Whether there is a formula for each layer, no parameter belongs to two, and no layer works in place."""
+        if any(getattr(module, "inplace", False) for module in model.modules()):
+            return False  # what a layer answered would be another value by the time its gradient is asked for
         layers = _layers(model)
         own = [id(p) for layer in layers for p in layer.parameters(recurse=False)]
         return all(map(_has_formula, layers)) and len(set(own)) == len(own)
@@ -171,7 +183,8 @@ class BookKeeping:
         backprops = torch.autograd.grad(losses.sum(), [output for *_, output in self._seen])
         for (layer, inputs, _), backprop in zip(self._seen, backprops, strict=True):
             for parameter, sample in _FORMULAS[type(layer)](layer, inputs, backprop).items():
-                parameter.grad_sample = sample  # type: ignore[attr-defined]  # where Opacus' optimiser looks
+                if parameter.requires_grad:
+                    parameter.grad_sample = sample  # type: ignore[attr-defined]  # where Opacus' optimiser looks
         self._seen.clear()
 
     def close(self) -> None:
@@ -181,6 +194,33 @@ class BookKeeping:
 
     def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._seen.append((layer, inputs[0].detach(), output))
+
+
+class RecordByRecord:
+    """Each record forth and back by itself, through plain autograd."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._outputs = model, list[Tensor]()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        self._outputs = [self._model(inputs[i : i + 1]) for i in range(len(inputs))]
+        return torch.cat(self._outputs)
+
+    def backward(self, losses: Tensor) -> None:
+        slopes = torch.autograd.grad(losses.sum(), self._outputs)
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        samples = [torch.zeros(len(slopes), *p.shape, dtype=p.dtype) for p in parameters]
+        for number, (output, slope) in enumerate(zip(self._outputs, slopes, strict=True)):
+            found = torch.autograd.grad(output, parameters, slope, allow_unused=True)
+            for sample, gradient in zip(samples, found, strict=True):
+                if gradient is not None:
+                    sample[number] = gradient
+        for parameter, sample in zip(parameters, samples, strict=True):
+            parameter.grad_sample = sample  # type: ignore[attr-defined]  # where Opacus' optimiser looks
+        self._outputs = []
+
+    def close(self) -> None:
+        self._outputs = []
 
 
 @contextmanager
@@ -218,9 +258,8 @@ def _conv2d(layer: nn.Conv2d, inputs: Tensor, backprops: Tensor) -> dict[Tensor,
     channels where channels are last, in about half of the time that Opacus' order takes; but with one channel a row of
     places is longer.
     """
-    (b, channels, height, width), (up, left) = inputs.shape, map(int, layer.padding)
-    padded = inputs.new_zeros(b, height + 2 * up, width + 2 * left, channels)
-    padded[:, up : up + height, left : left + width] = inputs.permute(0, 2, 3, 1)
+    padded = _padded(layer, inputs)
+    b, _, _, channels = padded.shape
     record, row, column, _ = padded.stride()
     (down, right), (apart, beside) = layer.stride, layer.dilation
     places, kernel, outputs = backprops.shape[2:], layer.kernel_size, backprops.flatten(2)
@@ -237,52 +276,96 @@ def _conv2d(layer: nn.Conv2d, inputs: Tensor, backprops: Tensor) -> dict[Tensor,
     return samples if layer.bias is None else samples | {layer.bias: Explicit(outputs.sum(2))}
 
 
+def _padded(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    """The inputs as the layer pads them, with channels last: [b, height, width, channels]."""
+    (b, channels, height, width), padding = inputs.shape, layer._reversed_padding_repeated_twice
+    if layer.padding_mode != "zeros":
+        padded = functional.pad(inputs, padding, mode=layer.padding_mode)
+        return padded.permute(0, 2, 3, 1).contiguous()
+    left, right, up, down = padding
+    padded = inputs.new_zeros(b, height + up + down, width + left + right, channels)
+    padded[:, up : up + height, left : left + width] = inputs.permute(0, 2, 3, 1)
+    return padded
+
+
 def _group_norm(layer: nn.GroupNorm, inputs: Tensor, backprops: Tensor) -> dict[Tensor, PerRecord]:
     """The layer scales and shifts each channel of what it has normalised."""
     normalised = functional.group_norm(inputs, layer.num_groups, eps=layer.eps)
     flat = (*backprops.shape[:2], -1)
     scales, shifts = (normalised * backprops).reshape(flat).sum(2), backprops.reshape(flat).sum(2)
-    return {layer.weight: Explicit(scales), layer.bias: Explicit(shifts)}
+    return _scaled_and_shifted(layer, scales, shifts)
+
+
+def _layer_norm(layer: nn.LayerNorm, inputs: Tensor, backprops: Tensor) -> dict[Tensor, PerRecord]:
+    """As for groups: each value of the last axes has a scale and a shift, for all places of a record."""
+    normalised, shape = functional.layer_norm(inputs, layer.normalized_shape, eps=layer.eps), layer.normalized_shape
+    if inputs.dim() <= len(shape):
+        raise UnsupportedModel("a layer norm over the records of a batch")
+    flat = (len(inputs), -1, *shape)
+    scales, shifts = (normalised * backprops).reshape(flat).sum(1), backprops.reshape(flat).sum(1)
+    return _scaled_and_shifted(layer, scales, shifts)
+
+
+def _scaled_and_shifted(layer: nn.GroupNorm | nn.LayerNorm, scales: Tensor, shifts: Tensor) -> dict[Tensor, PerRecord]:
+    """A norm may go without its shift, and without both it has no parameters."""
+    samples: dict[Tensor, PerRecord] = {layer.weight: Explicit(scales)}
+    return samples if layer.bias is None else samples | {layer.bias: Explicit(shifts)}
+
+
+def _embedding(layer: nn.Embedding, inputs: Tensor, backprops: Tensor) -> dict[Tensor, PerRecord]:
+    """Each row gets the output gradients of the places that asked for it; a padding row gets none."""
+    values = backprops.new_zeros(len(inputs), *layer.weight.shape)
+    places = inputs.reshape(len(inputs), -1, 1).expand(-1, -1, layer.embedding_dim)
+    values.scatter_add_(1, places.long(), backprops.reshape(places.shape))
+    if layer.padding_idx is not None:
+        values[:, layer.padding_idx] = 0
+    return {layer.weight: Explicit(values)}
 
 
 _FORMULAS: dict[type[nn.Module], Callable[..., dict[Tensor, PerRecord]]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
     nn.GroupNorm: _group_norm,
+    nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
 }
 
 
 def _has_formula(layer: nn.Module) -> bool:
     """By exact type: a subclass may compute something else."""
     if type(layer) is nn.Conv2d:
-        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return layer.groups == 1
     return type(layer) in _FORMULAS
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """The modules that have parameters of their own."""
-    return [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    """The modules that have parameters of their own to train."""
+    return [module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
 
 
 # -- which way is right ------------------------------------------------------------------------------------------------
 
 #: What torch and Opacus raise on models that they cannot follow.
-_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError)
+_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError, UnsupportedModel)
+#: The fastest first.
+_WAYS: Final[tuple[type[Gradients], ...]] = (BookKeeping, OpacusHooks, RecordByRecord)
+#: Parameters that a refusal names.
+_NAMED = 4
 #: What was found right for a structure. The trial takes as long as some steps, and a study makes its models anew each
 #: round; whether a way is right does not depend on the weights.
 _CHOSEN: dict[tuple[object, ...], type[Gradients]] = {}
 
 
 def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
-    """The fastest way that gives each record's gradient; UnsupportedModel if none does.
+    """The fastest way that gives each record's gradient; UnsupportedModel, naming the layer, if none does.
 
     Two random records are sent forth and back together, and each alone through plain autograd: the gradients must be
     the same. That sees what no list of layers does: a mean over the batch in the middle of a model, or a parameter that
-    is also used outside of its layer. Dropout layers are off meanwhile; a model that draws random numbers otherwise
-    cannot be told from those, and is refused too.
+    is also used outside of its layer. Dropout is off meanwhile; a model that draws random numbers otherwise cannot be
+    told from those, and is refused too.
     One trial for all models of the same modules, settings and input shape.
     """
-    modules = tuple((name, type(module), module.extra_repr()) for name, module in model.named_modules())
+    modules = tuple((name, type(m), m.extra_repr(), _settings(m)) for name, m in model.named_modules())
     parameters = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
     key = (modules, parameters, input_shape)
     if key not in _CHOSEN:
@@ -290,46 +373,59 @@ def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
     return _CHOSEN[key]
 
 
+def _settings(module: nn.Module) -> tuple[object, ...]:
+    """The plain values that a module holds: ``forward`` may do one thing or another by them."""
+    return tuple((name, v) for name, v in sorted(vars(module).items()) if isinstance(v, bool | int | float | str))
+
+
 def _tried(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
-    rng = np.random.default_rng(0)
-    inputs = torch.from_numpy(rng.normal(size=(2, *input_shape)).astype(np.float32))
-    with without_dropout(model):
-        return _first_right(model, inputs)
+    with without_dropout(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is slow or odd about a way that may not be taken
+        trials = [(inputs, _each_alone(model, inputs)) for inputs in usable_inputs(model, input_shape)]
+        for way in _WAYS:
+            if way is BookKeeping and not BookKeeping.covers(model):
+                continue
+            try:
+                if all(_agrees(way, model, inputs, expected) for inputs, expected in trials):
+                    return way
+            except _FAILURES:
+                continue
+    raise UnsupportedModel("a record's gradient is another one when other records are beside it")
 
 
-def _first_right(model: nn.Module, inputs: Tensor) -> type[Gradients]:
-    try:
-        right = _agrees(OpacusHooks, model, inputs)
-    except _FAILURES as error:
-        raise UnsupportedModel(f"no gradient of each record: {str(error).splitlines()[0]}") from error
-    if not right:
-        raise UnsupportedModel("a record's gradient is another one when other records are beside it")
-    if not BookKeeping.covers(model):
-        return OpacusHooks
-    try:
-        return BookKeeping if _agrees(BookKeeping, model, inputs) else OpacusHooks
-    except (RuntimeError, UnsupportedModel):
-        return OpacusHooks
+def _each_alone(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The records' gradients, [b, parameters], by a loop; UnsupportedModel if one record's answer needs the others."""
+    require_records_apart(model, inputs)
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    rows, reached = [], set[str]()
+    for record in inputs:
+        try:
+            loss = _trial_losses(model(record.unsqueeze(0))).sum()
+            alone = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        except _FAILURES as error:
+            raise UnsupportedModel(f"no gradient of each record: {str(error).splitlines()[0]}") from error
+        reached |= {name for name, gradient in zip(named, alone, strict=True) if gradient is not None}
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(named.values(), alone, strict=True)]
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    if unreached := [name for name in named if name not in reached]:
+        more = f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""
+        raise UnsupportedModel(
+            f"no gradient reaches {', '.join(unreached[:_NAMED])}{more}",
+            "Leave out what is not used, or freeze it: requires_grad_(False).",
+        )
+    return torch.stack(rows)
 
 
-def _agrees(way: type[Gradients], model: nn.Module, inputs: Tensor) -> bool:
-    """Whether gradients and norms of these records are those of a loop over them."""
+def _agrees(way: type[Gradients], model: nn.Module, inputs: Tensor, expected: Tensor) -> bool:
+    """Whether gradients and norms of these records are ``expected``, those of a loop over them."""
     with attached(way, model) as gradients:
         gradients.backward(_trial_losses(gradients(inputs)))
-        parameters = dict(model.named_parameters())
-        unreached = [name for name, p in parameters.items() if getattr(p, "grad_sample", None) is None]
-        if unreached:
-            raise UnsupportedModel(
-                f"no gradient reaches {', '.join(unreached)}: train what is used, as a module of its own"
-            )
-        samples = [per_record(p.grad_sample) for p in parameters.values()]  # type: ignore[attr-defined]
+        samples = [per_record(p.grad_sample) for p in model.parameters() if p.requires_grad]  # type: ignore[attr-defined]
         norms = torch.stack([sample.norms() for sample in samples]).norm(dim=0)
         rows = [torch.cat([s.weighted_sum(one).flatten() for s in samples]) for one in torch.eye(len(inputs))]
-    for record, row, norm in zip(inputs, rows, norms, strict=True):
-        alone = torch.autograd.grad(_trial_losses(model(record.unsqueeze(0))).sum(), list(parameters.values()))
-        expected = torch.cat([gradient.flatten() for gradient in alone])
-        tolerance = 1e-3 * float(expected.norm())
-        if not (float((row - expected).norm()) <= tolerance and abs(float(norm - expected.norm())) <= tolerance):
+    for row, norm, alone in zip(rows, norms, expected, strict=True):
+        length = float(alone.norm())
+        if not (float((row - alone).norm()) <= 1e-3 * length and abs(float(norm) - length) <= 1e-3 * length):
             return False
     return True
 
@@ -338,17 +434,3 @@ def _trial_losses(outputs: Tensor) -> Tensor:
     """One number a record, [b], in which each output has a weight of its own."""
     flat = outputs.flatten(1)
     return flat @ torch.from_numpy(np.random.default_rng(1).normal(size=flat.shape[1]).astype(np.float32))
-
-
-@contextmanager
-def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Dropout differs by chance and from record to record, and mixes nothing: it is off while a model is tried."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.dropout._DropoutNd)]
-    modes = [layer.training for layer in layers]
-    for layer in layers:
-        layer.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in zip(layers, modes, strict=True):
-            layer.train(mode)

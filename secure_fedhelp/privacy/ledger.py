@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import BinaryIO, Final
 
 from secure_fedhelp.errors import LedgerInvalid, LedgerLocked, StorageError
 from secure_fedhelp.identity.signing import SigningKey
@@ -44,7 +44,8 @@ from secure_fedhelp.privacy.entries import (
 from secure_fedhelp.privacy.mechanisms import Event, Mechanism
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.canonical import GENESIS, sha256_hex
-from secure_fedhelp.study.files import read_regular, sync_folder
+from secure_fedhelp.study.files import sync_folder
+from secure_fedhelp.study.reading import LEDGER, BoundedLines, LineTooLong, read_lines, require_fit
 
 _OWNER_ONLY: Final = 0o600
 
@@ -56,19 +57,15 @@ class Ledger:
         """Verify and repair what ``file``, a locked descriptor of ``path``, holds. Use :meth:`open`."""
         self._path, self._file, self._hospital, self._key, self._clock = path, file, hospital, key, clock
         self._broken = False
-        content = _read_all(file)
-        self._size = content.rfind(b"\n") + 1
-        lines, torn = content[: self._size].split(b"\n")[:-1], content[self._size :]
-        complete = bool(torn) and _is_entry(torn, lines)
-        if complete:
-            lines.append(torn)
-        self._history = check_history(lines, str(path), key.public_hex)
+        content = _Content()
+        with os.fdopen(os.dup(file), "rb") as reading:  # flock holds until its last descriptor is closed
+            self._history = check_history(content.entries(reading), str(path), key.public_hex)
+        self._size = content.size
         if self.entries and self.entries[0].hospital != hospital:
             raise LedgerInvalid(f"{path}: the ledger of {self.entries[0].hospital}, not of {hospital}")
-        if complete:
-            self._size += len(torn)
+        if content.unended:
             self._write(b"\n")
-        elif torn:
+        elif content.torn:
             os.ftruncate(file, self._size)
             os.fsync(file)
 
@@ -81,17 +78,21 @@ class Ledger:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _OWNER_ONLY)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, _OWNER_ONLY)
         except OSError as error:
             raise StorageError(f"cannot open the ledger {path}: {error.strerror}") from error
         try:
             # flock, not lockf: the latter is lost as soon as this process closes any other descriptor of the file.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            require_fit(file, LEDGER)
             sync_folder(path.parent)  # a new file must not vanish with its folder's cached entry
             return cls(path, file, hospital, key, clock)
         except BlockingIOError as error:
             os.close(file)
             raise LedgerLocked(f"{path} is open in another process") from error
+        except LineTooLong as error:
+            os.close(file)
+            raise LedgerInvalid(f"{path}: entry {error.number}: {error.strerror}") from error
         except OSError as error:
             os.close(file)
             raise StorageError(f"cannot use the ledger {path}: {error.strerror}") from error
@@ -227,6 +228,8 @@ class Ledger:
         )
         self._history.require_next(entry)
         line = signed_line(entry, self._key)
+        if self._size + len(line) >= LEDGER.largest:  # nobody would read it
+            raise StorageError(f"{self._path}: {LEDGER.name} has at most {LEDGER.largest} bytes, and this one is full")
         self._write(line + b"\n")
         self._history.add(entry, line)
         return entry
@@ -277,30 +280,52 @@ def read_ledger(path: Path, public_hex: str | None = None) -> list[LedgerEntry]:
 def read_history(path: Path, public_hex: str | None = None) -> History:
     """As :func:`read_ledger`, with the hash of each line."""
     try:
-        content = read_regular(path)
+        return check_history(_whole_lines(path), str(path), public_hex)
+    except LineTooLong as error:
+        raise LedgerInvalid(f"{path}: entry {error.number}: {error.strerror}") from error
     except OSError as error:
         raise StorageError(f"cannot read the ledger {path}: {error.strerror}", "Check the path.") from error
-    *lines, torn = content.split(b"\n")
-    if torn:
-        raise LedgerInvalid(
-            f"{path}: entry {len(lines)}: the last line is torn (no line feed)",
-            "A crash of the hospital leaves this, as may a copy made during a write. Start the hospital's client once: "
-            "it repairs the file; then copy it again.",
-        )
-    return check_history(lines, str(path), public_hex)
 
 
-def _read_all(file: int) -> bytes:
-    content = b""
-    while part := os.pread(file, 1 << 20, len(content)):
-        content += part
-    return content
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """A ledger's lines without their line feeds, one by one: of a file that is none the first is refused."""
+    for number, line in enumerate(read_lines(path, LEDGER)):
+        if not line.endswith(b"\n"):
+            raise LedgerInvalid(
+                f"{path}: entry {number}: the last line is torn (no line feed)",
+                "A crash of the hospital leaves this, as may a copy made during a write. Start the hospital's client "
+                "once: it repairs the file; then copy it again.",
+            )
+        yield line[:-1]
 
 
-def _is_entry(torn: bytes, lines: list[bytes]) -> bool:
-    """Whether a line without its line feed is a whole, signed entry that follows ``lines``, whoever's it is."""
+class _Content:
+    """What a ledger's file holds, told while its lines are read one by one."""
+
+    def __init__(self) -> None:
+        #: Bytes of all entries so far.
+        self.size = 0
+        #: Whether the last entry is whole and lacks its line feed only; whether it is none, and was torn.
+        self.unended = self.torn = False
+
+    def entries(self, file: BinaryIO) -> Iterator[bytes]:
+        """Each entry's line without its line feed. OSError for a line that no write of ours can have begun."""
+        count, last = 0, b""
+        for line in BoundedLines(file, LEDGER):
+            if not line.endswith(b"\n"):
+                self.unended = _is_entry(line, count, last)
+                self.torn = not self.unended
+                if self.torn:
+                    return
+            self.size += len(line)
+            count, last = count + 1, line.removesuffix(b"\n")
+            yield last
+
+
+def _is_entry(torn: bytes, count: int, last: bytes) -> bool:
+    """Whether a line without its line feed is a whole, signed entry after ``count`` lines, whoever's it is."""
     try:
-        check_line(torn, len(lines), sha256_hex(lines[-1]) if lines else GENESIS, None)
+        check_line(torn, count, sha256_hex(last) if count else GENESIS, None)
     except LedgerInvalid:
         return False
     return True

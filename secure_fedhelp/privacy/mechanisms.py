@@ -21,6 +21,8 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 #: Below 0.1 one step on everybody has an epsilon near 100: a mistake, not a mechanism. Above 1,000 nothing is learnt.
 #: Within these bounds the accountant's accuracy is tested.
 SMALLEST_NOISE, LARGEST_NOISE = 0.1, 1e3
+#: Steps of one DP-SGD event.
+MOST_STEPS = 10**6
 NoiseMultiplier = Annotated[float, Field(ge=SMALLEST_NOISE, le=LARGEST_NOISE)]
 
 
@@ -37,7 +39,7 @@ class DpSgd(Strict):
     sampling_rate: Rate
     noise_multiplier: NoiseMultiplier
     clipping_norm: float = Field(gt=0)
-    steps: int = Field(ge=1, le=10**6)
+    steps: int = Field(ge=1, le=MOST_STEPS)
 
 
 class Gaussian(Strict):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
-from secure_fedhelp.privacy.compatibility import name_the_layer, require_known_layers
+from secure_fedhelp.privacy.compatibility import require_known_settings
 from secure_fedhelp.privacy.gradients import Gradients, PerRecord, attached, choose, per_record
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
@@ -57,10 +57,10 @@ def train_private(
     """
     way = check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
-    steps = 0
+    steps, constants, padding = 0, [values.clone() for values in model.buffers()], _padding_rows(model)
     with attached(way, model) as gradients:
         optimizer = NoisyOptimizer(
-            torch.optim.SGD(model.parameters(), lr=learning_rate),
+            torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=learning_rate),
             noise=noise,
             noise_multiplier=privacy.noise_multiplier,
             max_grad_norm=privacy.clipping_norm,
@@ -73,7 +73,16 @@ def train_private(
                 _step(gradients, optimizer, loss_fn, records, chosen)
             except UnsupportedModel as error:  # the trial went well, so it was these records
                 raise InvalidContribution(f"private training failed: {error.message}") from error
+            except IndexError as error:  # an embedding has no such row
+                raise InvalidContribution(
+                    f"private training failed: the network asks for a row that is not there: {error}",
+                    "Let the network keep row numbers within an embedding's rows: inputs.long().clamp(0, rows - 1).",
+                ) from error
             steps += 1
+            for row, start in padding:
+                row.copy_(start)  # no record moves it, so noise there would protect nobody
+    if not all(torch.equal(now, before) for now, before in zip(model.buffers(), constants, strict=True)):
+        raise InvalidContribution("a buffer of the network changed with private records: it carries no noise")
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise InvalidContribution("private training diverged: a parameter is NaN or infinite")
     return DpSgd(
@@ -164,24 +173,21 @@ class NoisyOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no type
 def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
     """The fastest right way to each record's gradient; UnsupportedModel, naming the layer, if records would mix.
 
-    Besides Opacus' own rules, two records are sent forth and back, since some operations (a residual sum in place, a
-    parameter used outside its layer) fail only when they run.
+    The model is put into training mode, and two made-up records are sent forth and back. Frozen parameters and buffers
+    are constants: they may be there, and no pass may change them.
     """
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            raise UnsupportedModel(f"layer {name!r} ({type(layer).__name__}) mixes the records of a batch")
-        if getattr(layer, "inplace", False):
-            raise UnsupportedModel(f"layer {name!r} ({type(layer).__name__}) works in place")
-    buffered = [name for name, _ in model.named_buffers()]
-    if buffered:
-        raise UnsupportedModel(f"{', '.join(buffered)} would be computed from private records and carry no noise")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UnsupportedModel("every parameter is frozen: there is nothing to train")
     model.train()
-    require_known_layers(model)
-    try:
-        return choose(model, input_shape)
-    except UnsupportedModel:
-        name_the_layer(model, input_shape)
-        raise
+    require_known_settings(model)
+    return choose(model, input_shape)
+
+
+def _padding_rows(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Embeddings' padding rows that are trained with the rest, each beside its value now."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.weight.requires_grad]
+    rows = [layer.weight.detach()[layer.padding_idx] for layer in layers if layer.padding_idx is not None]
+    return [(row, row.clone()) for row in rows]
 
 
 def _step(

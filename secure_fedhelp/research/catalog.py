@@ -9,6 +9,7 @@ another way. MedMNIST names no patients, so there each image counts as one.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from secure_fedhelp.research.dealing import About, Dealt, deal, site_name
 from secure_fedhelp.research.retina import CENTRES, FILE, read_retina
 from secure_fedhelp.research.schema import numeric_column, rounded
 from secure_fedhelp.research.study_file import Partition, Parts, SitePartition, SizesPartition
+from secure_fedhelp.study.reading import RESULTS, read_bounded
 from secure_fedhelp.study.sections import Column, DataSection, Tier
 
 DATASETS = ("breast-cancer", "heart", "pneumonia", "breast", "retina")
@@ -203,8 +205,8 @@ def _rows(texts: Sequence[Sequence[str]], records: Records, fields: Mapping[str,
 
 def _heart_rows(path: Path) -> list[list[str]]:
     """Rows of one UCI file; a cholesterol or pressure of 0 is how some sites wrote 'not measured'."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    text = read_bounded(path, RESULTS).decode("utf-8")
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline="")) if row]
     for number, row in enumerate(rows, 1):
         if len(row) != len(HEART_COLUMNS) + 1:
             raise InvalidData(f"{path.name}, line {number}: {len(row)} values, not {len(HEART_COLUMNS) + 1}")

@@ -35,6 +35,7 @@ from secure_fedhelp.research.results import collect
 from secure_fedhelp.research.summary import cut_short, failing_with, write_summary
 from secure_fedhelp.research.table import print_table
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import LOG, STATUS, read_bounded, read_end
 from secure_fedhelp.study.threshold import Masks
 from secure_fedhelp.wire.messages import ENDED_WORDS, reason_error
 
@@ -110,7 +111,7 @@ def _run_study(settings: DemoSettings, data: StudyData, plan: StudyPlan, run: Ru
 
 def _told_end(run: RunFolder) -> FedHelpError | None:
     """The error that the coordinator says the study ended with, by its log."""
-    lines = (run.coordinator / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_end(run.coordinator / "log.txt", LOG).decode("utf-8", errors="replace").splitlines()
     reasons = [line.partition(ENDED_WORDS)[2] for line in lines if ENDED_WORDS in line]
     return reason_error(reasons[-1]) if reasons else None
 
@@ -150,7 +151,7 @@ def _start_hospital(run: RunFolder, parties: Parties, name: str, address: str) -
 
 def _wait_for_address(path: Path, parties: Parties, name: str) -> str:
     _wait_until(path.exists, lambda: parties.require_running(name), _START_SECONDS, f"{name} did not start")
-    return path.read_text(encoding="ascii").strip()
+    return read_bounded(path, STATUS).decode("ascii").strip()
 
 
 def _wait_until(done: Callable[[], bool], check: Callable[[], None], seconds: float, message: str) -> None:

@@ -27,6 +27,7 @@ from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.identity.authority import Authority
 from secure_fedhelp.identity.lock import create_lock
+from secure_fedhelp.identity.private_files import read_public
 from secure_fedhelp.identity.secret_source import SecretSource
 from secure_fedhelp.research.catalog import Rows, StudyData
 from secure_fedhelp.research.teacher import Teacher, teacher_of
@@ -130,19 +131,19 @@ def create_consortium(run: RunFolder, plan: StudyPlan, now: float) -> None:
     authority = Authority.create(run.consortium, plan.consortium, now, _VALID_DAYS, unlock)
     request = init_coordinator(run.coordinator, plan.consortium, "coordinator", run.key_file("coordinator"))
     names = ("localhost", "127.0.0.1")
-    certificate = authority.sign(request.read_bytes(), "coordinator", "coordinator", now, _VALID_DAYS, dns_names=names)
+    certificate = authority.sign(read_public(request), "coordinator", "coordinator", now, _VALID_DAYS, dns_names=names)
     _hand_over(run, run.coordinator, certificate)
     for hospital in plan.hospitals:
         folder = run.hospital(hospital.name)
         request = init_hospital(folder.root, plan.consortium, hospital.name, run.key_file(hospital.name))
-        certificate = authority.sign(request.read_bytes(), "hospital", hospital.name, now, _VALID_DAYS)
+        certificate = authority.sign(read_public(request), "hospital", hospital.name, now, _VALID_DAYS)
         _hand_over(run, folder.keys, certificate)
 
 
 def _hand_over(run: RunFolder, keys: Path, certificate: bytes) -> None:
     write_atomic(keys / "tls.crt", certificate)
     for file in ("ca.crt", "revoked.crl"):
-        write_atomic(keys / file, (run.consortium / file).read_bytes())
+        write_atomic(keys / file, read_public(run.consortium / file))
 
 
 def write_hospitals(

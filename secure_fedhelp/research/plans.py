@@ -9,6 +9,7 @@ from typing import Any
 
 from secure_fedhelp.data.records import PublicSet
 from secure_fedhelp.errors import UnknownDataset
+from secure_fedhelp.learning import models
 from secure_fedhelp.learning.method import Bounds
 from secure_fedhelp.learning.methods import method_class
 from secure_fedhelp.learning.task import class_frequencies
@@ -241,7 +242,7 @@ def build_plan(
         "consortium": "demo-consortium",
         "method": (method or defaults.method).model_dump(mode="json"),
         "data": study.data_section_fields,
-        "model": {"small": defaults.small, "large": defaults.large},
+        "model": _model(defaults, study.data_section_fields, seed),
         "learning": {"class_prior": _public_prior(study.public, classes), **defaults.learning, **(learning or {})},
         "privacy": {
             tier: _privacy(defaults, defaults.tiers[tier], rounds, epsilon)
@@ -291,6 +292,17 @@ def without_privacy(plan: StudyPlan) -> StudyPlan:
         c.model_copy(update={"noise_multiplier": 0.0}) if c.mechanism == "gaussian" else c for c in plan.channels
     )
     return plan.model_copy(update={"privacy": privacy, "channels": channels})
+
+
+def _model(defaults: StudyDefaults, fields: Mapping[str, Any], seed: int) -> dict[str, str]:
+    """The networks; of those from outside also the SHA-256 of what no training changes in them."""
+    section = {"small": defaults.small, "large": defaults.large}
+    for tier, architecture in list(section.items()):
+        if ":" in architecture:
+            network = models.build(architecture, fields["input_shape"], len(fields["classes"]), seed)
+            found = models.constants_sha256(network)
+            section |= {f"{tier}_constants": found} if found else {}
+    return section
 
 
 def _public_prior(public: PublicSet, classes: int) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from secure_fedhelp.errors import FedHelpError
+from secure_fedhelp.study.reading import LOG, read_end
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -35,7 +36,7 @@ class Party:
 
     def tail(self, lines: int = 6) -> str:
         """The last lines of the log, for an error message."""
-        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = read_end(self.log, LOG).decode("utf-8", errors="replace").splitlines()
         return "\n".join(text[-lines:])
 
 

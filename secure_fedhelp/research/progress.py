@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from secure_fedhelp.hospital.status import read_status
 from secure_fedhelp.research.demo_setup import RunFolder
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import TRANSCRIPT, read_lines
 
 
 class StudyProgress(Protocol):
@@ -32,7 +33,7 @@ def make_progress(run: RunFolder, plan: StudyPlan, out: Console) -> StudyProgres
 def rounds_published(run: RunFolder) -> int:
     """Rounds in the coordinator's transcript so far."""
     path = run.coordinator / "transcript.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return sum(1 for _ in read_lines(path, TRANSCRIPT)) if path.exists() else 0
 
 
 class Bars:

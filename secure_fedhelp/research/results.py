@@ -9,7 +9,6 @@ with the sums the hospitals decrypted.
 from __future__ import annotations
 
 import json
-import tomllib
 import typing
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from secure_fedhelp.secagg.picker import plan_profile
 from secure_fedhelp.secagg.sanitise import plan_flooding
 from secure_fedhelp.study.channel import pack_channels
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import RESULTS, SETTINGS, TRANSCRIPT, parse_json, parse_toml, read_bounded, read_lines
 from secure_fedhelp.wire.messages import FAILED_REASON, FINAL_REASON
 
 
@@ -65,7 +65,7 @@ def collect(
 
 def _draws_seeded_noise(run: RunFolder, name: str) -> bool:
     """By the hospital's own configuration, which is what it drew its noise by."""
-    return "research_noise_seed" in tomllib.loads((run.hospital(name).root / "hospital.toml").read_text("utf-8"))
+    return "research_noise_seed" in parse_toml(read_bounded(run.hospital(name).root / "hospital.toml", SETTINGS))
 
 
 def read_cohorts(path: Path) -> list[tuple[str, ...]]:
@@ -74,7 +74,7 @@ def read_cohorts(path: Path) -> list[tuple[str, ...]]:
 
 
 def _entries(path: Path) -> list[dict[str, typing.Any]]:
-    return [json.loads(line)["entry"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line)["entry"] for line in read_lines(path, TRANSCRIPT)]
 
 
 def measured_error(run: RunFolder, plan: StudyPlan, cohorts: list[tuple[str, ...]]) -> float:
@@ -146,7 +146,7 @@ def _hospital(run: RunFolder, plan: StudyPlan, name: str, cohorts: list[tuple[st
 def _result(run: RunFolder, name: str) -> dict[str, typing.Any]:
     """What a hospital wrote when it had finished; empty if it did not."""
     path = run.hospital(name).result
-    found: dict[str, typing.Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found: dict[str, typing.Any] = parse_json(read_bounded(path, RESULTS)) if path.exists() else {}
     return found
 
 

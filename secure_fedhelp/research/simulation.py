@@ -25,6 +25,7 @@ from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import FedHelpError, StudyEnded, UnderQuorum
 from secure_fedhelp.hospital.taking_part import take_part
 from secure_fedhelp.hospital.world import World
+from secure_fedhelp.learning.trial import try_networks
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.demo_setup import (
     TEACHERS,
@@ -83,6 +84,7 @@ def simulate(
     plan = study_plan(study, data)
     print_records(plan, data, screen)
     require_fit(study, data)
+    try_networks(plan)
     run = create_run_folder(out, overwrite)
     lock = lock_run(run.root)
     try:

@@ -37,6 +37,7 @@ from secure_fedhelp.data.reading import Reading
 from secure_fedhelp.errors import InvalidConfiguration
 from secure_fedhelp.study.methods import MethodSection
 from secure_fedhelp.study.plan import explain, read_toml
+from secure_fedhelp.study.reading import STUDY_FILE
 from secure_fedhelp.study.sections import Column, ModelSection, Name, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -364,7 +365,7 @@ def load_study(path: Path) -> StudyFile:
         hint = "Of a sweep's asked.json, name a run: secure-fedhelp simulate OUT/asked.json --run ID."
         raise InvalidConfiguration(f"{path} is no study file, which is TOML", hint)
     try:
-        study = StudyFile.model_validate(read_toml(path, InvalidConfiguration))
+        study = StudyFile.model_validate(read_toml(path, InvalidConfiguration, STUDY_FILE))
     except ValidationError as error:
         raise InvalidConfiguration(f"{path}: {explain(error)}", "docs/simulation.md lists every key.") from error
     if study.data is None:

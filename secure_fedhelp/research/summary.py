@@ -18,6 +18,7 @@ from secure_fedhelp.errors import FedHelpError, StudyEnded
 from secure_fedhelp.research.cohort import Cohort
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan, read_json
+from secure_fedhelp.study.reading import RESULTS
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -186,4 +187,4 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 def read_summary(path: Path) -> Summary:
     """Read ``summary.json``; InvalidConfiguration names every key that is wrong."""
-    return read_json(path, Summary, "Give the summary.json of a finished run.")
+    return read_json(path, Summary, "Give the summary.json of a finished run.", RESULTS)

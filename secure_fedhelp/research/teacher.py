@@ -23,6 +23,7 @@ from secure_fedhelp.errors import InvalidConfiguration, InvalidData
 from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.reading import TEACHER, read_bounded
 
 Array = NDArray[np.float64]
 #: Weights [inputs, outputs] and offsets [outputs] of one affine layer.
@@ -99,7 +100,7 @@ class Teacher:
         """Read a saved teacher; InvalidConfiguration if the file is missing or is none."""
         hint = "Give a file that fit_teacher(...).save(FILE) wrote."
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(read_bounded(path, TEACHER)), allow_pickle=False) as arrays:
                 count = sum(name.startswith("weights") for name in arrays.files)
                 layers = tuple((arrays[f"weights{i}"], arrays[f"offsets{i}"]) for i in range(count))
                 patch = int(arrays["patch"]) if "patch" in arrays.files else 0

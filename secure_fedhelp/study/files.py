@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from secure_fedhelp.errors import NoFileLeft, StorageError
@@ -41,20 +40,6 @@ def storage_error(what: str, error: OSError) -> StorageError:
     """The named error of ``error``: NoFileLeft if it passes by itself, StorageError otherwise."""
     cls = NoFileLeft if error.errno in NOTHING_LEFT else StorageError
     return cls(f"{what}: {error.strerror or error}")
-
-
-def read_regular(path: Path) -> bytes:
-    """All of a file that somebody else may have made; OSError if it cannot be read, or is no file.
-
-    A pipe would be waited for without an end, and a link to a device has none; both come out of an archive easily.
-    """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        try:
-            return file.read()
-        except MemoryError as error:
-            raise OSError(errno.EFBIG, "it is larger than this machine's memory") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ canonical form names the study; a changed plan is another study.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,8 @@ from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_va
 
 from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, NotOnRoster
 from secure_fedhelp.study.canonical import digest
-from secure_fedhelp.study.files import read_regular
-from secure_fedhelp.study.methods import FedHelp, MethodSection, fitted
+from secure_fedhelp.study.methods import FedHelp, Imported, MethodSection, fitted
+from secure_fedhelp.study.reading import PLAN, Kind, parse_toml, read_bounded
 from secure_fedhelp.study.sections import (
     AggregationSection,
     ChannelSection,
@@ -140,6 +139,12 @@ class StudyPlan(Strict):
         if name not in {h.name for h in self.hospitals}:
             raise NotOnRoster(f"the plan does not list {name}")
 
+    @property
+    def imported(self) -> tuple[str, ...]:
+        """Import paths of the method and the networks that are code from outside this project."""
+        method = (self.method.path,) if isinstance(self.method, Imported) else ()
+        return tuple(dict.fromkeys([*method, *(n for n in (self.model.small, self.model.large) if ":" in n)]))
+
     def privacy_of(self, name: str) -> PrivacySection:
         return self.privacy[self.hospital(name).tier]
 
@@ -232,22 +237,22 @@ def load_plan(path: Path) -> StudyPlan:
     return parse_plan(read_toml(path, InvalidPlan), str(path))
 
 
-def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any]) -> dict[str, Any]:
-    """A TOML file as plain values; a missing or malformed file raises ``error_class`` with the place."""
+def read_toml(path: Path, error_class: type[InvalidPlan] | type[Any], kind: Kind = PLAN) -> dict[str, Any]:
+    """A TOML file as plain values; a missing, oversized or malformed one raises ``error_class`` with the place."""
     try:
-        return tomllib.loads(read_regular(path).decode("utf-8"))
+        return parse_toml(read_bounded(path, kind))
     except FileNotFoundError as error:
         raise error_class(f"{path}: no such file") from error
     except OSError as error:
         raise error_class(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets in brackets without an end
+    except ValueError as error:  # also a number of 5,000 digits
         raise error_class(f"{path}: {error}") from error
 
 
-def read_json(path: Path, model: type[Model], hint: str) -> Model:
+def read_json(path: Path, model: type[Model], hint: str, kind: Kind) -> Model:
     """A JSON file as ``model``; InvalidConfiguration with ``hint`` if it cannot be read, or naming every wrong key."""
     try:
-        return model.model_validate_json(path.read_bytes())
+        return model.model_validate_json(read_bounded(path, kind))
     except OSError as error:
         raise InvalidConfiguration(f"{path}: {error.strerror}", hint) from error
     except ValidationError as error:

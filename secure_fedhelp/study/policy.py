@@ -19,6 +19,7 @@ from secure_fedhelp.errors import InvalidPolicy, PolicyViolation
 from secure_fedhelp.study.canonical import digest
 from secure_fedhelp.study.methods import BUILT_IN, Imported
 from secure_fedhelp.study.plan import StudyPlan, explain, read_toml
+from secure_fedhelp.study.reading import SETTINGS
 from secure_fedhelp.study.sections import Strict
 
 #: What metrics may leave, each allowing those before it.
@@ -93,7 +94,7 @@ class Clause:
 def load_policy(path: Path) -> SitePolicy:
     """Read and check a policy file; raises InvalidPolicy."""
     try:
-        return SitePolicy.model_validate(read_toml(path, InvalidPolicy))
+        return SitePolicy.model_validate(read_toml(path, InvalidPolicy, SETTINGS))
     except ValidationError as error:
         raise InvalidPolicy(f"{path}: {explain(error)}") from error
 

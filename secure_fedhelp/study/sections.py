@@ -5,14 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from secure_fedhelp.study.threshold import Masks
 
@@ -142,6 +135,19 @@ class ModelSection(Strict):
     #: the surrogate's and the proxy's shape.
     small: Architecture
     large: Architecture
+    #: SHA-256 of what these networks hold and no training changes: frozen parameters and buffers. With it every
+    #: hospital signs that they are public and everywhere the same (learning/models.py).
+    small_constants: Sha256 | None = None
+    large_constants: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A plan of before these keys keeps its hash.
+        return {key: value for key, value in dump(self).items() if value is not None}
+
+    def constants(self, architecture: str) -> str | None:
+        """The SHA-256 that the plan names for this network."""
+        return self.small_constants if architecture == self.small else self.large_constants
 
     def of(self, tier: Tier) -> str:
         """The network that a hospital of this tier trains for itself."""

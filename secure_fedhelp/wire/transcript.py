@@ -22,7 +22,7 @@ What a round needs beyond that (is *my* upload in it, is the cohort large enough
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -286,7 +286,7 @@ def epoch_ends(plan: StudyPlan, began: int, following: int, left: bool) -> bool:
 
 
 def verify_transcript(
-    lines: Sequence[bytes], coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan: StudyPlan
+    lines: Iterable[bytes], coordinator_public_hex: str, member_public_hex: Mapping[str, str], plan: StudyPlan
 ) -> list[TranscriptEntry]:
     """All entries of a transcript, once every rule above holds for every line; TranscriptInvalid otherwise.
 

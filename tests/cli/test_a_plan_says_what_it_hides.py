@@ -19,7 +19,8 @@ MANY = [{"name": f"h{i:02d}", "tier": "small", "nominal_patients": 40} for i in 
 
 def written(folder: Path, **changes: Any) -> str:
     path = folder / "plan.toml"
-    path.write_text(tomli_w.dumps(example_plan(**changes).model_dump(mode="json", exclude_none=True)))
+    networks = {"model__small": "cnn-4", "model__large": "cnn-8"}
+    path.write_text(tomli_w.dumps(example_plan(**networks | changes).model_dump(mode="json", exclude_none=True)))
     return str(path)
 
 

@@ -23,7 +23,7 @@ from secure_fedhelp.privacy.ledger import Ledger
 from secure_fedhelp.privacy.mechanisms import planned_events
 from secure_fedhelp.study.plan import StudyPlan
 
-PLAN = example_plan(aggregation__masks="repairing")
+PLAN = example_plan(aggregation__masks="repairing", model__small="cnn-4", model__large="cnn-8")
 
 
 class Hospital:
@@ -212,4 +212,6 @@ def test_every_broken_clause_is_shown_at_once_beside_those_that_hold(beta: Hospi
     assert found.output.count("BROKEN") == 3
     assert found.output.count(" ok") >= 5
     beta.policy("")
-    assert CliRunner().invoke(app, command).output.endswith("No clause is broken.\n")
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 0
+    assert "No clause is broken.\nNetworks: large hospitals train 1,682 values of cnn-4 privately.\n" in found.output

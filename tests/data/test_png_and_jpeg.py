@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,8 +296,8 @@ def test_long_runs_are_counted_to_their_end(tmp_path: Path, columns: int) -> Non
 
 def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(WHOLE)
-    monkeypatch.setattr(bitmap, "_LARGEST_FILE", 10)
-    with pytest.raises(InvalidData, match="at most 10 are read"):
+    monkeypatch.setattr(bitmap, "PICTURE", replace(bitmap.PICTURE, largest=10))
+    with pytest.raises(InvalidData, match="an image file has at most 10"):
         read_png(tmp_path / "a.png")
 
 

@@ -68,6 +68,7 @@ def test_the_record_says_who_answered_what_and_when(cache: TeacherCache, server:
     cache.answers(PUBLIC, client_of(server), 2)
     logits, record = files_of(tmp_path)
     assert json.loads(record.read_bytes()) == {
+        "answers": None,
         "asked_at": 1_750_000_000.0,
         "logits_sha256": sha256_hex(logits.read_bytes()),
         "model": "teacher",

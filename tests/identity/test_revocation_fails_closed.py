@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from secure_fedhelp.errors import CannotJudgeNow, RevocationsUnreadable, WrongAuthority
 from secure_fedhelp.identity import pem, revocation
-from secure_fedhelp.identity.revocation import KEPT_FILE, LARGEST_LIST_BYTES, RevocationList, read_revocations
+from secure_fedhelp.identity.revocation import KEPT_FILE, RevocationList, read_revocations
+from secure_fedhelp.study.reading import REVOCATIONS
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ BROKEN: dict[str, Callable[[Path, bytes, Path], object]] = {
     "a pipe": lambda path, crl, root: (path.unlink(), os.mkfifo(path)),
     "a link to nothing": lambda path, crl, root: (path.unlink(), path.symlink_to("nowhere")),
     "a certificate": lambda path, crl, root: path.write_bytes(Consortium.create(root / "third").ca_pem),
-    "far too large": lambda path, crl, root: os.truncate(path, LARGEST_LIST_BYTES + 1),
+    "far too large": lambda path, crl, root: os.truncate(path, REVOCATIONS.largest + 1),
 }
 
 
@@ -208,11 +209,11 @@ def test_no_file_left_to_open_changes_nothing(north: Consortium, path: Path, mon
     north.authority.revoke("alpha", NOW)
     path.write_bytes(north.crl)
 
-    def full(_: Path) -> bytes:
+    def full(*_: object) -> bytes:
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patched:
-        patched.setattr(revocation, "read_regular", full)
+        patched.setattr(revocation, "read_bounded", full)
         assert not revoked.contains(alpha, NOW)
         assert "Too many open files" in told[0]
     assert revoked.contains(alpha, NOW)
@@ -223,7 +224,7 @@ def test_an_unchanged_list_is_not_read_again(north: Consortium, path: Path, monk
     revoked = listed(path, north)
     monkeypatch.setattr(revocation, "_CLOCK_STEP_NS", -1)
     revoked.contains(1, NOW)
-    monkeypatch.setattr(revocation, "read_regular", pytest.fail)
+    monkeypatch.setattr(revocation, "read_bounded", pytest.fail)
     revoked.contains(1, NOW)
 
 

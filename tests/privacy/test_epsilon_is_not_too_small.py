@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 import pytest
 from dp_accounting import dp_event
@@ -279,7 +280,7 @@ def test_a_budget_that_is_spent_without_any_training_is_an_error() -> None:
     with pytest.raises(InvalidPlan, match="everything beside the training already costs epsilon"):
         noise_for_budget(1.0, 1e-4, 0.3, 40, [gaussian(1.0)])
     almost = epsilon([gaussian(1.0)], 1e-4) * 1.000001
-    with pytest.raises(InvalidPlan, match="no noise multiplier up to 1000"):
+    with pytest.raises(InvalidPlan, match="no noise multiplier up to 1000 keeps 40 steps at rate 0.3"):
         noise_for_budget(almost, 1e-4, 0.3, 40, [gaussian(1.0)])
 
 
@@ -299,6 +300,7 @@ def test_a_huge_budget_asks_for_the_smallest_noise_there_is() -> None:
     [
         (1.0, 0.1, 0),
         (1.0, 0.1, -3),
+        (1.0, 0.1, 10**6 + 1),
         (0.0, 0.1, 5),
         (math.inf, 0.1, 5),
         (1.0, 0.0, 5),
@@ -317,6 +319,114 @@ def test_the_tolerance_of_a_budget_is_a_millionth() -> None:
     assert not within_budget(3.00001, 3.0)
     assert not within_budget(math.inf, 3.0)
     assert not within_budget(math.nan, 3.0)
+
+
+#: Epsilon 0.02 over many steps needs a loss of one step that is far below dp-accounting's default grid.
+SMALL_PLANS = [
+    (budget, delta, rate, count)
+    for rate in (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+    for budget, delta, count in (
+        (0.02, 1e-6, 10_000),
+        (0.1, 1e-6, 1000),
+        (0.5, 1e-5, 10_000),
+        (1.0, 1e-5, 200),
+        (3.0, 1e-5, 2000),
+    )
+]
+
+
+def test_no_plan_with_a_small_rate_is_refused_by_a_disagreement_of_accountants(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A plan is made for a budget and then cross-checked by every hospital that joins."""
+    assert len(SMALL_PLANS) == 35
+    took = []
+    for budget, delta, rate, count in SMALL_PLANS:
+        begin = time.process_time()
+        event = steps(rate, noise_for_budget(budget, delta, rate, count), count)
+        took.append(time.process_time() - begin)
+        assert cross_check([event], delta, by="dp-accounting").pld <= budget
+        assert cross_check([event], delta).pld <= budget
+    with capsys.disabled():
+        print(f"\n35 plans with rates 1e-4 to 1e-2: worst noise_for_budget {max(took):.2f} s of processor time")
+    assert max(took) < 10
+
+
+@pytest.mark.parametrize(
+    ("budget", "delta", "rate", "count"),
+    [
+        (0.5, 1e-5, 5e-4, 10_000),
+        (0.0243, 1.9e-9, 3.4e-7, 157_401),
+        (17.8, 1.8e-9, 0.08, 593_207),
+        (0.286, 1.6e-8, 4.1e-4, 780_656),
+        (50.0, 1e-9, 1.0, 1000),
+        (0.01, 1e-6, 1.0, 1),
+    ],
+)
+def test_noise_asks_the_accountant_at_most_forty_times(budget: float, delta: float, rate: float, count: int) -> None:
+    asked = []
+    original = accountant._pld_epsilon
+
+    def counted(*arguments: Any) -> float:
+        asked.append(arguments)
+        return original(*arguments)
+
+    begin = time.process_time()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accountant, "_pld_epsilon", counted)
+        noise = noise_for_budget(budget, delta, rate, count)
+    assert time.process_time() - begin < 10
+    assert len(asked) <= 40
+    assert epsilon([steps(rate, noise, count)], delta) <= budget
+
+
+@settings(max_examples=12)
+@given(
+    budget=st.floats(-2, math.log10(50)).map(lambda x: 10**x),
+    delta=st.sampled_from([1e-3, 1e-5, 1e-8]),
+    rate=st.floats(-5, 0).map(lambda x: 10**x),
+    count=st.integers(1, 3000),
+)
+def test_noise_keeps_to_the_budget_and_a_digit_less_does_not(
+    budget: float, delta: float, rate: float, count: int
+) -> None:
+    try:
+        noise = noise_for_budget(budget, delta, rate, count)
+    except InvalidPlan:
+        assert epsilon([steps(rate, 1000.0, count)], delta) > budget
+        return
+    assert float(f"{noise:.4g}") == noise
+    assert epsilon([steps(rate, noise, count)], delta) <= budget
+    smaller = noise - 10.0 ** (math.floor(math.log10(noise) + 1e-9) - 3)
+    assert noise == 0.1 or epsilon([steps(rate, smaller, count)], delta) > budget
+
+
+@settings(max_examples=12)
+@given(
+    rate=st.floats(-6, -1.5).map(lambda x: 10**x),
+    noise=st.floats(-0.3, 2.5).map(lambda x: 10**x),
+    count=st.integers(1, 50_000),
+    delta=st.sampled_from([1e-3, 1e-6, 1e-9]),
+)
+def test_a_finer_grid_only_lowers_what_an_earlier_version_said(
+    rate: float, noise: float, count: int, delta: float
+) -> None:
+    """0.4.0 took no grid finer than 1e-4: a ledger or plan that kept to its budget there keeps to it here."""
+    merged = accountant._merge([steps(rate, noise, count)])
+    certain, interval = accountant._certain(merged, delta), accountant._interval(merged)
+    earlier = accountant._pld_epsilon(merged, certain, max(interval, 1e-4))
+    assert accountant._pld_epsilon(merged, certain, interval) <= earlier * (1 + 1e-7) + 1e-9
+    assert math.log2(interval / 1e-4) == round(math.log2(interval / 1e-4))
+
+
+def test_many_small_gaussians_are_bounded_from_above_on_the_finest_grid() -> None:
+    """The exact formula is known, and rounding on fine grids must not put the figure below it."""
+    for count in (1, 10, 1000, 100_000):
+        exact = analytic_gaussian(1000.0 / math.sqrt(count), 1e-6)
+        merged = ((1.0, 1000.0, count),)
+        for halvings in (0, 4, 7):
+            found = accountant._pld_epsilon(merged, accountant._certain(merged, 1e-6), 1e-4 / 2**halvings)
+            assert exact <= found <= exact * 1.1 + 1e-4
 
 
 # -- what the accountant does not understand -------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_a_failed_sync_is_a_failed_write(tmp_path: Path, monkeypatch: pytest.Mon
         spend(ledger, 1)
 
 
-@pytest.mark.parametrize("call", ["pread", "ftruncate"])
+@pytest.mark.parametrize("call", ["dup", "ftruncate"])
 def test_a_disk_that_fails_on_opening_is_named_and_the_lock_given_back(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

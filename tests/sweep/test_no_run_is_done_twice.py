@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import signal
@@ -27,6 +26,7 @@ from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.own_data import study_data
 from secure_fedhelp.research.plans import DEFAULTS, OWN, constants_sha256, study_plan
 from secure_fedhelp.research.study_file import StudyFile, load_study
+from secure_fedhelp.research.sweep import data_file
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.engines import Outcome, attempt, processes
 from secure_fedhelp.research.sweep.execute import execute
@@ -95,8 +95,8 @@ def test_code_of_ones_own_is_what_it_says_now_and_not_its_path(tmp_path: Path, m
 
 def test_a_data_file_is_read_for_its_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study, opened = own(tmp_path / "one"), []
-    digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (opened.append(name), digest(file, name))[1])
+    digest = data_file.hash_bounded
+    monkeypatch.setattr(data_file, "hash_bounded", lambda path, kind: (opened.append(path), digest(path, kind))[1])
     many = expand(study, ["local", "public", "fedavg"], [1.0, 3.0], 5, False, None)
     assert len({run.id for run in many}) == 5 * 4
     assert len(opened) == 1

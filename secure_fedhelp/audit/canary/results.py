@@ -18,6 +18,7 @@ from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseName
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.reading import STATUS, read_bounded
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 
 #: ``white-box``: canaries of known gradients, the weights are read. ``black-box``: mislabelled records, only outputs of
@@ -110,7 +111,7 @@ def read_results(path: Path) -> list[CanaryResult]:
     """The results of a file; InvalidConfiguration if it cannot be read or is not such a file."""
     hint = "Write it again: secure-fedhelp audit canary --json FILE"
     try:
-        return _RESULTS.validate_json(path.read_bytes())
+        return _RESULTS.validate_json(read_bounded(path, STATUS))
     except OSError as error:
         raise InvalidConfiguration(f"cannot read {path}: {error.strerror or error}", hint) from error
     except ValidationError as error:

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from secure_fedhelp.study.plan import read_json
+from secure_fedhelp.study.reading import RESULTS
 from secure_fedhelp.study.sections import Sha256, Strict, Tier
 from secure_fedhelp.study.threshold import Masks
 
@@ -322,4 +323,4 @@ def to_json(report: AuditReport) -> bytes:
 
 def read_report(path: Path) -> AuditReport:
     """Read ``audit.json``; InvalidConfiguration names what is wrong."""
-    return read_json(path, AuditReport, "Give the JSON that 'secure-fedhelp audit report' wrote.")
+    return read_json(path, AuditReport, "Give the JSON that 'secure-fedhelp audit report' wrote.", RESULTS)

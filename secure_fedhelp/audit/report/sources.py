@@ -14,8 +14,30 @@ from secure_fedhelp.audit.report.model import EvidenceFile, plain
 from secure_fedhelp.audit.verify import Finding, Run, examine_run
 from secure_fedhelp.errors import FedHelpError, StorageError
 from secure_fedhelp.identity.certificates import certificate_fingerprint
-from secure_fedhelp.study.canonical import sha256_hex
 from secure_fedhelp.study.plan import load_plan
+from secure_fedhelp.study.reading import (
+    CERTIFICATE,
+    LEDGER,
+    PLAN,
+    ROSTER,
+    SETTINGS,
+    STATUS,
+    TRANSCRIPT,
+    Kind,
+    hash_bounded,
+    read_bounded,
+)
+
+_KINDS: dict[str, Kind] = {
+    "plan": PLAN,
+    "authority": CERTIFICATE,
+    "roster": ROSTER,
+    "transcript": TRANSCRIPT,
+    "ledger": LEDGER,
+    "policy": SETTINGS,
+    "settings": SETTINGS,
+    "canaries": STATUS,
+}
 
 
 @dataclass(frozen=True)
@@ -104,17 +126,16 @@ def _read_canaries(found: Sources) -> None:
 def _evidence(inputs: Inputs) -> Iterator[EvidenceFile]:
     """Every file that a report of ``inputs`` rests on; those that must be there also if they are not."""
     for number, (path, place, what) in enumerate(_places(inputs), start=1):
-        try:
-            content: bytes | None = path.read_bytes()
-        except OSError:
-            content = None
-        yield EvidenceFile(
-            anchor=f"file-{number}",
-            path=plain(place),
-            what=what,
-            bytes=None if content is None else len(content),
-            sha256=None if content is None else sha256_hex(content),
-        )
+        size, sha256 = _measured(path, _KINDS[what])
+        yield EvidenceFile(anchor=f"file-{number}", path=plain(place), what=what, bytes=size, sha256=sha256)
+
+
+def _measured(path: Path, kind: Kind) -> tuple[int, str] | tuple[None, None]:
+    """Length and hash of a file, as far as one of this kind can be read; the checks name what is wrong with it."""
+    try:
+        return hash_bounded(path, kind)
+    except OSError:
+        return None, None
 
 
 def _places(inputs: Inputs) -> Iterator[tuple[Path, str, str]]:
@@ -155,6 +176,6 @@ def _authorities(folder: Path) -> Iterator[Path]:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, CERTIFICATE)
     except OSError as error:
         raise StorageError(f"cannot read {path.name}: {error.strerror}", "Check the path.") from error

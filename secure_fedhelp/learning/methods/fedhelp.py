@@ -40,13 +40,14 @@ from secure_fedhelp.learning.models import TwoHeaded, flatten
 from secure_fedhelp.learning.pooling import expand, pool, pooled_shape
 from secure_fedhelp.learning.steps import ExtraLoss, taught_by, trained_model, warm_model
 from secure_fedhelp.learning.task import Task
-from secure_fedhelp.learning.twin import Twin, of_both
+from secure_fedhelp.learning.twin import Twin, fresh_twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import Tier
 
 
 class FedHelp(Averaging):
@@ -69,6 +70,11 @@ class FedHelp(Averaging):
             raise InvalidPlan(f"ranking_top = {top} leaves none of {classes} classes to be outranked")
         answers = plan.data.public_records * math.prod(pooled_shape(plan.data, options.logit_pool))
         return super().lengths(plan) | ({"public-logits": answers} if options.logits else {})
+
+    @classmethod
+    def trained_privately(cls, plan: StudyPlan, tier: Tier) -> nn.Module:
+        twin = plan.options(methods.FedHelp).twin and tier == "large"
+        return fresh_twin(plan, plan.model.large) if twin else super().trained_privately(plan, tier)
 
     def train(self, round_number: int) -> Said:
         model = self.start(round_number)

@@ -36,11 +36,13 @@ from secure_fedhelp.learning.method import Site
 from secure_fedhelp.learning.models import TwoHeaded, flatten
 from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.steps import home_steps, taught_by, trained_model, warm_model
-from secure_fedhelp.learning.twin import Twin, of_both
+from secure_fedhelp.learning.twin import Twin, fresh_twin, of_both
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
+from secure_fedhelp.study.plan import StudyPlan
+from secure_fedhelp.study.sections import Tier
 
 _ROUND, _END = 21, 22
 
@@ -57,6 +59,11 @@ class ProxyFl(Averaging):
         self.private = flatten(warm_model(self.plan, self.architecture, site.public, site.answers))
         self._moments = Moments()
         self._twin_private: NDArray[np.float64] | None = None
+
+    @classmethod
+    def trained_privately(cls, plan: StudyPlan, tier: Tier) -> nn.Module:
+        twin = plan.options(methods.ProxyFl).twin
+        return fresh_twin(plan, plan.model.of(tier)) if twin else super().trained_privately(plan, tier)
 
     def private_steps(self, model: TwoHeaded, round_number: int) -> DpSgd:
         if not self.options.twin:

@@ -48,14 +48,14 @@ from secure_fedhelp.learning.moments import Moments
 from secure_fedhelp.learning.spectrum import Fourier, Kind, Part, band
 from secure_fedhelp.learning.stages import Stage, epochs, next_stage, stage_score
 from secure_fedhelp.learning.steps import fresh_model, home_steps, public_steps, taught_by, trained_model, warm_model
-from secure_fedhelp.learning.twin import Twin, of_both
+from secure_fedhelp.learning.twin import Twin, fresh_twin, of_both
 from secure_fedhelp.privacy.entries import Proof
 from secure_fedhelp.privacy.mechanisms import DpSgd, Gaussian
 from secure_fedhelp.privacy.training import RecordLoss
 from secure_fedhelp.study import methods
 from secure_fedhelp.study.channel import Vector
 from secure_fedhelp.study.plan import StudyPlan
-from secure_fedhelp.study.sections import ChannelSection
+from secure_fedhelp.study.sections import ChannelSection, Tier
 
 _HOME, _DRAW = 11, 12
 _NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
@@ -109,6 +109,11 @@ class Prr(Averaging):
             if aligned < rounds:
                 found["prototypes"] = tuple(prototypes if number >= first else 0 for number in range(rounds))
         return found
+
+    @classmethod
+    def trained_privately(cls, plan: StudyPlan, tier: Tier) -> nn.Module:
+        twin = plan.options(methods.Prr).twin
+        return fresh_twin(plan, plan.model.of(tier)) if twin else super().trained_privately(plan, tier)
 
     @classmethod
     def channels(cls, plan: StudyPlan, bounds: Bounds) -> list[ChannelSection]:
@@ -322,7 +327,12 @@ def twin_losses(stage: Stage, losses: RecordLoss, temperature: float) -> RecordL
 def parts(model: TwoHeaded) -> list[Part]:
     """How each parameter travels: the extractor's weights in the spectrum, its biases and the heads as they are,
     normalisation layers not at all."""
-    return [Part(tuple(p.shape), _kind(layer, p, model)) for layer in model.modules() for p in layer.parameters(False)]
+    return [
+        Part(tuple(p.shape), _kind(layer, p, model))
+        for layer in model.modules()
+        for p in layer.parameters(False)
+        if p.requires_grad
+    ]
 
 
 def _kind(layer: nn.Module, parameter: nn.Parameter, model: TwoHeaded) -> Kind:

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.reading import RESULTS, read_bounded
 from secure_fedhelp.study.sections import Strict
 from secure_fedhelp.study.threshold import Masks
 
@@ -122,7 +123,7 @@ def require_place(path: Path) -> None:
 def read_results(path: Path) -> list[Result]:
     """The results in a file; InvalidConfiguration names what does not fit the format, StorageError if unreadable."""
     try:
-        return _RESULTS.validate_json(path.read_bytes(), strict=True)
+        return _RESULTS.validate_json(read_bounded(path, RESULTS), strict=True)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     except ValidationError as error:

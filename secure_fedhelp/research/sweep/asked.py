@@ -19,8 +19,9 @@ from secure_fedhelp.errors import InvalidConfiguration, StorageError
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.data_file import require_unchanged
 from secure_fedhelp.research.sweep.runs import RIVALS, Run
-from secure_fedhelp.study.files import read_regular, write_atomic
+from secure_fedhelp.study.files import write_atomic
 from secure_fedhelp.study.plan import explain
+from secure_fedhelp.study.reading import RESULTS, parse_json, read_bounded
 from secure_fedhelp.study.sections import Strict
 
 
@@ -43,8 +44,8 @@ def remember(folder: Path, runs: Sequence[Run]) -> None:
     if path.exists():
         try:
             # as plain values: another version's entry, which this one might not understand, stays what it is
-            entries = {entry["run"]: entry for entry in json.loads(path.read_bytes())}
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            entries = {entry["run"]: entry for entry in parse_json(read_bounded(path, RESULTS))}
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{path} is damaged", "Delete this file: the sweep writes it anew.") from error
     entries |= {run.id: _entry(run, folder) for run in runs}
     for entry in entries.values():
@@ -90,14 +91,14 @@ def study_of(path: Path, ident: str) -> StudyFile:
     if path.suffix != ".json":
         raise InvalidConfiguration(f"{path} is no sweep's asked.json", "--run is for those; leave it out.")
     try:
-        values = json.loads(read_regular(path))
+        values = parse_json(read_bounded(path, RESULTS))
         entry = {e["run"]: e for e in values}.get(ident)
         found = None if entry is None else Asked.model_validate_json(json.dumps(entry))
     except ValidationError as error:
         raise InvalidConfiguration(f"{path}: run {ident}: {explain(error)}", again) from error
     except OSError as error:
         raise InvalidConfiguration(f"{path}: cannot be read: {error.strerror or error}", again) from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InvalidConfiguration(f"{path} is damaged", again) from error
     if found is None:
         known = "The column run of results.csv has the ids of all that are done."

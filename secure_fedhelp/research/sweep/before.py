@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from secure_fedhelp.errors import FedHelpError
+from secure_fedhelp.learning.trial import try_networks
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.cohort import Cohort, cohort_of
 from secure_fedhelp.research.fitness import advice, require_test_of_classes, unfit_hospitals
 from secure_fedhelp.research.own_data import Files, study_data
+from secure_fedhelp.research.plans import study_plan
 from secure_fedhelp.research.sweep.runs import COMMON_RIVALS, DEALT_BY, RIVALS, Run, seeds_of
 
 
@@ -52,6 +54,7 @@ def look_ahead(runs: Sequence[Run]) -> Before:
     names everything. Else what is wrong is for the runs that it concerns.
     """
     found, notes, files = Before(seeds=len(seeds_of(runs))), _Notes(), Files()
+    tried = dict[str, FedHelpError | None]()
     for dealings in _by_dealing(runs):
         failed: list[FedHelpError] = []
         for same in dealings:
@@ -65,6 +68,7 @@ def look_ahead(runs: Sequence[Run]) -> Before:
                 continue
             found.cohort = found.cohort or cohort_of(data)
             _judge(same, data, found, notes)
+            _try_networks(same, data, found, notes, tried)
         if len(failed) == len(dealings):
             first = failed[0]
             raise first if len(failed) == 1 else type(first)(notes.about(first, [s[0] for s in dealings]), first.hint)
@@ -87,6 +91,25 @@ def _judge(same: Sequence[Run], data: StudyData, found: Before, notes: _Notes) -
         found.advice = found.advice or advice(run.study, list(data.hospitals), unfit)
         if run.contender not in RIVALS or len(unfit) == len(data.hospitals):
             found.impossible[run.id] = _words(list(unfit.values()))
+
+
+def _try_networks(
+    same: Sequence[Run], data: StudyData, found: Before, notes: _Notes, tried: dict[str, FedHelpError | None]
+) -> None:
+    """Whose networks can be trained: each pair of networks and method once, since that is no question of the seed."""
+    for run in same:
+        if run.contender in RIVALS:
+            continue
+        key = run.study.model_dump_json(include=DEALT_BY | {"model", "method"})
+        if key not in tried:
+            try:
+                try_networks(study_plan(run.study.model_copy(update={"epsilon": None}), data))
+                tried[key] = None
+            except FedHelpError as error:
+                tried[key] = error
+        if (wrong := tried[key]) is not None:
+            notes.add(wrong, [run])
+            found.impossible.setdefault(run.id, _words([wrong]))
 
 
 class _Notes:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.errors import DataChanged, InvalidData
 from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.study.canonical import digest
+from secure_fedhelp.study.reading import ARRAYS, hash_bounded
 
 #: By path, time of change in nanoseconds and size, for as long as this process lives: a sweep asks for each run.
 _known: dict[tuple[Path, int, int], str] = {}
@@ -41,8 +41,7 @@ def _sha256(path: Path) -> str:
     status = path.stat()
     key = (path.absolute(), status.st_mtime_ns, status.st_size)
     if key not in _known:
-        with path.open("rb") as file:
-            _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _known[key] = hash_bounded(path, ARRAYS)[1]
     return _known[key]
 
 

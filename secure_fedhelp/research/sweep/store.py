@@ -24,6 +24,7 @@ from secure_fedhelp.errors import StorageError
 from secure_fedhelp.research.sweep.execute import HospitalResult, RunResult
 from secure_fedhelp.research.sweep.runs import Run
 from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.reading import RESULTS, read_bounded
 
 _RESULT: TypeAdapter[RunResult] = TypeAdapter(RunResult)
 Row = dict[str, Any]
@@ -69,7 +70,7 @@ class Store:
 
     def _read(self, path: Path) -> RunResult:
         try:
-            return _counted(_RESULT.validate_json(path.read_bytes()))
+            return _counted(_RESULT.validate_json(read_bounded(path, RESULTS)))
         except (OSError, ValidationError) as error:
             raise StorageError(f"{path} is damaged", "Delete this file: the sweep does the run again.") from error
 
