@@ -9,7 +9,7 @@ place of the target a column ``mask`` with a file, and for volumes a column ``sl
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,13 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, rea
     if not images:
         raise InvalidData(f"{folder}: no image files in images/ and masks/")
     if (folder / "patients.csv").exists():
-        patients, notes = _patients(folder / "patients.csv", data.patient_id, reading)
+        patients, notes = _patients(folder / "patients.csv", images, data.patient_id, reading)
     else:
         stems, told = one_each([(f"image {stem!r}", stem) for stem in images], folder.name, reading)
         patients, notes = dict(zip(images, stems, strict=True)), (NO_PATIENTS, *told)
     if unnamed := sorted(images.keys() - patients.keys()):
-        raise InvalidData(f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more")
+        reason = f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more"
+        raise InvalidData(reason, "Its column file has the images' names, with or without their endings.")
     files, inputs, labels = ImageFiles(folder, data), [], []
     for number, (stem, path) in enumerate(images.items()):
         progress(folder.name, number, len(images))
@@ -98,8 +99,9 @@ def sites_of(path: Path, column: str, reading: Reading = STANDARD) -> list[str]:
     """What ``column`` of an index, or of the ``patients.csv`` of a folder, says of each record, in their order."""
     if not path.is_dir():
         return [row[column] for _, row in read_rows(path, [column], reading=reading, patient=None)]
-    named = _by_file(path / "patients.csv", column, reading)
-    return [named[stem][1] for stem in _by_stem(path / "images")]
+    images = _by_stem(path / "images")
+    named = _by_file(path / "patients.csv", images, column, reading)
+    return [named[stem][1] for stem in images]
 
 
 def files_of(path: Path, reading: Reading = STANDARD) -> dict[str, Path]:
@@ -159,18 +161,25 @@ def _slice(row: Mapping[str, str], where: str, reading: Reading) -> int | None:
     return None if number is None else int(number)
 
 
-def _patients(path: Path, column: str, reading: Reading) -> tuple[dict[str, str], tuple[str, ...]]:
+def _patients(
+    path: Path, images: Collection[str], column: str, reading: Reading
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Patient by stem, and notes for the card."""
-    named = _by_file(path, column, reading)
+    named = _by_file(path, images, column, reading)
     patients, notes = patients_of(named.values(), path.name, column, reading)
     return dict(zip(named, patients, strict=True)), notes
 
 
-def _by_file(path: Path, column: str, reading: Reading) -> dict[str, tuple[str, str]]:
-    """Where a file is named, and what ``column`` says of it. InvalidData if one is named twice: who would it be of?"""
+def _by_file(path: Path, images: Collection[str], column: str, reading: Reading) -> dict[str, tuple[str, str]]:
+    """Where an image is named, with its ending or without, and what ``column`` says of it.
+
+    InvalidData if one is named twice: who would it be of?
+    """
     found: dict[str, tuple[str, str]] = {}
     for place, row in read_rows(path, ["file", column], reading=reading, patient=None):
-        if (stem := row["file"].strip()) in found:
+        name = row["file"].strip()
+        stem = name if name in images else stem_of(Path(name))
+        if stem in found:
             raise InvalidData(f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}")
         found[stem] = (place, row[column])
     return found

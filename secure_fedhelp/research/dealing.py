@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from secure_fedhelp.data.numbers import one_spelling
+from secure_fedhelp.data.numbers import one_spelling, says_nothing
 from secure_fedhelp.data.partition import by_dirichlet, by_site, by_sizes
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Indices, Labels, Records
@@ -133,6 +133,9 @@ def hospital_names(sites: Sequence[str]) -> list[str]:
 def site_name(text: str) -> str:
     """A site's name as a hospital's: ``Long Beach (VA)`` becomes ``long-beach-va``, ``3`` becomes ``site-3``."""
     name = re.sub(r"[^a-z0-9]+", "-", text.strip().lower()).strip("-")
-    if not name:
+    if not name and any(c.isalnum() for c in text):
+        reason = f"{text.strip()[:40]!r} makes no hospital's name, which has letters from a to z and digits"
+        raise InvalidPartition(reason, "Give the sites such names, or numbers.")
+    if not name or says_nothing(text):
         raise InvalidPartition(f"{text.strip()[:40]!r} is no site's name", "Fill in the column, or drop the record.")
     return (name if name[0].isalpha() else f"site-{name}")[:63]

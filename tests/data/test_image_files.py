@@ -231,6 +231,21 @@ def test_masks_keep_their_classes_when_they_are_resized(tmp_path: Path) -> None:
     assert set(np.unique(found.labels)) == {0, 1}
 
 
+def test_patients_csv_names_images_with_their_endings_or_without(tmp_path: Path) -> None:
+    folder = pairs(tmp_path)
+    for part in ("images", "masks"):
+        (folder / part / "b1.png").rename(folder / part / "b.png.png")
+    (folder / "patients.csv").write_text("file,patient_id\na1.png,a\na2,a\nb.png,b\n")
+    assert load_records(folder, DATA).records.patients == ("a", "a", "b")
+    (folder / "patients.csv").write_text("file,patient_id\na1.png,a\na1,b\na2,a\nb.png,b\n")
+    with pytest.raises(InvalidData, match="line 3: 'a1' is named already, line 2"):
+        load_records(folder, DATA)
+    (folder / "patients.csv").write_text("file,patient_id\nimages/a1.png,a\n")
+    with pytest.raises(InvalidData, match="no patient for 'a2', and 1 more") as refused:
+        load_records(folder, DATA)
+    assert "with or without their endings" in refused.value.hint
+
+
 def test_halves_of_pairs_are_named(tmp_path: Path) -> None:
     folder = pairs(tmp_path)
     (folder / "patients.csv").write_text("file,patient_id\na1,a\na2,a\n")
