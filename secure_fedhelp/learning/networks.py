@@ -107,7 +107,7 @@ def _residual() -> tuple[type[nn.Module], type[nn.Module]]:
     """MONAI's residual network and its block, without three traps of its own (1.6): ``norm`` reaches the first layer
     only and the blocks get BatchNorm; their activations work in place; and their residual sum does.
 
-    Made once and not for each network: privacy/gradients.py knows by its modules' types what it has tried.
+    Made once and not for each network: privacy/choosing.py knows by its modules' types what it has tried.
     """
     from monai.networks.nets.resnet import ResNet, ResNetBlock  # seconds of imports, for whoever asks for it
 

@@ -7,12 +7,13 @@ connect-the-dots, Doroshenko et al., PETS 2022), for neighbours that differ by o
 round is taken off delta first (:data:`ROUNDING`).
 
 **The grid is a rule of the mechanisms alone**, so an auditor finds the same figure. Its interval is dp-accounting's
-default of 1e-4 times a power of two: grids nest, and a coarser one never says less. The interval is a tenth of one
-step's typical loss, between 1e-4 / 128 and 8e-4. On a grid that is coarser than the loss of a step, each step counts as
-a much larger one, and the figure can come out above what Renyi DP proves. It is made larger again where arrays would
-fill the memory. Where a step's typical loss is 1e-3 or more, nothing finer than the default is taken, and the figure is
-never below what dp-accounting says as it comes; elsewhere it may be, and only below. 0.4.0 took nothing finer than the
-default anywhere: what fitted a budget there fits it here.
+default of 1e-4 times a power of two: grids nest, and a coarser one says no less, but for cut tails and rounding, which
+were seen to move the figure by up to 0.02 % (both stay upper bounds). The interval is a tenth of one step's typical
+loss, between 1e-4 / 128 and 8e-4. On a grid that is coarser than the loss of a step, each step counts as a much larger
+one, and the figure can come out above what Renyi DP proves. It is made larger again where arrays would fill the memory.
+Where a step's typical loss is 1e-3 or more, nothing finer than the default is taken, and the figure is never below what
+dp-accounting says as it comes; elsewhere it may be, and only below. 0.4.0 took nothing finer than the default anywhere:
+what fitted a budget there fits it here.
 
 Accuracy: for sampling rates from 0.001 and noise multipliers up to 5, and for larger rates at any noise that leaves an
 epsilon above 0.1, the bound is within 1 % (plus 0.001) of the one at a ten times finer interval; for rates from 0.01 on

@@ -3,12 +3,12 @@
 DP-SGD clips the gradient of each record, so each must be a function of that record and the parameters alone. A network
 of somebody else's may mix the records of a batch in any line of its code, so the answers to a batch are held against
 those to each record by itself, and the layer is named where they part. Which way then gives each record's gradient is
-tried too (privacy/gradients.py).
+tried too (privacy/choosing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from secure_fedhelp.errors import UnsupportedModel
+from secure_fedhelp.privacy.odd_records import MANY, odd_records
 
 #: Records tried together; relative and absolute differences that rounding makes between a batch and one of it.
 TRIED = 2
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-5
 _PASSES = 3
 _RANDOM = "Draw random numbers in nn.Dropout layers alone: what is drawn elsewhere cannot be told from mixing records."
+_FORGET = "Let a pass leave nothing behind: what is kept of one batch would be in the gradients of the next."
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -64,6 +66,10 @@ def usable_inputs(model: nn.Module, input_shape: tuple[int, ...], count: int = T
     the fewest rows of an embedding, and padding rows are among them. UnsupportedModel, naming the layer, if it takes
     neither.
     """
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            hint = "Return the module that it was made from: layers of compiled code cannot be looked at."
+            raise _refused(name, layer, "is compiled by TorchScript", hint)
     drawn = np.random.default_rng(0)
     embeddings = [layer for layer in model.modules() if isinstance(layer, _EMBEDDINGS)]
     normal = torch.from_numpy(drawn.normal(size=(count, *input_shape)).astype(np.float32))
@@ -71,13 +77,16 @@ def usable_inputs(model: nn.Module, input_shape: tuple[int, ...], count: int = T
     for inputs in (normal, _whole_numbers((count, *input_shape), embeddings, drawn)):
         if inputs is not normal and found and not embeddings:
             break
+        given = inputs.clone()
         try:
             with torch.no_grad():
                 _answers(model, inputs)
         except UnsupportedModel as error:
             refused.append(error)
-        else:
-            found.append(inputs)
+            continue
+        if not torch.equal(inputs, given):
+            raise _refused("", model, "writes into its inputs", "Let it begin with inputs = inputs.clone().")
+        found.append(inputs)
     if not found:
         raise refused[-1 if embeddings else 0]
     return found
@@ -94,32 +103,117 @@ def _whole_numbers(
     return torch.from_numpy(values.astype(np.float32))
 
 
-def require_records_apart(model: nn.Module, inputs: Tensor) -> None:
-    """UnsupportedModel, naming the layer, unless a batch is answered as each of its records alone, twice over.
+def require_records_apart(model: nn.Module, inputs: Tensor, every_layer: bool = True) -> None:
+    """UnsupportedModel, naming the layer, unless a batch is answered as each of its records alone, and time and again.
 
-    ``model`` is in training mode and dropout is off, since that would differ by chance.
+    Beside ``inputs`` stand odd records (privacy/odd_records.py), and many. ``model`` is in training mode and dropout is
+    off, since that would differ by chance. ``every_layer`` False: the whole network's answer decides, and layers may
+    have other rows before them, as is right where each record goes through the network alone.
     """
-    kept = {name: values.clone() for name, values in model.named_buffers()}
+    kept = {name: values.detach().clone() for name, values in _values(model)}
     # Several passes: another thread may draw from the same generator in one of them.
     drawing = [found for _ in range(_PASSES) if (found := _first_that_draws(model, inputs)) is not None]
     if len(drawing) == _PASSES:
         raise _refused(*drawing[0], "draws random numbers", _RANDOM)
-    together, again = _answers(model, inputs), _answers(model, inputs)
-    for name, values in model.named_buffers():
+    together, counted = _answers(model, inputs), _plain(model)
+    again = _answers(model, inputs)
+    _require_unchanged(model, kept)
+    for (name, attribute), value in _plain(model).items():
+        if counted.get((name, attribute), value) != value:
+            what = f"changes its attribute {attribute!r} with each pass: what it answers later cannot be tried now"
+            raise _refused(name, model.get_submodule(name), what, _FORGET)
+    _require_same(model, together, again, _RANDOM)
+    _require_apart(model, inputs, together, every_layer)
+    odd = answered(model, odd_records(inputs))
+    batch = torch.cat([inputs, odd])
+    with_odd = _answers(model, batch)
+    _require_unchanged(model, kept)
+    _require_same(model, together, _answers(model, inputs), _FORGET)
+    _require_apart(model, batch, with_odd, every_layer)
+    _require_apart_from_many(model, batch, together[""])
+
+
+def _values(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
+
+
+def _plain(model: nn.Module) -> dict[tuple[str, str], object]:
+    """Numbers that modules hold, and how much is in their lists and tensors: by module and attribute."""
+    found: dict[tuple[str, str], object] = {}
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, int | float):
+                found[name, attribute] = repr(value)
+            elif isinstance(value, Tensor):
+                found[name, attribute] = tuple(value.shape)
+            elif isinstance(value, Sized):
+                found[name, attribute] = len(value)
+    return found
+
+
+def _require_unchanged(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    for name, values in _values(model):
         if not torch.equal(values, kept[name]):
-            layer = model.get_submodule(name.rpartition(".")[0])
-            what = f"changes its buffer {name!r} in training, from private records and without noise"
-            raise _refused(name.rpartition(".")[0], layer, what, "Use GroupNorm or LayerNorm, or freeze the layer.")
+            layer = name.rpartition(".")[0]
+            kind = "parameter" if isinstance(values, nn.Parameter) else "buffer"
+            what = f"changes its {kind} {name!r} in training, from private records and without noise"
+            raise _refused(layer, model.get_submodule(layer), what, "Use GroupNorm or LayerNorm, or freeze the layer.")
+
+
+def _require_same(model: nn.Module, together: dict[str, Tensor], again: dict[str, Tensor], hint: str) -> None:
     for name, values in again.items():
         if not _same(together[name], values):
-            layer = model.get_submodule(name)
-            raise _refused(name, layer, "answers the same inputs twice differently", _RANDOM)
-    for number in range(len(inputs)):
-        alone = _answers(model, inputs[number : number + 1])
-        for name, values in alone.items():
-            if name in together and not _same(together[name][number], values[0]):
-                hint = "Let a record's answer depend on that record alone: no mean, norm or order over the first axis."
-                raise _refused(name, model.get_submodule(name), "mixes the records of a batch", hint)
+            raise _refused(name, model.get_submodule(name), "answers the same inputs twice differently", hint)
+
+
+def require_apart(model: nn.Module, batch: Tensor, every_layer: bool) -> None:
+    """UnsupportedModel unless ``batch``, of usual records and then odd ones, is answered as each of them alone."""
+    _require_apart(model, batch, _answers(model, batch), every_layer)
+
+
+def _require_apart(model: nn.Module, batch: Tensor, together: dict[str, Tensor], every_layer: bool) -> None:
+    for number, record in enumerate(batch):
+        if bool(record.isnan().any()):
+            continue  # it is there for the others: nothing of it may come to them
+        alone = _answers(model, record.unsqueeze(0))
+        apart = [name for name in alone if name in together and not _same(together[name][number], alone[name][0])]
+        if not apart or not (every_layer or "" in apart):
+            continue
+        if number >= TRIED:
+            # Rounding may become anything in the answer to a constant record that is normalised, say. Then it does so
+            # among copies of that record, too, where there is nothing else to mix with.
+            copies = _answers(model, record.expand_as(batch))
+            apart = [n for n in apart if n in copies and _same(copies[n][number], alone[n][0])]
+        if apart:
+            raise _mixes(model, apart[0])
+
+
+def _require_apart_from_many(model: nn.Module, batch: Tensor, together: Tensor) -> None:
+    """Records may be taken in groups, or otherwise from some size of a batch on. ``together`` is of the usual ones."""
+    numbers = [number % len(batch) for number in range(MANY)]
+    with torch.no_grad():
+        many = model(batch[numbers])
+    for number, values in zip(numbers, many, strict=True):
+        if number < len(together) and not _same(values, together[number]):
+            raise _mixes(model, "")
+
+
+def answered(model: nn.Module, records: Tensor) -> Tensor:
+    """Those of ``records`` that the network answers by themselves."""
+    there = []
+    for record in records:
+        try:
+            with torch.no_grad():
+                _answers(model, record.unsqueeze(0))
+        except UnsupportedModel:
+            continue
+        there.append(record)
+    return torch.stack(there) if there else records[:0]
+
+
+def _mixes(model: nn.Module, name: str) -> UnsupportedModel:
+    hint = "Let a record's answer depend on that record alone: no mean, norm or order over the first axis."
+    return _refused(name, model.get_submodule(name), "mixes the records of a batch", hint)
 
 
 def _first_that_draws(model: nn.Module, inputs: Tensor) -> tuple[str, nn.Module] | None:
@@ -189,7 +283,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
-    return torch.allclose(one, other, rtol=_RELATIVE, atol=_ABSOLUTE * scale)
+    return torch.allclose(one, other, rtol=_RELATIVE, atol=_ABSOLUTE * scale, equal_nan=True)
 
 
 def _refused(name: str, layer: nn.Module, what: str, hint: str | None = None) -> UnsupportedModel:

@@ -15,11 +15,11 @@ norm by another way, sum_st <a_s, a_t> <g_s, g_t> over a convolution's places s 
 precision a record's norm can come out too small, and the record count for more than the clipping norm. A linear layer
 has one place: there the norm is the product |a| |g|, which cannot cancel, and the gradient is never written out.
 
-The rule: the first of the three that agrees with a loop over records in a trial. That book-keeping is faster was
-measured on the networks of the studies and MONAI's others (``secure-fedhelp bench training``,
-docs/benchmarks.md). PyTorch's expanded weights, there too, are faster than the hooks; but whether they can do a model
-depends on the memory layout of what comes back from its loss, which the trial does not know: on a U-Net they agree with
-the loop, and raise under a loss that puts channels last. So nothing is trained by them.
+The rule (privacy/choosing.py): the first of the three that agrees with a loop over records in a trial. That
+book-keeping is faster was measured on the networks of the studies and MONAI's others (``secure-fedhelp bench
+training``, docs/benchmarks.md). PyTorch's expanded weights, there too, are faster than the hooks; but whether they can
+do a model depends on the memory layout of what comes back from its loss, which the trial does not know: on a U-Net they
+agree with the loop, and raise under a loss that puts channels last. So nothing is trained by them.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import numpy as np
 import torch
 from opacus import GradSampleModule
 from torch import Tensor, nn
 from torch.nn import functional
 
 from secure_fedhelp.errors import UnsupportedModel
-from secure_fedhelp.privacy.compatibility import require_records_apart, usable_inputs, without_dropout
 
 #: The attributes of a parameter that hold raw private values while it is trained.
 _PRIVATE: Final = ("grad_sample", "summed_grad")
@@ -75,6 +73,9 @@ class Explicit:
         total = (weights @ rows).view(self.values.shape[1:])
         return total if self.order is None else total.permute(self.order)
 
+    def __len__(self) -> int:
+        return len(self.values)
+
     def _rows(self) -> Tensor:
         return self.values.reshape(len(self.values), math.prod(self.values.shape[1:]))
 
@@ -93,6 +94,9 @@ class OuterProducts:
     def weighted_sum(self, weights: Tensor) -> Tensor:
         weights, left, right = _present(weights, self.left, self.right)
         return (left * weights.unsqueeze(1)).T @ right
+
+    def __len__(self) -> int:
+        return len(self.left)
 
 
 def _present(weights: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
@@ -144,8 +148,11 @@ class OpacusHooks:
         for layer in self._wrapped._module.modules():
             # A padding row is never trained: torch gives it no gradient, and Opacus (1.6) does.
             if isinstance(layer, nn.Embedding) and layer.padding_idx is not None and layer.weight.requires_grad:
-                sample: Tensor = layer.weight.grad_sample  # type: ignore[attr-defined]
-                sample[:, layer.padding_idx] = 0
+                sample = getattr(layer.weight, "grad_sample", None)
+                if isinstance(sample, Tensor):
+                    sample[:, layer.padding_idx] = 0
+
+        _require_rows(self._wrapped._module, len(losses))
 
     def close(self) -> None:
         self._wrapped.to_standard_module()
@@ -186,6 +193,7 @@ class BookKeeping:
                 if parameter.requires_grad:
                     parameter.grad_sample = sample  # type: ignore[attr-defined]  # where Opacus' optimiser looks
         self._seen.clear()
+        _require_rows(self._model, len(losses))
 
     def close(self) -> None:
         self._seen.clear()
@@ -221,6 +229,18 @@ class RecordByRecord:
 
     def close(self) -> None:
         self._outputs = []
+
+
+def _require_rows(model: nn.Module, count: int) -> None:
+    """UnsupportedModel unless each parameter has a row for each of ``count`` records.
+
+    Rows of which one record has several would each be clipped by themselves, and of a layer that saw a part of the
+    batch it is not known whose they are.
+    """
+    for name, p in model.named_parameters():
+        sample = getattr(p, "grad_sample", None)
+        if p.requires_grad and (not isinstance(sample, Tensor | Explicit | OuterProducts) or len(sample) != count):
+            raise UnsupportedModel(f"{name} has no gradient of its own for each record of a batch")
 
 
 @contextmanager
@@ -341,96 +361,3 @@ def _has_formula(layer: nn.Module) -> bool:
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The modules that have parameters of their own to train."""
     return [module for module in model.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
-
-
-# -- which way is right ------------------------------------------------------------------------------------------------
-
-#: What torch and Opacus raise on models that they cannot follow.
-_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError, UnsupportedModel)
-#: The fastest first.
-_WAYS: Final[tuple[type[Gradients], ...]] = (BookKeeping, OpacusHooks, RecordByRecord)
-#: Parameters that a refusal names.
-_NAMED = 4
-#: What was found right for a structure. The trial takes as long as some steps, and a study makes its models anew each
-#: round; whether a way is right does not depend on the weights.
-_CHOSEN: dict[tuple[object, ...], type[Gradients]] = {}
-
-
-def choose(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
-    """The fastest way that gives each record's gradient; UnsupportedModel, naming the layer, if none does.
-
-    Two random records are sent forth and back together, and each alone through plain autograd: the gradients must be
-    the same. That sees what no list of layers does: a mean over the batch in the middle of a model, or a parameter that
-    is also used outside of its layer. Dropout is off meanwhile; a model that draws random numbers otherwise cannot be
-    told from those, and is refused too.
-    One trial for all models of the same modules, settings and input shape.
-    """
-    modules = tuple((name, type(m), m.extra_repr(), _settings(m)) for name, m in model.named_modules())
-    parameters = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
-    key = (modules, parameters, input_shape)
-    if key not in _CHOSEN:
-        _CHOSEN[key] = _tried(model, input_shape)
-    return _CHOSEN[key]
-
-
-def _settings(module: nn.Module) -> tuple[object, ...]:
-    """The plain values that a module holds: ``forward`` may do one thing or another by them."""
-    return tuple((name, v) for name, v in sorted(vars(module).items()) if isinstance(v, bool | int | float | str))
-
-
-def _tried(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradients]:
-    with without_dropout(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is slow or odd about a way that may not be taken
-        trials = [(inputs, _each_alone(model, inputs)) for inputs in usable_inputs(model, input_shape)]
-        for way in _WAYS:
-            if way is BookKeeping and not BookKeeping.covers(model):
-                continue
-            try:
-                if all(_agrees(way, model, inputs, expected) for inputs, expected in trials):
-                    return way
-            except _FAILURES:
-                continue
-    raise UnsupportedModel("a record's gradient is another one when other records are beside it")
-
-
-def _each_alone(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The records' gradients, [b, parameters], by a loop; UnsupportedModel if one record's answer needs the others."""
-    require_records_apart(model, inputs)
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    rows, reached = [], set[str]()
-    for record in inputs:
-        try:
-            loss = _trial_losses(model(record.unsqueeze(0))).sum()
-            alone = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-        except _FAILURES as error:
-            raise UnsupportedModel(f"no gradient of each record: {str(error).splitlines()[0]}") from error
-        reached |= {name for name, gradient in zip(named, alone, strict=True) if gradient is not None}
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(named.values(), alone, strict=True)]
-        rows.append(torch.cat([part.flatten() for part in parts]))
-    if unreached := [name for name in named if name not in reached]:
-        more = f" and {len(unreached) - _NAMED} more" if len(unreached) > _NAMED else ""
-        raise UnsupportedModel(
-            f"no gradient reaches {', '.join(unreached[:_NAMED])}{more}",
-            "Leave out what is not used, or freeze it: requires_grad_(False).",
-        )
-    return torch.stack(rows)
-
-
-def _agrees(way: type[Gradients], model: nn.Module, inputs: Tensor, expected: Tensor) -> bool:
-    """Whether gradients and norms of these records are ``expected``, those of a loop over them."""
-    with attached(way, model) as gradients:
-        gradients.backward(_trial_losses(gradients(inputs)))
-        samples = [per_record(p.grad_sample) for p in model.parameters() if p.requires_grad]  # type: ignore[attr-defined]
-        norms = torch.stack([sample.norms() for sample in samples]).norm(dim=0)
-        rows = [torch.cat([s.weighted_sum(one).flatten() for s in samples]) for one in torch.eye(len(inputs))]
-    for row, norm, alone in zip(rows, norms, expected, strict=True):
-        length = float(alone.norm())
-        if not (float((row - alone).norm()) <= 1e-3 * length and abs(float(norm) - length) <= 1e-3 * length):
-            return False
-    return True
-
-
-def _trial_losses(outputs: Tensor) -> Tensor:
-    """One number a record, [b], in which each output has a weight of its own."""
-    flat = outputs.flatten(1)
-    return flat @ torch.from_numpy(np.random.default_rng(1).normal(size=flat.shape[1]).astype(np.float32))

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from secure_fedhelp.data.records import Records
 from secure_fedhelp.errors import InvalidContribution, UnsupportedModel
+from secure_fedhelp.privacy.choosing import choose
 from secure_fedhelp.privacy.compatibility import require_known_settings
-from secure_fedhelp.privacy.gradients import Gradients, PerRecord, attached, choose, per_record
+from secure_fedhelp.privacy.gradients import Gradients, PerRecord, attached, per_record
 from secure_fedhelp.privacy.mechanisms import DpSgd
 from secure_fedhelp.privacy.noise import NoiseSource
 from secure_fedhelp.study.sections import PrivacySection
@@ -57,7 +58,7 @@ def train_private(
     """
     way = check_model(model, records.inputs.shape[1:])
     expected_batch = privacy.sampling_rate * nominal_patients
-    steps, constants, padding = 0, [values.clone() for values in model.buffers()], _padding_rows(model)
+    steps, constants, padding = 0, [values.clone() for values in _constants(model)], _padding_rows(model)
     with attached(way, model) as gradients:
         optimizer = NoisyOptimizer(
             torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=learning_rate),
@@ -81,8 +82,10 @@ def train_private(
             steps += 1
             for row, start in padding:
                 row.copy_(start)  # no record moves it, so noise there would protect nobody
-    if not all(torch.equal(now, before) for now, before in zip(model.buffers(), constants, strict=True)):
-        raise InvalidContribution("a buffer of the network changed with private records: it carries no noise")
+    if not all(torch.equal(now, before) for now, before in zip(_constants(model), constants, strict=True)):
+        raise InvalidContribution(
+            "a buffer or frozen parameter of the network changed with private records: it carries no noise"
+        )
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise InvalidContribution("private training diverged: a parameter is NaN or infinite")
     return DpSgd(
@@ -181,6 +184,10 @@ def check_model(model: nn.Module, input_shape: tuple[int, ...]) -> type[Gradient
     model.train()
     require_known_settings(model)
     return choose(model, input_shape)
+
+
+def _constants(model: nn.Module) -> list[Tensor]:
+    return [*model.buffers(), *(p.detach() for p in model.parameters() if not p.requires_grad)]
 
 
 def _padding_rows(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -21,7 +21,8 @@ from secure_fedhelp.learning.models import Surrogate, build, flatten, load_flat
 from secure_fedhelp.learning.stages import Stage
 from secure_fedhelp.learning.task import Task
 from secure_fedhelp.learning.twin import Twin
-from secure_fedhelp.privacy import gradients, training
+from secure_fedhelp.privacy import choosing, gradients, training
+from secure_fedhelp.privacy.choosing import choose
 from secure_fedhelp.privacy.gradients import (
     BookKeeping,
     Explicit,
@@ -30,7 +31,6 @@ from secure_fedhelp.privacy.gradients import (
     OuterProducts,
     RecordByRecord,
     attached,
-    choose,
 )
 from secure_fedhelp.privacy.noise import SystemNoise
 from secure_fedhelp.privacy.training import NoisyOptimizer, RecordLoss
@@ -316,7 +316,7 @@ def test_a_formula_that_is_wrong_is_found_out(broken: str, monkeypatch: pytest.M
         return real(layer, inputs * 1.01, backprops)
 
     monkeypatch.setitem(gradients._FORMULAS, kind, doubled)
-    monkeypatch.setattr(gradients, "_CHOSEN", {})
+    monkeypatch.setattr(choosing, "_CHOSEN", {})
     model, shape, _ = COVERED["cnn-of-colours"]()
     assert choose(model, shape) is OpacusHooks
 
@@ -341,14 +341,14 @@ def test_a_layer_left_out_of_a_pass_stops_the_training() -> None:
 
 def test_the_trial_is_made_once_for_a_structure(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[nn.Module] = []
-    real = gradients._tried
+    real = choosing._tried
 
     def counted(model: nn.Module, shape: tuple[int, ...]) -> type[Gradients]:
         tried.append(model)
         return real(model, shape)
 
-    monkeypatch.setattr(gradients, "_tried", counted)
-    monkeypatch.setattr(gradients, "_CHOSEN", {})
+    monkeypatch.setattr(choosing, "_tried", counted)
+    monkeypatch.setattr(choosing, "_CHOSEN", {})
     for seed in range(3):
         choose(Surrogate(build("mlp-6", (5,), 2, seed)), (5,))
     assert len(tried) == 1
