@@ -60,6 +60,8 @@ class Loaded:
     columns: tuple[ColumnCounts, ...] = ()
     #: What whoever reads the card must know, such as that the file names no patients.
     notes: tuple[str, ...] = ()
+    #: How volumes lie that lie in different ways; empty if all lie alike.
+    turned: str = ""
     #: Of image files, whose raw values the plan's ``intensity`` cuts; None for tables and arrays.
     tones: Tones | None = None
 

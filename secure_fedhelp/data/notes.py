@@ -36,7 +36,7 @@ class Notes:
             self._warnings[text] = (first, count + 1)
 
     def lines(self) -> tuple[str, ...]:
-        """All notes."""
+        """All notes but :attr:`turned`."""
         found = [f"{kind}: {_files(names)}." for kind, names in self._files.items()]
         return (*found, *self._orientations(), *self._heard())
 
@@ -45,9 +45,16 @@ class Notes:
             return ()
         if len(self._lies) == 1:
             return (f"volumes lie as {next(iter(self._lies))} (where columns, rows and slices run to). {_AGREE}",)
+        return ()
+
+    @property
+    def turned(self) -> str:
+        """How volumes lie where some lie otherwise than others, which is a fault; empty if all lie alike."""
+        if len(self._lies) < 2:
+            return ""
         kinds = sorted(self._lies.items(), key=lambda item: -len(item[1]))
         listed = "; ".join(f"{lies or 'nothing is said'}: {_files(names)}" for lies, names in kinds)
-        return (f"WARNING: volumes lie in different ways, so some are mirrored or turned. {listed}. {_AGREE}",)
+        return f"volumes lie in different ways, so some are mirrored or turned. {listed}. {_AGREE}"
 
     def _heard(self) -> tuple[str, ...]:
         if not self._warnings:

@@ -60,7 +60,7 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, rea
         labels.append(fit_mask(mask, data, masks[stem].name))
     progress(folder.name, len(images), len(images))
     records = Records(np.stack(inputs), np.stack(labels), tuple(patients[stem] for stem in images))
-    return Loaded(records, notes=(*notes, *files.notes.lines()), tones=files.tones)
+    return Loaded(records, notes=(*notes, *files.notes.lines()), turned=files.notes.turned, tones=files.tones)
 
 
 def read_index(path: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
@@ -92,7 +92,7 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent, readi
     progress(path.name, len(rows), len(rows))
     records = Records(np.stack(inputs), np.stack(labels), patients)
     notes += copies_told(records, path.name) + files.notes.lines()
-    return Loaded(records, notes=notes, tones=files.tones)
+    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones)
 
 
 def sites_of(path: Path, column: str, reading: Reading = STANDARD) -> list[str]:

@@ -16,7 +16,9 @@ from secure_fedhelp.data.columns import CategoryCounts, ColumnCounts, NumericCou
 from secure_fedhelp.data.loaded import Tones
 from secure_fedhelp.study.sections import Column, DataSection
 
-Kind = Literal["missing", "constant", "code", "middle", "spread", "factor", "cut", "other", "white", "black", "flat"]
+Kind = Literal[
+    "missing", "constant", "code", "middle", "spread", "factor", "cut", "other", "white", "black", "flat", "orientation"
+]
 
 #: A median so many scales from the centre: of the public set a tenth at most lies there, of this hospital's half.
 _MIDDLE, _FEWEST_FOR_MIDDLE = 3.0, 8

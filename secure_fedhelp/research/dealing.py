@@ -108,8 +108,11 @@ def _require_enough(partition: Partition, patients: Sequence[str], parts: Mappin
     if isinstance(partition, SitePartition):
         hint = "Leave it out (smallest_site, or hospitals = [...] without it), or set fewer patients aside: [parts]."
     counts = {name: len({canonical_patient(patients[index]) for index in indices}) for name, indices in parts.items()}
-    if short := [f"{name} would have {count} patients" for name, count in counts.items() if count < least]:
-        raise InvalidPartition(f"{', '.join(short)}, and {least} are needed", hint)
+    if short := {name: count for name, count in counts.items() if count < least}:
+        said = ", ".join(f"{name} would have {count} patients" for name, count in short.items())
+        error = InvalidPartition(f"{said}, and {least} are needed", hint)
+        error.hospitals = tuple(short)
+        raise error
     if len(parts) < FEWEST_HOSPITALS:
         raise InvalidPartition(f"{len(parts)} hospitals, and a study needs {FEWEST_HOSPITALS}")
 

@@ -52,7 +52,8 @@ def read_pictures(study: StudyFile, data: OwnData, progress: Progress) -> Pictur
     else:
         loaded = read_image_set(data.path, len(data.classes), "open", progress, data.reading or STANDARD)
         sites, split = (_array(data, name, len(loaded.records)) for name in (column, data.split))
-    return Pictures(loaded.records, loaded.notes + _copies(loaded.records), sites, split=split)
+    turned = (loaded.turned,) if loaded.turned else ()
+    return Pictures(loaded.records, loaded.notes + turned + _copies(loaded.records), sites, split=split)
 
 
 def deal_pictures(study: StudyFile, data: OwnData, pictures: Pictures, rng: np.random.Generator) -> Dealt:

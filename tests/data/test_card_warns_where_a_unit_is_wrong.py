@@ -4,6 +4,7 @@ is silent about ordinary patients, shifted ones and long tails, for a card that 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from secure_fedhelp.data import suspicion
 from secure_fedhelp.data.card import DataCard, data_card
+from secure_fedhelp.data.card_json import card_json
 from secure_fedhelp.data.columns import CategoryCounts
 from secure_fedhelp.data.counting import count_columns
 from secure_fedhelp.data.encoding import encode
@@ -336,3 +338,14 @@ def test_public_columns_are_no_warning_for_their_own_hospital() -> None:
     rng = np.random.default_rng(1)
     values = [f"{value:.1f}" for value in rng.normal(50, 9, 60)]
     assert kinds(infer_column("x", values), values) == []
+
+
+def test_volumes_that_lie_otherwise_than_others_are_warned_of_on_the_terminal_and_in_json() -> None:
+    said, plan = "volumes lie in different ways", example_plan()
+    inputs = grey(np.random.default_rng(0).random((4, 1, 28, 28)))
+    records = Records(inputs, np.arange(4) % 2, ("a", "b", "c", "d"))
+    assert data_card(Loaded(records), plan, "beta").warnings == ()
+    card = data_card(Loaded(records, turned=said), plan, "beta")
+    assert f"  warning: {said}" in card.lines()
+    (warning,) = json.loads(card_json(card, plan, "beta", None))["warnings"]
+    assert warning == {"kind": "orientation", "column": None, "text": said}
