@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +52,7 @@ def read_pictures(study: StudyFile, data: OwnData, progress: Progress) -> Pictur
         loaded = read_image_set(data.path, len(data.classes), "open", progress, data.reading or STANDARD)
         sites, split = (_array(data, name, len(loaded.records)) for name in (column, data.split))
     turned = (loaded.turned,) if loaded.turned else ()
-    return Pictures(loaded.records, loaded.notes + turned + _copies(loaded.records), sites, split=split)
+    return Pictures(loaded.records, loaded.notes + turned, sites, split=split)
 
 
 def deal_pictures(study: StudyFile, data: OwnData, pictures: Pictures, rng: np.random.Generator) -> Dealt:
@@ -114,16 +113,6 @@ def _with_test_part(study: StudyFile, data: OwnData, column: str | None, progres
     everything = _joined(open_part.take(kept), tested)
     flags = [False] * len(kept) + [True] * len(tested)
     return Pictures(everything, loaded.notes, sites, flags, all_sites)
-
-
-def _copies(records: Records) -> tuple[str, ...]:
-    """A note on images that are the same to the last value and said to be of several patients."""
-    who: dict[bytes, set[str]] = {}
-    for image, patient in zip(records.inputs, records.patients, strict=True):
-        who.setdefault(hashlib.sha256(image.tobytes()).digest(), set()).add(patient)
-    if not (several := sum(len(patients) > 1 for patients in who.values())):
-        return ()
-    return (f"{several} image(s) are of more than one patient: copies may be trained and tested on",)
 
 
 def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:

@@ -336,8 +336,8 @@ def test_a_mask_of_three_classes_in_four_bits(tmp_path: Path) -> None:
 
 def test_what_the_intensity_cuts_is_counted_before_it_is_cut(tmp_path: Path) -> None:
     values = np.asarray([0, 10, 20, 30, 200, 65535] + [100] * 14).reshape(4, 5, 1)
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(png_of(values, GREY, 16))
+    (tmp_path / "a.png").write_bytes(png_of(values, GREY, 16))
+    (tmp_path / "b.png").write_bytes(png_of(values[::-1], GREY, 16))
     found = index(tmp_path, "file,patient_id,target\na.png,p1,ill\nb.png,p2,normal\n", section(intensity=(20.0, 200.0)))
     assert found.tones == Tones(pixels=40, below=4, above=2, black=6, white=4)
     assert found.notes == ()
