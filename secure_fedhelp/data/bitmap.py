@@ -31,6 +31,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 #: Markers of JPEG's kinds, by the byte after FF, that are read: baseline, extended, progressive, and both arithmetic.
 _JPEG_READ = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _JPEG_OTHERS = {0xC3: "a lossless JPEG", 0xCB: "a lossless JPEG", 0xF7: "a JPEG-LS file"}
+_PNG = "Save it as PNG, in grey or in red, green and blue, with all of its bits. Nothing was spent."
 #: uint8, or uint16 where a number has 16 bits.
 Pixels = NDArray[Any]
 
@@ -161,13 +162,11 @@ def _passes(reader: Any) -> list[tuple[int, int]]:
 def _jpeg(data: bytes, name: str) -> Bitmap:
     kind, depth, planes = _frame(data)
     if kind not in _JPEG_READ:
-        raise InvalidData(f"{name}: {_JPEG_OTHERS.get(kind, 'a hierarchical JPEG')}, which is not read")
+        raise InvalidData(f"{name}: {_JPEG_OTHERS.get(kind, 'a hierarchical JPEG')}, which is not read", _PNG)
     if depth != 8:
-        raise InvalidData(
-            f"{name}: a JPEG of {depth} bits; 8 are read", "Save it as a PNG of 16 bits. Nothing was spent."
-        )
+        raise InvalidData(f"{name}: a JPEG of {depth} bits; 8 are read", _PNG)
     if planes not in (1, 3):
-        raise InvalidData(f"{name}: a JPEG of {planes} inks (CMYK or YCCK); grey or red, green and blue are read")
+        raise InvalidData(f"{name}: a JPEG of {planes} inks (CMYK or YCCK); grey or red, green and blue are read", _PNG)
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         _require_size(image.width, image.height, name)
         image.load()

@@ -11,6 +11,7 @@ from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.reading import VOLUME, open_bounded
 
 Format = Literal["PNG", "JPEG", "DICOM", "NIfTI"]
+EMPTY = "an empty file"
 READ = "PNG, JPEG, DICOM or NIfTI"
 _STARTS: tuple[tuple[bytes, str], ...] = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 #: First bytes of image formats that are not read, for an error that names them.
@@ -52,8 +53,8 @@ def format_of(path: Path) -> Format:
     for name in get_args(Format):
         if found == name:
             return cast(Format, name)
-    what = f"{found} by its content; " if found else "by its content "
-    hint = "Convert it without loss, or take it away."
+    what = f"{found}; " if found == EMPTY else f"by its content {found}; " if found else "by its content "
+    hint = "Convert it without loss, or take it away." if found != EMPTY else "Export or fetch it again."
     if path.suffix.lower() == ".img":
         hint = f"If it is half of a NIfTI pair, name its header: {path.with_suffix('.hdr').name}."
     raise InvalidData(f"{path}: {what}not a readable {READ}", hint)
@@ -91,6 +92,8 @@ def _format(path: Path) -> str:
     for first, name in (*_STARTS, *_OTHERS):
         if start.startswith(first):
             return name
+    if not start:
+        return EMPTY
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP"
     if start[:2] == b"BM" and start[6:10] == b"\0\0\0\0":

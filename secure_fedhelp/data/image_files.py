@@ -6,9 +6,10 @@ from pathlib import Path
 
 from secure_fedhelp.data.formats import Format, format_of
 from secure_fedhelp.data.geometry import seen_as
-from secure_fedhelp.data.loaded import Tones
+from secure_fedhelp.data.loaded import Odd, Tones
 from secure_fedhelp.data.notes import Notes
 from secure_fedhelp.data.pictures import PICTURES, Raw, read_picture, read_picture_mask, tones
+from secure_fedhelp.data.suspicion import of_image
 from secure_fedhelp.data.volumes import VolumeReader, slice_of
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.sections import DataSection
@@ -20,6 +21,8 @@ class ImageFiles:
     def __init__(self, folder: Path, data: DataSection) -> None:
         self._folder, self._data, self._volumes = folder, data, VolumeReader(data.intensity)
         self.notes, self.tones = Notes(), Tones()
+        #: Images that stand out, by what is odd about them; a volume of which a slice does is there once.
+        self.odd: dict[Odd, dict[str, None]] = {}
 
     def image(self, path: Path, number: int | None, where: str) -> Raw:
         """float32 [C, H, W] of slice ``number`` of a file; ``where`` names it for a person. Raises InvalidData."""
@@ -52,14 +55,17 @@ class ImageFiles:
 
     def _image(self, path: Path, form: Format, number: int | None, where: str, *, masked: bool) -> Raw:
         if form in PICTURES:
-            raw = read_picture(path, form, self._data, masked=masked)
+            raw = whole = read_picture(path, form, self._data, masked=masked)
         elif self._data.input_shape[0] != 1:
             raise InvalidData(f"{where}: {path.name} has one channel, the plan says {self._data.input_shape[0]}")
         else:
             volume = self._volumes.image(path, form)
-            raw = slice_of(volume, number, path.name)[None]
+            raw, whole = slice_of(volume, number, path.name)[None], volume.values
             self.notes.lies(None if volume.affine is None else seen_as(volume.affine), self._name(path))
-        self.tones += tones(raw, self._data.intensity)
+        found = tones(raw, self._data.intensity)
+        self.tones += found
+        if (odd := of_image(raw, whole, found, self._data)) is not None:
+            self.odd.setdefault(odd, {})[self._name(path)] = None
         return raw
 
     def _name(self, path: Path) -> str:

@@ -66,7 +66,7 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, rea
     progress(folder.name, len(images), len(images))
     records = Records(np.stack(inputs), np.stack(labels), tuple(patients[stem] for stem in images))
     notes += copies_told(records, folder.name) + files.notes.lines()
-    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones)
+    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones, odd=files.odd)
 
 
 def read_index(path: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
@@ -95,7 +95,7 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent, readi
     order = range(len(rows))
     records = Records(np.stack([inputs[at] for at in order]), np.stack([labels[at] for at in order]), patients)
     notes += copies_told(records, path.name) + files.notes.lines()
-    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones)
+    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones, odd=files.odd)
 
 
 def sites_of(path: Path, column: str, reading: Reading = STANDARD) -> list[str]:

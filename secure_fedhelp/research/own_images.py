@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Labels, Records
 from secure_fedhelp.data.rows import MISSING, columns_of, read_rows
+from secure_fedhelp.data.suspicion import of_images
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData
 from secure_fedhelp.research.catalog import data_fields
 from secure_fedhelp.research.dealing import About, Dealt, deal
@@ -123,7 +124,9 @@ def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
         _require_classes(data)
     fields = _image_fields(name, data, data.input_shape or ())
     draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
-    return load_records(data.path, draft, progress=progress, reading=data.reading or STANDARD)
+    loaded = load_records(data.path, draft, progress=progress, reading=data.reading or STANDARD)
+    # Hospitals get arrays, whose cards know no files any more.
+    return replace(loaded, notes=loaded.notes + tuple(one.text for one in of_images(loaded.odd, draft)))
 
 
 def _require_classes(data: OwnData) -> None:

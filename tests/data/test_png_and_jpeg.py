@@ -359,7 +359,7 @@ def test_a_folder_of_pairs_is_read_by_content(tmp_path: Path) -> None:
     (tmp_path / "masks" / "a.png").write_bytes(png_of(INDICES % 2, GREY, 1))
     (tmp_path / "images" / "c.tif").write_bytes(b"II*\0" + b"\0" * 40)
     (tmp_path / "masks" / "c.png").write_bytes(WHOLE)
-    with pytest.raises(InvalidData, match=r"c\.tif: a TIFF by its content"):
+    with pytest.raises(InvalidData, match=r"c\.tif: by its content a TIFF"):
         load_records(tmp_path, section(task="segmentation"))
 
 
