@@ -93,7 +93,8 @@ def require_understood(header: Tags) -> Frames:
     rows, columns = header.whole("Rows") or 0, header.whole("Columns") or 0
     if rows * columns > LARGEST_PLANE or rows * columns * frames.count > LARGEST_VOLUME:
         size = f"{rows} x {columns} pixels, {frames.count} frames"
-        raise InvalidData(f"{where}: {size}; at most {LARGEST_PLANE} pixels a frame and {LARGEST_VOLUME} in all")
+        most = f"at most {LARGEST_PLANE} pixels a frame and {LARGEST_VOLUME} in all"
+        raise InvalidData(f"{where}: {size}; {most}", "Export the part that is meant, or fewer frames.")
     _require_plain_values(header, frames)
     return frames
 

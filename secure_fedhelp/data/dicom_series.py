@@ -79,7 +79,8 @@ def read_series(folder: Path, intensity: tuple[float, float] | None) -> Volume:
     affine = affine_of(planes, [file.path.name for file in files], str(folder)) if planes else None
     rows, columns = (files[0].frames.root.whole(keyword) or 0 for keyword in ("Rows", "Columns"))
     if rows * columns * len(files) > LARGEST_VOLUME:
-        raise InvalidData(f"{folder}: {rows} x {columns} x {len(files)} voxels, at most {LARGEST_VOLUME} in all")
+        size = f"{rows} x {columns} x {len(files)} voxels, at most {LARGEST_VOLUME} in all"
+        raise InvalidData(f"{folder}: {size}", ONE_BY_ONE)
     values = np.empty((len(files), rows, columns), dtype=np.float32)
     for number, file in enumerate(files):
         values[number] = file.values(intensity)[0]

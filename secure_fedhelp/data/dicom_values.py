@@ -126,7 +126,7 @@ def values_of(
             hint = "Replace them by the value of the background, in every hospital alike. Nothing was spent."
             raise InvalidData(f"{where}: pixels that are NaN or infinite", hint)
     if found is None:
-        raise InvalidData(f"{where}: no pixels")
+        raise InvalidData(f"{where}: no pixels", _AGAIN)
     return found
 
 

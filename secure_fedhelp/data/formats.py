@@ -7,6 +7,7 @@ from typing import Literal, cast, get_args
 
 from secure_fedhelp.data.dicom import is_dicom
 from secure_fedhelp.data.nifti import is_nifti
+from secure_fedhelp.data.volume import UNREADABLE
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.reading import VOLUME, open_bounded
 
@@ -79,7 +80,7 @@ def _format(path: Path) -> str:
         return "DICOM"
     try:
         if path.exists() and not path.is_file():
-            raise InvalidData(f"{path}: no regular file")
+            raise InvalidData(f"{path}: no regular file", UNREADABLE)
         # A DICOM file may begin with the first bytes of a TIFF, for programs that read either.
         if is_dicom(path):
             return "DICOM"
@@ -88,7 +89,7 @@ def _format(path: Path) -> str:
         with open_bounded(path, VOLUME) as file:
             start = file.read(_HEADER)
     except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or error}") from error
+        raise InvalidData(f"{path}: {error.strerror or error}", UNREADABLE) from error
     for first, name in (*_STARTS, *_OTHERS):
         if start.startswith(first):
             return name

@@ -29,7 +29,7 @@ class ImageFiles:
         with self.notes.hears(self._name(path)):
             form = format_of(path)
             if form in PICTURES and number:
-                raise InvalidData(f"{where}: no slice {number} in {path.name}, which is one picture")
+                raise InvalidData(f"{where}: no slice {number} in {path.name}, which is one picture", _ONE_PICTURE)
             return self._image(path, form, number, where, masked=False)
 
     def pair(self, path: Path, mask: Path, number: int | None, where: str) -> tuple[Raw, Raw]:
@@ -48,7 +48,8 @@ class ImageFiles:
                 moved = self._volumes.mask_of(path, form, mask, mask_form, where)
                 found, as_stored = slice_of(moved, number, mask.name), moved.affine is None
         if found.shape != raw.shape[1:]:
-            raise InvalidData(f"{where}: a mask of {found.shape} for an image of {raw.shape[1:]} pixels")
+            sizes = " for an image of ".join(f"{rows} x {columns}" for rows, columns in (found.shape, raw.shape[1:]))
+            raise InvalidData(f"{where}: a mask of {sizes} pixels (rows x columns)", _ONE_SIZE)
         if as_stored:
             self.notes.add(_AS_STORED, self._name(mask))
         return raw, found
@@ -57,7 +58,7 @@ class ImageFiles:
         if form in PICTURES:
             raw = whole = read_picture(path, form, self._data, masked=masked)
         elif self._data.input_shape[0] != 1:
-            raise InvalidData(f"{where}: {path.name} has one channel, the plan says {self._data.input_shape[0]}")
+            raise InvalidData(f"{where}: {path.name} has one channel, the plan says {self._data.input_shape[0]}", _GREY)
         else:
             volume = self._volumes.image(path, form)
             raw, whole = slice_of(volume, number, path.name)[None], volume.values
@@ -73,6 +74,11 @@ class ImageFiles:
         return str(path.relative_to(self._folder) if path.is_relative_to(self._folder) else path)
 
 
+_ONE_SIZE = (
+    "Bring the mask to the size of its image, by nearest neighbours, with the tool that made it. Nothing was spent."
+)
+_ONE_PICTURE = "Leave the column 'slice' empty for pictures. Nothing was spent."
+_GREY = "DICOM and NIfTI are read for plans of one channel; for colours save PNGs. Nothing was spent."
 _AS_STORED = (
     "masks are taken as stored, pixel on pixel, since they or their images say nothing of how they lie in space"
 )

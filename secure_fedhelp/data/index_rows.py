@@ -10,7 +10,10 @@ from pathlib import Path
 
 from secure_fedhelp.data.numbers import exact
 from secure_fedhelp.data.reading import Reading
+from secure_fedhelp.data.volume import UNREADABLE
 from secure_fedhelp.errors import InvalidData, InvalidValue
+
+_SLICE = "Slices are counted from 0; it is empty where a file has one. Nothing was spent."
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,15 @@ def volume_by_volume(listed: Sequence[Listed]) -> list[int]:
 
 def _named(index: Path, row: Mapping[str, str], column: str, where: str) -> Path:
     if not (name := row[column].strip()):
-        raise InvalidValue(f"{where}, column {column!r}: no file")
+        raise InvalidValue(
+            f"{where}, column {column!r}: no file", "Name the file, or leave the row out. Nothing was spent."
+        )
     found = index.parent / name
     try:
         if not found.exists():
             raise InvalidData(f"{where}, column {column!r}: no such file: {found}", _hint_for(found))
     except OSError as error:  # a folder that may not be looked into, a name that is too long
-        raise InvalidData(f"{where}, column {column!r}: {found}: {error.strerror or error}") from error
+        raise InvalidData(f"{where}, column {column!r}: {found}: {error.strerror or error}", UNREADABLE) from error
     return found
 
 
@@ -82,5 +87,5 @@ def _slice(row: Mapping[str, str], where: str, reading: Reading) -> int | None:
     text = row.get("slice", "").strip()
     number = exact(text, reading)  # 14.0 too: programs write so what has gaps
     if text and (number is None or number < 0 or number != int(number)):
-        raise InvalidValue(f"{where}, column 'slice': {text[:40]!r} is no whole number from 0")
+        raise InvalidValue(f"{where}, column 'slice': {text[:40]!r} is no whole number from 0", _SLICE)
     return None if number is None else int(number)

@@ -169,6 +169,9 @@ def _by_file(path: Path, images: Collection[str], column: str, reading: Reading)
         name = row["file"].strip()
         stem = name if name in images else stem_of(Path(name))
         if stem in found:
-            raise InvalidData(f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}")
+            raise InvalidData(
+                f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}",
+                "Keep one of the rows. Nothing was spent.",
+            )
         found[stem] = (place, row[column])
     return found

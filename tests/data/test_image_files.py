@@ -171,6 +171,7 @@ def test_each_fault_of_an_index_is_named(tmp_path: Path, text: str, error: type[
     with pytest.raises(error, match=words) as raised:
         index(tmp_path, text)
     assert type(raised.value) is error
+    assert raised.value.hint != InvalidData.default_hint or error is not InvalidData
 
 
 @pytest.mark.parametrize(

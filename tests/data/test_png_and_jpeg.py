@@ -215,6 +215,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, kind: str) ->
     assert "Error" not in raised.value.message
     assert " at 0x" not in raised.value.message
     assert "IM1" in raised.value.message
+    assert raised.value.hint != InvalidData.default_hint  # which does not say what is to be done
 
 
 GREYS_AGAINST_THEIR_NUMBERS = chunk(b"PLTE", bytes([255] * 3 + [0] * 3 + [128] * 3))
@@ -233,6 +234,16 @@ def test_a_mask_whose_numbers_are_no_classes_is_refused(tmp_path: Path, kind: st
     (tmp_path / "mask").write_bytes(data)
     with pytest.raises(InvalidData, match=words):
         read_picture_mask(tmp_path / "mask", format_of(tmp_path / "mask"))
+
+
+@pytest.mark.parametrize("number", [128, 255, 3])
+def test_grey_levels_in_a_mask_are_told_to_become_class_numbers(tmp_path: Path, number: int) -> None:
+    (tmp_path / "image.png").write_bytes(WHOLE)
+    (tmp_path / "mask.png").write_bytes(png_of(INDICES // 3 * number, GREY, 8))
+    data = section(classes=("background", "liver", "tumour"), task="segmentation")
+    with pytest.raises(InvalidValue, match=f"{number} in the mask is none of the 3 class numbers, 0 to 2") as raised:
+        index(tmp_path, "file,mask,patient_id\nimage.png,mask.png,p1\n", data)
+    assert "128, 255 become 0, 1, 2" in raised.value.hint
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
