@@ -22,7 +22,7 @@ from secure_fedhelp.data.formats import format_of
 from secure_fedhelp.data.loaded import Loaded, Tones
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.pictures import read_picture, read_picture_mask
-from secure_fedhelp.errors import InvalidData
+from secure_fedhelp.errors import InvalidData, InvalidValue
 from secure_fedhelp.study.sections import DataSection
 
 Array = np.ndarray[Any, Any]
