@@ -120,6 +120,7 @@ def data_card(loaded: Loaded, plan: StudyPlan, hospital: str) -> DataCard:
     elif len(records):
         tones = loaded.tones or count_tones(records.inputs)
         warnings = suspicion.of_tones(tones, grey_ends(records.inputs), data)
+        warnings = warnings or suspicion.of_images(loaded.odd, data)
         if loaded.turned:
             warnings += (Suspicion("orientation", None, loaded.turned),)
         extremes = float(records.inputs.min()), float(records.inputs.max())

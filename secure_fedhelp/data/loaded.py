@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Literal, Protocol, TypeVar
 
 from secure_fedhelp.data.columns import ColumnCounts
 from secure_fedhelp.data.records import Records
 
 Item = TypeVar("Item")
+#: What a single image is whose values are of another kind than the plan's ``intensity`` is meant for.
+Odd = Literal["white", "fractions"]
 #: Rows between two reports of progress.
 REPORT_ROWS = 2000
 
@@ -64,6 +66,8 @@ class Loaded:
     turned: str = ""
     #: Of image files, whose raw values the plan's ``intensity`` cuts; None for tables and arrays.
     tones: Tones | None = None
+    #: Of image files: those that stand out, by what is odd about them (data/suspicion.py).
+    odd: Mapping[Odd, Collection[str]] = field(default_factory=dict)
 
     @property
     def missing(self) -> dict[str, int]:

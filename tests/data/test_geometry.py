@@ -205,6 +205,13 @@ def test_a_card_says_how_volumes_lie_and_warns_where_they_differ(scans: Path) ->
     assert "LAS: 1 of them, image4.nii" in two.turned
 
 
+def test_volumes_that_say_nothing_of_their_place_may_be_turned(tmp_path: Path) -> None:
+    for name, affine in (("known", AFFINE), ("unknown", None)):
+        save(tmp_path / f"{name}.nii", lesion(), affine)
+    rows = [(f"{name}.nii", 1, f"{name}.nii") for name in ("known", "unknown")]
+    assert "so some may be mirrored or turned. RAS: 1 of them" in index(tmp_path, rows, intensity=(0.0, 1.0)).turned
+
+
 @pytest.mark.parametrize("to", ORIENTATIONS)
 def test_orientations_have_the_names_that_nibabel_gives(to: Array) -> None:
     _, affine = turned(lesion(), AFFINE, to)
