@@ -239,7 +239,7 @@ def test_a_mask_whose_numbers_are_no_classes_is_refused(tmp_path: Path, kind: st
 @pytest.mark.parametrize("number", [128, 255, 3])
 def test_grey_levels_in_a_mask_are_told_to_become_class_numbers(tmp_path: Path, number: int) -> None:
     (tmp_path / "image.png").write_bytes(WHOLE)
-    (tmp_path / "mask.png").write_bytes(png_of(INDICES // 3 * number, GREY, 8))
+    (tmp_path / "mask.png").write_bytes(png_of(INDICES // 2 * number, GREY, 8))
     data = section(classes=("background", "liver", "tumour"), task="segmentation")
     with pytest.raises(InvalidValue, match=f"{number} in the mask is none of the 3 class numbers, 0 to 2") as raised:
         index(tmp_path, "file,mask,patient_id\nimage.png,mask.png,p1\n", data)
