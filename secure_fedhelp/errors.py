@@ -53,7 +53,10 @@ class MissingColumn(InvalidData):
 
 
 class UnknownCategory(InvalidData):
-    default_hint = "Map the value to a category of the plan's schema, or leave it empty. Nothing was spent."
+    default_hint = (
+        "Map the value to one that the plan lists, or leave it empty; a record without a class has to be left out. "
+        "Nothing was spent."
+    )
 
 
 class InvalidValue(InvalidData):
@@ -83,8 +86,9 @@ class UnknownDataset(InvalidData):
 
 
 class InvalidPartition(InvalidData):
-    """A way of dealing patients to hospitals that these patients do not allow."""
+    """A way of dealing patients to hospitals that these patients do not allow. ``hospitals`` would have too few."""
 
+    hospitals: tuple[str, ...] = ()
     default_hint = "Change the study file's [partition] or [parts]: other shares, a larger alpha, fewer hospitals."
 
 

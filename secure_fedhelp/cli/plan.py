@@ -121,7 +121,7 @@ def _print_masks(out: Console, plan: StudyPlan, attempts: list[AttemptFacts]) ->
         "repaired",
         "stands: follows",
         "lies",
-        "holders/needed",
+        "holders / needed",
         "fails",
     ):
         table.add_column(heading, justify="right")

@@ -31,6 +31,9 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 #: Markers of JPEG's kinds, by the byte after FF, that are read: baseline, extended, progressive, and both arithmetic.
 _JPEG_READ = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _JPEG_OTHERS = {0xC3: "a lossless JPEG", 0xCB: "a lossless JPEG", 0xF7: "a JPEG-LS file"}
+_PNG = "Save it as PNG, in grey or in red, green and blue, with all of its bits. Nothing was spent."
+_AGAIN = "It is damaged: export or fetch it again, or leave it out. Nothing was spent."
+_SMALLER = "Cut it into tiles, or save it smaller, in every hospital alike. Nothing was spent."
 #: uint8, or uint16 where a number has 16 bits.
 Pixels = NDArray[Any]
 
@@ -83,7 +86,7 @@ def _read(path: Path, read: Any, kind: str) -> Bitmap:
         reason = getattr(error, "strerror", None) or " ".join(str(part) for part in error.args)
         if not reason or isinstance(error, UnidentifiedImageError):  # whose text is an object's address
             reason = "its parts contradict one another"
-        raise InvalidData(f"{path}: not a readable {kind}: {reason}") from error
+        raise InvalidData(f"{path}: not a readable {kind}: {reason}", _AGAIN) from error
     return found
 
 
@@ -109,7 +112,7 @@ def _png(data: bytes, name: str) -> Bitmap:
         return plain
     palette = np.asarray([entry[:3] for entry in reader.palette()], dtype=np.uint8)
     if values.max() >= len(palette):
-        raise InvalidData(f"{name}: index {values.max()} of a palette of {len(palette)} colours")
+        raise InvalidData(f"{name}: index {values.max()} of a palette of {len(palette)} colours", _AGAIN)
     return replace(plain, palette=palette)
 
 
@@ -139,7 +142,7 @@ def _require_whole(data: bytes, reader: Any, name: str) -> None:
     unpack, left, found = zlib.decompressobj(), b"", 0
     for kind, body in png.Reader(bytes=data).chunks():  # to the end, and every checksum is compared
         if kind == b"acTL":
-            raise InvalidData(f"{name}: an animated PNG; one picture a file is read")
+            raise InvalidData(f"{name}: an animated PNG; one picture a file is read", _PNG)
         left = left + body if kind == b"IDAT" else b""
         while left and found <= most and not unpack.eof:
             found += len(unpack.decompress(left, _STEP))
@@ -161,13 +164,11 @@ def _passes(reader: Any) -> list[tuple[int, int]]:
 def _jpeg(data: bytes, name: str) -> Bitmap:
     kind, depth, planes = _frame(data)
     if kind not in _JPEG_READ:
-        raise InvalidData(f"{name}: {_JPEG_OTHERS.get(kind, 'a hierarchical JPEG')}, which is not read")
+        raise InvalidData(f"{name}: {_JPEG_OTHERS.get(kind, 'a hierarchical JPEG')}, which is not read", _PNG)
     if depth != 8:
-        raise InvalidData(
-            f"{name}: a JPEG of {depth} bits; 8 are read", "Save it as a PNG of 16 bits. Nothing was spent."
-        )
+        raise InvalidData(f"{name}: a JPEG of {depth} bits; 8 are read", _PNG)
     if planes not in (1, 3):
-        raise InvalidData(f"{name}: a JPEG of {planes} inks (CMYK or YCCK); grey or red, green and blue are read")
+        raise InvalidData(f"{name}: a JPEG of {planes} inks (CMYK or YCCK); grey or red, green and blue are read", _PNG)
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         _require_size(image.width, image.height, name)
         image.load()
@@ -200,4 +201,4 @@ def _turn(image: Image.Image) -> int:
 
 def _require_size(width: int, height: int, name: str) -> None:
     if width * height > LARGEST_PIXELS:
-        raise InvalidData(f"{name}: {width} x {height} pixels, at most {LARGEST_PIXELS} in all")
+        raise InvalidData(f"{name}: {width} x {height} pixels, at most {LARGEST_PIXELS} in all", _SMALLER)

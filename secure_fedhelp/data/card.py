@@ -44,7 +44,7 @@ class DataCard:
     intensity: tuple[float, float] | None
     #: Of images: pixels that are black and white, and beyond it.
     tones: Tones | None
-    #: What must be wrong, such as a unit.
+    #: What must be wrong, such as a unit, or volumes of which some are mirrored.
     warnings: tuple[Suspicion, ...]
     notes: tuple[str, ...]
 
@@ -120,6 +120,9 @@ def data_card(loaded: Loaded, plan: StudyPlan, hospital: str) -> DataCard:
     elif len(records):
         tones = loaded.tones or count_tones(records.inputs)
         warnings = suspicion.of_tones(tones, grey_ends(records.inputs), data)
+        warnings = warnings or suspicion.of_images(loaded.odd, data)
+        if loaded.turned:
+            warnings += (Suspicion("orientation", None, loaded.turned),)
         extremes = float(records.inputs.min()), float(records.inputs.max())
     few = shortfall(records, plan, hospital)
     return DataCard(

@@ -36,8 +36,10 @@ _DIGITS = 12
 _LARGEST_RAW = 1e300
 
 
-def codes_for_missing(values: Floats, column: Column) -> list[tuple[float, int]]:
+def codes_for_missing(values: Floats, column: Column, sure_times: int = _SURE_TIMES) -> list[tuple[float, int]]:
     """Values as in the file that lie far from all others and come often, each with how often; from values in scales.
+
+    A usual code that would be cut has to come ``sure_times``.
 
     What lies beyond the widest gap, on the side further from the centre, is taken away, and so again: -999 must not
     hide -99, nor one typing mistake either of them.
@@ -66,7 +68,7 @@ def codes_for_missing(values: Floats, column: Column) -> list[tuple[float, int]]
                 value = raw(scaled, column)
                 usual = _is_usual_code(value, rest_from, spread)
                 sure = usual and abs(scaled) > _SURE and not 0 <= value < _SURE
-                if times >= (_SURE_TIMES if sure else often) and (alone or usual):
+                if times >= (sure_times if sure else often) and (alone or usual):
                     found.append((value, times))
         elif counts[far].sum() > len(body):  # most of the column: its unit is wrong, and it has no codes
             break

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from secure_fedhelp.data.dicom_pixels import DEFLATED
 from secure_fedhelp.data.dicom_tags import Tags
+from secure_fedhelp.data.volume import UNREADABLE
 from secure_fedhelp.errors import FedHelpError, InvalidData
 from secure_fedhelp.study.reading import VOLUME, open_bounded, require_fit
 
@@ -18,6 +19,7 @@ LARGEST_DEFLATED = 2**29
 #: An element longer than this is left in the file until somebody asks for it: headers have none.
 _LARGE = 2**20
 _STEP = 2**20
+_AGAIN = "Export or fetch it again, or leave it out. Nothing was spent."
 _PLAIN = "Save it uncompressed (Explicit VR Little Endian). Nothing was spent."
 
 
@@ -35,10 +37,10 @@ def reads_named(path: Path) -> Iterator[None]:
     except FedHelpError:
         raise
     except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or error}") from error
+        raise InvalidData(f"{path}: {error.strerror or error}", UNREADABLE) from error
     except Exception as error:  # a malformed file: pydicom raises many kinds
         words = " ".join(str(error).split())[:200] or "it contradicts itself"
-        raise InvalidData(f"{path}: a damaged DICOM file, or none: {words}") from error
+        raise InvalidData(f"{path}: a damaged DICOM file, or none: {words}", _AGAIN) from error
     finally:
         logger.setLevel(level)
 
@@ -48,7 +50,7 @@ def read_header(path: Path, where: str) -> Tags:
     from pydicom import dcmread
 
     if not path.is_file():
-        raise InvalidData(f"{path}: {'no regular file' if path.exists() else 'no such file'}")
+        raise InvalidData(f"{path}: {'no regular file' if path.exists() else 'no such file'}", UNREADABLE)
     require_fit(path, VOLUME)
     # What is left in the file is read from there later, where deflated bytes are others.
     defer = None if _deflated(path, where) else _LARGE

@@ -20,7 +20,14 @@ Vector = NDArray[np.float64]
 TOLERANCE = 0.1
 #: Differences of directions and spacings that are rounding.
 _ROUNDING = 1e-3
+#: A gap of so many usual steps is a slice that is not there, and no uneven stack.
+_GAP = 1.5
+#: What to do about slices that are no stack: of a folder, and of one file, of which no part can be listed.
 ONE_BY_ONE = "List the files one by one in the index, or give each stack a folder of its own. Nothing was spent."
+FRAME_BY_FRAME = (
+    "Save its frames as classic files, one each (dcm4che's emf2sf does so). Then list those one by one, or give each "
+    "stack a folder of its own. Nothing was spent."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +86,7 @@ def _plane(position: Tags, orientation: Tags, measures: Tags) -> Plane | None:
     return Plane(np.asarray(origin), column * spacing[0], row * spacing[1], thickness if thickness > 0 else 1.0)
 
 
-def affine_of(planes: Sequence[Plane], names: Sequence[str], where: str) -> NDArray[np.float64]:
+def affine_of(planes: Sequence[Plane], names: Sequence[str], where: str, hint: str = ONE_BY_ONE) -> NDArray[np.float64]:
     """4 x 4 of slices that are one stack, in this order; InvalidData, naming the slice, for what is none."""
     first, last = planes[0], planes[-1]
     for plane, name in zip(planes, names, strict=True):
@@ -89,38 +96,43 @@ def affine_of(planes: Sequence[Plane], names: Sequence[str], where: str) -> NDAr
         ):
             if np.abs(mine - theirs).max() > _ROUNDING * np.linalg.norm(theirs):
                 reason = f"{where}: {name} has {what} of another orientation or spacing than {names[0]}"
-                raise InvalidData(f"{reason}: slices of several stacks, or a localizer", ONE_BY_ONE)
+                raise InvalidData(f"{reason}: slices of several stacks, or a localizer", hint)
     if len(planes) == 1:
         step = first.normal * first.thickness
     else:
         step = (last.origin - first.origin) / (len(planes) - 1)
-        _require_even(planes, names, step, where)
+        _require_even(planes, names, step, where, hint)
     affine = np.eye(4)
     affine[:3] = np.stack([first.row_step, first.column_step, step, first.origin], axis=1)
     affine[:2] *= -1
     return affine
 
 
-def _require_even(planes: Sequence[Plane], names: Sequence[str], step: Vector, where: str) -> None:
+def _require_even(planes: Sequence[Plane], names: Sequence[str], step: Vector, where: str, hint: str) -> None:
     """InvalidData unless slices follow one another along their normal, evenly and on one line."""
     heights = np.asarray([plane.origin @ planes[0].normal for plane in planes])
+    # Not of neighbours only: times that follow one another lie at one place after a whole pass.
+    order = np.argsort(heights, kind="stable")
+    gaps = np.diff(heights[order])
+    same = np.flatnonzero(gaps <= max(_ROUNDING, gaps.max() / 100))
+    if len(same):
+        one, other = sorted((int(order[same[0]]), int(order[same[0] + 1])))
+        reason = f"{where}: {names[one]} and {names[other]} lie at one place"
+        raise InvalidData(f"{reason}: a copy, or slices of several times, echoes or phases", hint)
     rises = np.diff(heights)
-    scale = float(np.abs(rises).max())
-    same = np.flatnonzero(np.abs(rises) <= max(_ROUNDING, scale / 100))
-    if scale <= _ROUNDING or len(same):
-        number = int(same[0]) if len(same) else 0
-        reason = f"{where}: {names[number]} and {names[number + 1]} lie at one place"
-        raise InvalidData(f"{reason}: a copy, or slices of several times, echoes or phases", ONE_BY_ONE)
     if not ((rises > 0).all() or (rises < 0).all()):
         number = int(np.flatnonzero(rises * rises[0] < 0)[0])
-        reason = (
-            f"{where}: {names[number + 1]} lies before {names[number]}: the order of the slices is not how they lie"
-        )
-        raise InvalidData(reason, ONE_BY_ONE)
+        reason = f"{names[number + 1]} lies before {names[number]}: the order of the slices is not how they lie"
+        raise InvalidData(f"{where}: {reason}", hint)
     height = float(abs(step @ planes[0].normal))
     for number, (plane, name) in enumerate(zip(planes, names, strict=True)):
         away = float(np.linalg.norm(plane.origin - planes[0].origin - number * step))
         if away > TOLERANCE * height:
-            gaps = f"steps from {np.abs(rises).min():.3g} to {scale:.3g} mm"
-            reason = f"{where}: {name} lies {away:.3g} mm off even steps on one line ({gaps}): a slice is missing"
-            raise InvalidData(f"{reason}, or they are no stack", ONE_BY_ONE)
+            reason = _gap(np.abs(rises), names) or f"{name} lies {away:.3g} mm off even steps on one line"
+            raise InvalidData(f"{where}: {reason} (steps from {gaps.min():.3g} to {gaps.max():.3g} mm)", hint)
+
+
+def _gap(steps: Vector, names: Sequence[str]) -> str:
+    """Between which slices one must be missing, or nothing where all steps are about as large."""
+    usual, widest = float(np.sort(steps)[(len(steps) - 1) // 2]), int(steps.argmax())
+    return f"a slice is missing between {names[widest]} and {names[widest + 1]}" if steps[widest] > _GAP * usual else ""

@@ -19,17 +19,18 @@ CT = frozenset(_ROOT + last for last in ("2", "2.1", "2.2"))
 PET = frozenset(_ROOT + last for last in ("128", "128.1", "130"))
 DOSE = _ROOT + "481.2"
 PARAMETRIC_MAP = _ROOT + "30"
+_MR = frozenset(_ROOT + last for last in ("4", "4.1", "4.4"))
 #: Classic and enhanced images whose samples are grey values of one picture, a slice or a frame.
 IMAGES = (
     CT
     | PET
+    | _MR
     | {DOSE, PARAMETRIC_MAP}
     | {
         _ROOT + last
         for last in (
             *("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1"),  # radiography, mammography, intra-oral
             *("3", "3.1", "6", "6.1", "6.2", "6.3"),  # ultrasound, with retired kinds; photoacoustic
-            *("4", "4.1", "4.4"),  # magnetic resonance
             *("5", "20"),  # nuclear medicine
             *("7", "7.2", "7.3"),  # secondary capture
             *("12.1", "12.1.1", "12.2", "12.2.1"),  # angiography and fluoroscopy
@@ -83,13 +84,17 @@ def require_understood(header: Tags) -> Frames:
         name = UID(kind).name
         known = f"'{name}'" if name != kind else f"of the unknown kind {kind[:64]}"
         raise InvalidData(f"{where}: {known}, which is not among the images that are read", _CONVERT)
+    if kind in _MR and "MOSAIC" in header.texts("ImageType"):  # its place and size are of the whole sheet, of no slice
+        hint = "Export its slices one by one (by the scanner's own software, or as NIfTI with dcm2niix)."
+        raise InvalidData(f"{where}: a mosaic, all slices of a volume side by side in one picture", hint)
     _require_sizes(header)
     _require_grey(header)
     frames = Frames(header)
     rows, columns = header.whole("Rows") or 0, header.whole("Columns") or 0
     if rows * columns > LARGEST_PLANE or rows * columns * frames.count > LARGEST_VOLUME:
         size = f"{rows} x {columns} pixels, {frames.count} frames"
-        raise InvalidData(f"{where}: {size}; at most {LARGEST_PLANE} pixels a frame and {LARGEST_VOLUME} in all")
+        most = f"at most {LARGEST_PLANE} pixels a frame and {LARGEST_VOLUME} in all"
+        raise InvalidData(f"{where}: {size}; {most}", "Export the part that is meant, or fewer frames.")
     _require_plain_values(header, frames)
     return frames
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.dicom_files import read_header
-from secure_fedhelp.data.dicom_geometry import ONE_BY_ONE, Plane, affine_of, planes_of
+from secure_fedhelp.data.dicom_geometry import FRAME_BY_FRAME, ONE_BY_ONE, Plane, affine_of, planes_of
 from secure_fedhelp.data.dicom_kinds import DIRECTORY, LARGEST_VOLUME, class_of, require_understood
 from secure_fedhelp.data.dicom_pixels import stored_frames
 from secure_fedhelp.data.dicom_tags import Frames, Tags
-from secure_fedhelp.data.dicom_values import Scale, scales_of, values_of, warn_of_units
+from secure_fedhelp.data.dicom_values import Scale, require_all_said, said_of, scales_of, values_of, warn_of_units
 from secure_fedhelp.data.volume import Volume
 from secure_fedhelp.errors import InvalidData
 
@@ -57,7 +57,7 @@ def volume_of(path: Path, intensity: tuple[float, float] | None) -> Volume:
     values, affine = file.values(intensity), None
     if file.planes is not None and not _at_one_place(file.planes):
         names = [f"frame {number}" for number in range(1, file.frames.count + 1)]
-        affine = affine_of(file.planes, names, file.name)
+        affine = affine_of(file.planes, names, file.name, FRAME_BY_FRAME)
     return Volume(np.moveaxis(values, 0, -1), affine)
 
 
@@ -69,6 +69,8 @@ def read_series(folder: Path, intensity: tuple[float, float] | None) -> Volume:
     if len(files) == 1:
         return volume_of(files[0].path, intensity)
     _require_one_series(files, folder)
+    said = [said_of(file.frames)[0] for file in files]
+    require_all_said(said, [file.path.name for file in files], str(folder))
     files = _in_order(files, folder)
     planes = [file.planes[0] for file in files if file.planes is not None]
     if planes and len(planes) < len(files):
@@ -77,7 +79,8 @@ def read_series(folder: Path, intensity: tuple[float, float] | None) -> Volume:
     affine = affine_of(planes, [file.path.name for file in files], str(folder)) if planes else None
     rows, columns = (files[0].frames.root.whole(keyword) or 0 for keyword in ("Rows", "Columns"))
     if rows * columns * len(files) > LARGEST_VOLUME:
-        raise InvalidData(f"{folder}: {rows} x {columns} x {len(files)} voxels, at most {LARGEST_VOLUME} in all")
+        size = f"{rows} x {columns} x {len(files)} voxels, at most {LARGEST_VOLUME} in all"
+        raise InvalidData(f"{folder}: {size}", ONE_BY_ONE)
     values = np.empty((len(files), rows, columns), dtype=np.float32)
     for number, file in enumerate(files):
         values[number] = file.values(intensity)[0]

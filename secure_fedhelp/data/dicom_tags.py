@@ -12,6 +12,8 @@ from secure_fedhelp.errors import InvalidData
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_AGAIN = "Its header contradicts itself: export it again from its source, or leave it out. Nothing was spent."
+
 
 @dataclass(frozen=True)
 class Tags:
@@ -25,7 +27,7 @@ class Tags:
         try:
             found = self.data.get(keyword)
         except Exception as error:  # values are converted when they are asked for, by many rules
-            raise InvalidData(f"{self.where}: {keyword} cannot be read: {error}") from error
+            raise InvalidData(f"{self.where}: {keyword} cannot be read: {error}", _AGAIN) from error
         if found is None or isinstance(found, (str, bytes)):
             found = [found] if found else []
         elif not hasattr(found, "__len__"):
@@ -40,10 +42,10 @@ class Tags:
         try:
             numbers = tuple(float(value) for value in found)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidData(f"{self.where}: {keyword} is no number: {str(found[0])[:40]!r}") from error
+            raise InvalidData(f"{self.where}: {keyword} is no number: {str(found[0])[:40]!r}", _AGAIN) from error
         if len(numbers) != count or not all(map(math.isfinite, numbers)):
             shown = ", ".join(f"{number:g}" for number in numbers[:6])
-            raise InvalidData(f"{self.where}: {keyword} is {shown}; {count} finite numbers are needed")
+            raise InvalidData(f"{self.where}: {keyword} is {shown}; {count} finite numbers are needed", _AGAIN)
         return numbers
 
     def number(self, keyword: str) -> float | None:
@@ -55,7 +57,7 @@ class Tags:
         """A whole number, or None."""
         found = self.number(keyword)
         if found is not None and found != int(found):
-            raise InvalidData(f"{self.where}: {keyword} is {found:g}, no whole number")
+            raise InvalidData(f"{self.where}: {keyword} is {found:g}, no whole number", _AGAIN)
         return None if found is None else int(found)
 
     def texts(self, keyword: str) -> tuple[str, ...]:
@@ -66,21 +68,21 @@ class Tags:
         """One word or UID, or nothing where the element is absent or empty."""
         found = self.texts(keyword)
         if len(found) > 1:
-            raise InvalidData(f"{self.where}: {keyword} has {len(found)} values, one is needed")
+            raise InvalidData(f"{self.where}: {keyword} has {len(found)} values, one is needed", _AGAIN)
         return found[0] if found else ""
 
     def items(self, keyword: str) -> tuple[Tags, ...]:
         """The items of a sequence."""
         found = self.values(keyword)
         if any(not hasattr(item, "get") for item in found):
-            raise InvalidData(f"{self.where}: {keyword} is no sequence")
+            raise InvalidData(f"{self.where}: {keyword} is no sequence", _AGAIN)
         return tuple(Tags(item, self.where) for item in found)
 
     def item(self, keyword: str) -> Tags | None:
         """The only item of a sequence, or None."""
         found = self.items(keyword)
         if len(found) > 1:
-            raise InvalidData(f"{self.where}: {keyword} has {len(found)} items, one is needed")
+            raise InvalidData(f"{self.where}: {keyword} has {len(found)} items, one is needed", _AGAIN)
         return found[0] if found else None
 
 
@@ -93,9 +95,8 @@ class Frames:
         self._shared = root.item("SharedFunctionalGroupsSequence")
         self._own = root.items("PerFrameFunctionalGroupsSequence")
         if self._own and len(self._own) != self.count:
-            raise InvalidData(
-                f"{root.where}: {self.count} frames (NumberOfFrames), and functional groups of {len(self._own)}"
-            )
+            said = f"{self.count} frames (NumberOfFrames), and functional groups of {len(self._own)}"
+            raise InvalidData(f"{root.where}: {said}", _AGAIN)
 
     @property
     def grouped(self) -> bool:
@@ -107,7 +108,8 @@ class Frames:
         shared = None if self._shared is None else self._shared.item(keyword)
         own = self._own[frame].item(keyword) if self._own else None
         if shared is not None and own is not None and shared.data != own.data:
-            raise InvalidData(f"{self.root.where}: {keyword} for all frames, and another one for frame {frame + 1}")
+            said = f"{keyword} for all frames, and another one for frame {frame + 1}"
+            raise InvalidData(f"{self.root.where}: {said}", _AGAIN)
         return own if own is not None else shared
 
     def groups(self, keyword: str) -> Iterator[Tags | None]:
@@ -118,5 +120,5 @@ class Frames:
 def _count(root: Tags) -> int:
     found = root.whole("NumberOfFrames")
     if found is not None and found < 1:
-        raise InvalidData(f"{root.where}: {found} frames (NumberOfFrames)")
+        raise InvalidData(f"{root.where}: {found} frames (NumberOfFrames)", _AGAIN)
     return 1 if found is None else found

@@ -7,7 +7,7 @@ modality's own, private scales. Padding pixels are pixels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +18,46 @@ from secure_fedhelp.errors import InvalidData
 
 _AGAIN = "Export it again from its source, with one statement of its values. Nothing was spent."
 Scale = tuple[float, float]
+#: Slope and intercept of a frame, each as far as the file says it.
+Said = tuple[float | None, float | None]
+
+
+def said_of(frames: Frames) -> list[Said]:
+    """What the file says of each frame, at its root or in a functional group; InvalidData for a contradiction."""
+    root, found = _said(frames.root), list[Said]()
+    for group in frames.groups("PixelValueTransformationSequence"):
+        own: Said = (None, None) if group is None else _said(group)
+        if any(mine not in (None, theirs) and theirs is not None for mine, theirs in zip(own, root, strict=True)):
+            reason = f"rescaled by {root} at its root, by {own} in a functional group"
+            raise InvalidData(f"{frames.root.where}: {reason}", _AGAIN)
+        found.append((root[0] if own[0] is None else own[0], root[1] if own[1] is None else own[1]))
+    return found
 
 
 def scales_of(frames: Frames) -> list[Scale]:
-    """Slope and intercept of each frame, (1, 0) where the file says nothing; InvalidData for a contradiction."""
+    """Slope and intercept of each frame, 1 and 0 where the file says nothing; InvalidData for a contradiction."""
     root = frames.root
     if class_of(root) == DOSE:
         return [_dose(root)] * frames.count
-    at_root = _scale(root)
-    found = []
-    for scale in _own_scales(frames):
-        if scale is not None and at_root is not None and scale != at_root:
-            reason = f"rescaled by {at_root} at its root, by {scale} in a functional group"
-            raise InvalidData(f"{root.where}: {reason}", _AGAIN)
-        found.append(scale or at_root or (1.0, 0.0))
     if class_of(root) == PARAMETRIC_MAP:
         _require_own_values(frames)
-    return found
+    found = said_of(frames)
+    require_all_said(found, [f"frame {number}" for number in range(1, frames.count + 1)], root.where)
+    return [(1.0 if slope is None else slope, intercept or 0.0) for slope, intercept in found]
+
+
+def require_all_said(found: Sequence[Said], names: Sequence[str], where: str) -> None:
+    """InvalidData where one slice of a volume says nothing of a slope or intercept that changes another one.
+
+    An empty tag is an absent one, so such a slice would be off by the others' intercept: 1024 Hounsfield units mostly.
+    """
+    for part, (keyword, neutral) in enumerate((("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))):
+        values = {name: one[part] for name, one in zip(names, found, strict=True)}
+        silent = [name for name, value in values.items() if value is None]
+        changed = [f"{name} has {value:g}" for name, value in values.items() if value not in (None, neutral)]
+        if silent and changed:
+            reason = f"{silent[0]} has no {keyword}, {changed[0]}, so their values do not compare"
+            raise InvalidData(f"{where}: {reason}", _AGAIN)
 
 
 def warn_of_units(frames: Frames) -> None:
@@ -43,22 +66,16 @@ def warn_of_units(frames: Frames) -> None:
     if kind in PET:
         unit = root.text("Units") or "none named"
         warnings.warn(f"PET values are in the unit of the file ({unit}); no uptake value is computed", stacklevel=2)
-    if kind in CT and _scale(root) is None and None in _own_scales(frames):
-        warnings.warn("CT without a slope and an intercept: its numbers are taken as they are", stacklevel=2)
+    if kind in CT and (said := said_of(frames)) and any(intercept is None for _, intercept in said):
+        what = "a slope and an intercept" if (None, None) in said else "an intercept"
+        warnings.warn(f"CT without {what}: its numbers are taken as they are", stacklevel=2)
 
 
-def _own_scales(frames: Frames) -> list[Scale | None]:
-    groups = frames.groups("PixelValueTransformationSequence")
-    return [None if group is None else _scale(group) for group in groups]
-
-
-def _scale(tags: Tags) -> Scale | None:
+def _said(tags: Tags) -> Said:
     slope, intercept = tags.number("RescaleSlope"), tags.number("RescaleIntercept")
     if slope == 0:
         raise InvalidData(f"{tags.where}: RescaleSlope is 0: all values would be one", _AGAIN)
-    if slope is None and intercept is None:
-        return None
-    return 1.0 if slope is None else slope, intercept or 0.0
+    return slope, intercept
 
 
 def _dose(root: Tags) -> Scale:
@@ -109,7 +126,7 @@ def values_of(
             hint = "Replace them by the value of the background, in every hospital alike. Nothing was spent."
             raise InvalidData(f"{where}: pixels that are NaN or infinite", hint)
     if found is None:
-        raise InvalidData(f"{where}: no pixels")
+        raise InvalidData(f"{where}: no pixels", _AGAIN)
     return found
 
 

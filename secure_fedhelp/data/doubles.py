@@ -23,13 +23,30 @@ def doubles(records: Records) -> Iterable[tuple[int, int]]:
             yield at, first
 
 
+def of_several(records: Records) -> Iterable[tuple[int, int]]:
+    """Each record with the image of an earlier one of another patient, and that one; none of one value all over."""
+    first_of: dict[bytes, int] = {}
+    for at, image in enumerate(records.inputs):
+        if image.min() == image.max():
+            continue
+        first = first_of.setdefault(hashlib.sha256((image + 0.0).tobytes()).digest(), at)
+        if records.patients[first] != records.patients[at]:
+            yield at, first
+
+
 def copies_told(records: Records, file: str) -> tuple[str, ...]:
-    """A note on images that are there twice; no refusal, since two exposures may be alike where two rows are not."""
-    found = list(doubles(records))
-    if not found:
-        return ()
-    at, first = found[0]
-    return (
-        f"{file}: {len(found)} image(s) are the same as another of their patient, records {first} and {at} among them: "
-        "was the set put together from two that overlap?",
-    )
+    """Notes on images that are there twice; no refusal, since two exposures may be alike where two rows are not."""
+    notes = []
+    if found := list(doubles(records)):
+        at, first = found[0]
+        notes.append(
+            f"{file}: {len(found)} image(s) are the same as another of their patient, records {first} and {at} among "
+            "them: was the set put together from two that overlap?"
+        )
+    if found := list(of_several(records)):
+        at, first = found[0]
+        notes.append(
+            f"{file}: {len(found)} image(s) are of more than one patient, records {first} and {at} among them. "
+            "Who counts as two is protected half as well, and copies may be trained and tested on."
+        )
+    return tuple(notes)

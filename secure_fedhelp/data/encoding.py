@@ -6,7 +6,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from secure_fedhelp.data.numbers import declared, exact, lost_zeros, no_number, numbers_of, other_settings
+from secure_fedhelp.data.numbers import (
+    declared,
+    exact,
+    leave_empty,
+    lost_zeros,
+    no_number,
+    numbers_of,
+    other_settings,
+    says_nothing,
+)
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.rows import MISSING
 from secure_fedhelp.errors import UnknownCategory
@@ -49,6 +58,10 @@ def _place(text: str, column: Column, where: str, reading: Reading) -> int:
             raise
         if numbers_of(column.categories) and other_settings(text, reading):  # 1,5 is no other category than 1.5
             raise no_number(text, reading, f"{where}, column {column.name!r}") from None
+        # Missing is no other category, and neither is a listed one with characters that nobody sees.
+        seen = "".join(c for c in text if c.isprintable()).strip()
+        if says_nothing(text) or seen in (*column.categories, ""):
+            raise
         return column.listed
 
 
@@ -99,4 +112,5 @@ def category(text: str, categories: Sequence[str], where: str, reading: Reading 
         return known[number]
     if value in categories and (number is None or exact(value) in (None, number)):  # not 1.500 where it is 1500
         return categories.index(value)
-    raise UnknownCategory(f"{where}: {value[:40]!r} is none of {', '.join(categories)}")
+    hint = leave_empty(value) if says_nothing(value) else None
+    raise UnknownCategory(f"{where}: {value[:40]!r} is none of {', '.join(categories)}", hint)

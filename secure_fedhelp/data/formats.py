@@ -7,10 +7,12 @@ from typing import Literal, cast, get_args
 
 from secure_fedhelp.data.dicom import is_dicom
 from secure_fedhelp.data.nifti import is_nifti
+from secure_fedhelp.data.volume import UNREADABLE
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.reading import VOLUME, open_bounded
 
 Format = Literal["PNG", "JPEG", "DICOM", "NIfTI"]
+EMPTY = "an empty file"
 READ = "PNG, JPEG, DICOM or NIfTI"
 _STARTS: tuple[tuple[bytes, str], ...] = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 #: First bytes of image formats that are not read, for an error that names them.
@@ -52,8 +54,8 @@ def format_of(path: Path) -> Format:
     for name in get_args(Format):
         if found == name:
             return cast(Format, name)
-    what = f"{found} by its content; " if found else "by its content "
-    hint = "Convert it without loss, or take it away."
+    what = f"{found}; " if found == EMPTY else f"by its content {found}; " if found else "by its content "
+    hint = "Convert it without loss, or take it away." if found != EMPTY else "Export or fetch it again."
     if path.suffix.lower() == ".img":
         hint = f"If it is half of a NIfTI pair, name its header: {path.with_suffix('.hdr').name}."
     raise InvalidData(f"{path}: {what}not a readable {READ}", hint)
@@ -78,7 +80,7 @@ def _format(path: Path) -> str:
         return "DICOM"
     try:
         if path.exists() and not path.is_file():
-            raise InvalidData(f"{path}: no regular file")
+            raise InvalidData(f"{path}: no regular file", UNREADABLE)
         # A DICOM file may begin with the first bytes of a TIFF, for programs that read either.
         if is_dicom(path):
             return "DICOM"
@@ -87,10 +89,12 @@ def _format(path: Path) -> str:
         with open_bounded(path, VOLUME) as file:
             start = file.read(_HEADER)
     except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or error}") from error
+        raise InvalidData(f"{path}: {error.strerror or error}", UNREADABLE) from error
     for first, name in (*_STARTS, *_OTHERS):
         if start.startswith(first):
             return name
+    if not start:
+        return EMPTY
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "a WebP"
     if start[:2] == b"BM" and start[6:10] == b"\0\0\0\0":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Literal, Protocol, TypeVar
 
 from secure_fedhelp.data.columns import ColumnCounts
 from secure_fedhelp.data.records import Records
 
 Item = TypeVar("Item")
+#: What a single image is whose values are of another kind than the plan's ``intensity`` is meant for.
+Odd = Literal["white", "fractions"]
 #: Rows between two reports of progress.
 REPORT_ROWS = 2000
 
@@ -60,8 +62,12 @@ class Loaded:
     columns: tuple[ColumnCounts, ...] = ()
     #: What whoever reads the card must know, such as that the file names no patients.
     notes: tuple[str, ...] = ()
+    #: How volumes lie that lie in different ways; empty if all lie alike.
+    turned: str = ""
     #: Of image files, whose raw values the plan's ``intensity`` cuts; None for tables and arrays.
     tones: Tones | None = None
+    #: Of image files: those that stand out, by what is odd about them (data/suspicion.py).
+    odd: Mapping[Odd, Collection[str]] = field(default_factory=dict)
 
     @property
     def missing(self) -> dict[str, int]:

@@ -31,7 +31,7 @@ def load_records(
     exports are written. Raises InvalidData's kinds."""
     if data.kind == "table":
         return read_table(path, data, progress, reading)
-    if path.is_dir() or path.suffix in (".csv", ".parquet"):
+    if path.is_dir() or path.suffix.lower() in (".csv", ".parquet"):
         from secure_fedhelp.data.picture_sets import read_index, read_pairs
 
         return (read_pairs if path.is_dir() else read_index)(path, data, progress, reading)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fedhelp.data.geometry import is_flat, orientation, turned
-from secure_fedhelp.data.volume import Volume
+from secure_fedhelp.data.volume import UNREADABLE, Volume
 from secure_fedhelp.errors import FedHelpError, InvalidData, MissingExtra
 from secure_fedhelp.study.reading import VOLUME, open_bounded
 
@@ -49,6 +49,9 @@ _OTHER_TYPES = {
 }
 #: Intents whose voxels are one number each: none, statistics (2 to 24), estimate, label, neuroname, no dimension.
 _INTENTS = frozenset({0, *range(2, 25), 1001, 1002, 1003, 1011})
+_AGAIN = "Export or fetch it again from its source. Nothing was spent."
+_ONE_NUMBER = "Save what is meant as a volume of two or three axes, with one number a voxel. Nothing was spent."
+_SMALLER = "Save the part that is meant, or coarser voxels, in every hospital alike. Nothing was spent."
 #: Codes of the unit of length, to millimetres; a file that names none means millimetres.
 _MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
@@ -105,13 +108,13 @@ def read_nifti(path: Path) -> Volume:
     except FedHelpError:
         raise
     except EOFError as error:
-        raise InvalidData(f"{path}: ends before its last voxel") from error
+        raise InvalidData(f"{path}: ends before its last voxel", _AGAIN) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise InvalidData(f"{path}: damaged, gzip cannot unpack it ({error})") from error
+        raise InvalidData(f"{path}: damaged, gzip cannot unpack it ({error})", _AGAIN) from error
     except OSError as error:
-        raise InvalidData(f"{path}: {error.strerror or error}") from error
+        raise InvalidData(f"{path}: {error.strerror or error}", UNREADABLE) from error
     except (HeaderDataError, ValueError, ArithmeticError) as error:
-        raise InvalidData(f"{path}: a NIfTI header that contradicts itself: {error}") from error
+        raise InvalidData(f"{path}: a NIfTI header that contradicts itself: {error}", _AGAIN) from error
     if not np.isfinite(values).all():
         count = int(values.size - np.isfinite(values).sum())
         hint = "Replace them by the value of the background, in every hospital alike. Nothing was spent."
@@ -135,7 +138,7 @@ def _header(path: Path) -> Any:
     start = first_bytes(path)
     found = _magic(start)
     if found is None:
-        raise InvalidData(f"{path.name}: no NIfTI file")
+        raise InvalidData(f"{path.name}: no NIfTI file", _AGAIN)
     size, together = found[0], _MAGIC[found]
     kinds = {348: (Nifti1PairHeader, Nifti1Header), 540: (Nifti2PairHeader, Nifti2Header)}
     kind: Any = kinds[size][together]
@@ -147,25 +150,26 @@ def _shape(header: Any, name: str) -> tuple[int, int, int]:
     dim = [int(number) for number in header["dim"]]
     axes, rest = dim[1 : dim[0] + 1], dim[4 : dim[0] + 1]
     if not 2 <= dim[0] <= 7 or min(axes) < 1:
-        raise InvalidData(f"{name}: dimensions {dim[: max(dim[0], 0) + 1]}; an image has two axes or three")
+        raise InvalidData(
+            f"{name}: dimensions {dim[: max(dim[0], 0) + 1]}; an image has two axes or three", _ONE_NUMBER
+        )
     if (intent := int(header["intent_code"])) not in _INTENTS:
         what = header.get_intent()[0] or f"code {intent}"
-        raise InvalidData(f"{name}: its intent is '{what}', which is no image of one number a voxel")
+        raise InvalidData(f"{name}: its intent is '{what}', which is no image of one number a voxel", _ONE_NUMBER)
     if any(size > 1 for size in rest):
         kind = f"{rest[0]} points in time" if rest[0] > 1 else "several numbers a voxel"
         hint = "Save the volume that is meant as a file of its own."
         raise InvalidData(f"{name}: {' x '.join(map(str, axes))} voxels, so {kind}; one volume is read", hint)
     x, y, z = (*axes, 1)[:3]
     if x * y * z > LARGEST_VOXELS:
-        raise InvalidData(f"{name}: {x} x {y} x {z} voxels, at most {LARGEST_VOXELS} in all")
+        raise InvalidData(f"{name}: {x} x {y} x {z} voxels, at most {LARGEST_VOXELS} in all", _SMALLER)
     return x, y, z
 
 
 def _require_numbers(header: Any, name: str) -> None:
     if (code := int(header["datatype"])) not in _NUMBERS:
-        raise InvalidData(
-            f"{name}: its voxels are {_OTHER_TYPES.get(code, f'of the unknown type {code}')}, not numbers"
-        )
+        what = _OTHER_TYPES.get(code, f"of the unknown type {code}")
+        raise InvalidData(f"{name}: its voxels are {what}, which are not read", _ONE_NUMBER)
 
 
 def _scale(header: Any, name: str) -> tuple[float, float]:
@@ -174,7 +178,8 @@ def _scale(header: Any, name: str) -> tuple[float, float]:
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
     if not np.isfinite(intercept):
-        raise InvalidData(f"{name}: a slope of {slope:g} with an intercept of {intercept:g} (scl_slope, scl_inter)")
+        said = f"a slope of {slope:g} with an intercept of {intercept:g} (scl_slope, scl_inter)"
+        raise InvalidData(f"{name}: {said}", _AGAIN)
     return slope, intercept
 
 
@@ -217,7 +222,7 @@ def _values(
 
     pixels, offset, kind = pixels_of(path), int(header.get_data_offset()), header.get_data_dtype()
     if not 0 <= offset <= _LARGEST_OFFSET or (pixels == path and offset < header.sizeof_hdr):
-        raise InvalidData(f"{path.name}: its voxels would begin at byte {offset} (vox_offset)")
+        raise InvalidData(f"{path.name}: its voxels would begin at byte {offset} (vox_offset)", _AGAIN)
     with open_bounded(pixels, VOLUME) as file:
         packed = file.read(2) == _GZIP
         file.seek(0)

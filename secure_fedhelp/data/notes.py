@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 
@@ -36,7 +36,7 @@ class Notes:
             self._warnings[text] = (first, count + 1)
 
     def lines(self) -> tuple[str, ...]:
-        """All notes."""
+        """All notes but :attr:`turned`."""
         found = [f"{kind}: {_files(names)}." for kind, names in self._files.items()]
         return (*found, *self._orientations(), *self._heard())
 
@@ -45,9 +45,18 @@ class Notes:
             return ()
         if len(self._lies) == 1:
             return (f"volumes lie as {next(iter(self._lies))} (where columns, rows and slices run to). {_AGREE}",)
+        return ()
+
+    @property
+    def turned(self) -> str:
+        """How volumes lie where some lie otherwise than others, which is a fault; empty if all lie alike."""
+        if len(self._lies) < 2:
+            return ""
         kinds = sorted(self._lies.items(), key=lambda item: -len(item[1]))
-        listed = "; ".join(f"{lies or 'nothing is said'}: {_files(names)}" for lies, names in kinds)
-        return (f"WARNING: volumes lie in different ways, so some are mirrored or turned. {listed}. {_AGREE}",)
+        each = "; ".join(f"{lies or 'nothing is said'}: {_files(names)}" for lies, names in kinds)
+        known = len(self._lies.keys() - {None})
+        what = "in different ways, so some are" if known > 1 else "in one way, or do not say how, so some may be"
+        return f"volumes lie {what} mirrored or turned. {each}. {_AGREE}"
 
     def _heard(self) -> tuple[str, ...]:
         if not self._warnings:
@@ -65,5 +74,10 @@ _WARNINGS = 5
 _AGREE = "They are taken as stored: bring them to one orientation, the same in every hospital."
 
 
+def listed(names: Collection[str]) -> str:
+    """The first three names."""
+    return ", ".join(islice(names, 3)) + (" and others" if len(names) > 3 else "")
+
+
 def _files(names: Mapping[str, None]) -> str:
-    return f"{len(names)} of them, {', '.join(islice(names, 3))}" + (" and others" if len(names) > 3 else "")
+    return f"{len(names)} of them, {listed(names)}"

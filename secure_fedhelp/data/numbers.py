@@ -2,7 +2,8 @@
 
     number   = [sign] (whole [mark [digits]] | mark digits) [exponent]
     sign     = "+" | "-"
-    whole    = digits, or one to three digits and groups of three behind the thousands mark
+    whole    = digits, or one to three digits, of which the first is no zero, and groups of three behind the thousands
+               mark: ``0,123`` is a fraction whatever the setting says, and no 123
     digits   = "0" to "9", no others
     exponent = ("e" | "E") [sign] digits     only in columns that are declared numeric
 
@@ -16,15 +17,27 @@ ages and hours are padded. Where one of a list of names is a code, all of them a
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from typing import Final
 
 from secure_fedhelp.data.reading import STANDARD, WHERE, Reading
 from secure_fedhelp.errors import InvalidData, InvalidValue
 
+#: What programs write where there is no value, in small letters. None of them is a number, or somebody's name.
+NO_VALUE: Final = frozenset(
+    (
+        *("", "?", ".", "-", "na", "n/a", "#na", "#n/a", "#n/an/a", "<na>", "nan", "-nan", "nat", "null", "\\n"),
+        *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"),
+        *("#ref!", "#value!", "#name?", "#div/0!", "#num!", "#null!"),
+    )
+)
+#: The same in a column of words, where ``-`` may be one beside ``+``.
+_NO_WORD: Final = NO_VALUE - {"-"}
 _BLANKS = "[ \u00a0\u2009\u202f]"
 _EXPONENT = re.compile(r"[eE][+-]?[0-9]+\Z")
 _USUAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -64,6 +77,8 @@ def no_number(text: str, reading: Reading, where: str) -> InvalidValue:
     value = text.strip()
     if settings := other_settings(_EXPONENT.sub("", value), reading):
         return InvalidValue(f"{where}: {value[:40]!r} is a number only with {settings}", WHERE)
+    if says_nothing(value):
+        return InvalidValue(f"{where}: {value[:40]!r} is not a finite number", leave_empty(value))
     return InvalidValue(f"{where}: {value[:40]!r} is not a finite number")
 
 
@@ -80,6 +95,17 @@ def other_settings(text: str, reading: Reading) -> str:
         fitting = [mark for mark in marks if _pattern(decimal, mark).fullmatch(text.strip())]
         found += [f'decimal = "{decimal}" and thousands = "{mark}"' for mark in fitting]
     return " or with ".join(found)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text is what programs write where there is no value, as R writes ``NA``. A setting has to say so."""
+    return text.strip().lower() in _NO_WORD
+
+
+def leave_empty(text: str) -> str:
+    """What to do about a text that :func:`says_nothing`."""
+    setting = f"missing = [{json.dumps(text.strip())}]"
+    return f"If it stands for a value that is missing, leave the cell empty, or set {setting}. {WHERE}"
 
 
 def is_code(text: str) -> bool:
@@ -113,6 +139,15 @@ def same_number(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
+def same_letters(texts: Iterable[str]) -> tuple[str, str] | None:
+    """Two of these words that differ in small and large letters only, if there are such, as ``True`` and ``TRUE``."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        if seen.setdefault(text.casefold(), text) != text:
+            return seen[text.casefold()], text
+    return None
+
+
 def one_spelling(texts: Sequence[str], what: str, reading: Reading = STANDARD, listed: bool = False) -> list[str]:
     """The names as they stand, but for a number in several spellings, which gets the shortest of them, with a point
     (``1`` of ``1`` and ``1.0``).
@@ -143,7 +178,7 @@ def one_spelling(texts: Sequence[str], what: str, reading: Reading = STANDARD, l
 def _pattern(decimal: str, thousands: str | None) -> re.Pattern[str]:
     point, whole = re.escape(decimal), "[0-9]+"
     if thousands is not None:
-        whole = f"(?:[0-9]{{1,3}}(?:{_mark(thousands)}[0-9]{{3}})+|{whole})"
+        whole = f"(?:[1-9][0-9]{{0,2}}(?:{_mark(thousands)}[0-9]{{3}})+|{whole})"
     return re.compile(f"[+-]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)")
 
 

@@ -81,6 +81,17 @@ def read_parquet(
     return rows
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether a file is Parquet, by its content or by its name; one that cannot be read is what its name says."""
+    if path.suffix.lower() == ".parquet":
+        return True
+    try:
+        with open_bounded(path, TABLE) as file:
+            return file.read(4) in _MAGIC
+    except OSError:  # whoever reads it says why not
+        return False
+
+
 def _with_footer(file: BinaryIO, name: str) -> BinaryIO:
     """``file`` at its beginning, once its last bytes announce a footer that one may read whole; InvalidData."""
     size = file.seek(0, 2)

@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from secure_fedhelp.data.numbers import other_settings, plain
+from secure_fedhelp.data.numbers import NO_VALUE, other_settings, plain
 from secure_fedhelp.data.reading import STANDARD, WHERE, Reading
 from secure_fedhelp.errors import InvalidData, InvalidValue
 from secure_fedhelp.study.patients import canonical_patient, visible
@@ -22,12 +22,18 @@ from secure_fedhelp.study.patients import canonical_patient, visible
 FIRST_INEXACT = {2: 2**11, 4: 2**24, 8: 2**53}
 _NAME_ALL = "Give every record its patient's identifier, or leave it out of the file. Nothing was spent."
 #: What programs write where there is no value. One patient of that name would be everybody whom nobody has named.
-_NOBODY = frozenset(("", "?", ".", "-", "na", "n/a", "#n/a", "<na>", "nan", "nat", "null", "none", "\\n"))
+_NOBODY = NO_VALUE | {"none", "nil", "unknown", "missing", "inf", "+inf", "-inf", "infinity"}
+#: Nor does what has no letter and no digit: ``--``, ``####``, ``***``.
+_MARKS_ONLY = re.compile(r"[\W_]*")
 _EXPONENT = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]*e[+-]?|e[+-])[0-9]+")
 _WHOLE = re.compile(r"([+-]?)([0-9]+)(\.0*)?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:[,'][0-9]{3})+(?:[.,]0*)?|[+-]?[0-9.]+,0*")
-#: Bytes as Python prints them, a spreadsheet's formula for text, and its mark of a number that is text.
-_SPELT_OUT = re.compile(r"""b'.*'|b".*"|=.*|'[0-9].*""", re.DOTALL)
+#: Bytes and other values as Python prints them, lists, text in quotes, a UUID in braces, a spreadsheet's formula for
+#: text, and its mark of a number that is text.
+_SPELT_OUT = re.compile(
+    r"""b?'.*'|b?".*"|[\u2018-\u201f\u00ab].*|\[.*\]|\{.*\}|\(.*,\)|[a-z]\w*\(b?['"].*\)|np\.\w+\(.*\)|=.*|'[0-9].*""",
+    re.DOTALL,
+)
 #: The hint where an identifier's digits may be lost.
 AS_TEXT = "Write identifiers as text or as whole numbers, and words as text. Nothing was trained and nothing was spent."
 
@@ -54,7 +60,7 @@ def one_each(named: Iterable[tuple[str, str]], file: str, reading: Reading) -> P
 def identifier(text: str, reading: Reading, where: str) -> str:
     """The identifier that a text gives, not canonical yet; InvalidValue if it gives none, or none exactly."""
     value, shown = visible(text), repr(text.strip()[:40])
-    if value in _NOBODY:
+    if value in _NOBODY or _MARKS_ONLY.fullmatch(value):
         raise InvalidValue(f"{where}: no patient identifier" + (f" but {shown}" if value else ""), _NAME_ALL)
     if _SPELT_OUT.fullmatch(value):
         raise InvalidValue(f"{where}: {shown} is a program's way to write an identifier, not one", AS_TEXT)
@@ -109,11 +115,17 @@ def whole_text(value: float, size: int) -> str:
 
 
 def text_of(value: bytes) -> str:
-    """Text that is stored as bytes, and perhaps filled up with zero bytes; ValueError unless it is UTF-8."""
+    """Text that is stored as bytes, and perhaps filled up with zero bytes; ValueError unless it is UTF-8.
+
+    Control characters are no text: bytes of a number would lose them, and two numbers be one.
+    """
     try:
-        return value.decode().rstrip("\0")
+        text = value.decode().rstrip("\0")
     except UnicodeDecodeError as error:
         raise ValueError(f"{value[:20]!r} is no UTF-8 text") from error
+    if any(c < " " and c not in "\t\r\n" for c in text):
+        raise ValueError(f"{value[:20]!r} are bytes and no text")
+    return text
 
 
 def _merged(named: Iterable[tuple[str, str, str]], file: str, reading: Reading) -> People:

@@ -9,30 +9,34 @@ place of the target a column ``mask`` with a file, and for volumes a column ``sl
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secure_fedhelp.data.doubles import copies_told
 from secure_fedhelp.data.encoding import category
 from secure_fedhelp.data.formats import promises_image, stem_of
 from secure_fedhelp.data.image_files import ImageFiles
+from secure_fedhelp.data.index_rows import require_once, row_of, volume_by_volume
 from secure_fedhelp.data.loaded import Loaded, Progress, silent
 from secure_fedhelp.data.nifti import pixels_of
-from secure_fedhelp.data.numbers import exact
 from secure_fedhelp.data.patients import one_each, patients_of
 from secure_fedhelp.data.pictures import fit_image, fit_mask
 from secure_fedhelp.data.reading import STANDARD, Reading
-from secure_fedhelp.data.records import Records
+from secure_fedhelp.data.records import Inputs, Labels, Records
 from secure_fedhelp.data.rows import columns_of, read_rows
-from secure_fedhelp.errors import InvalidData, InvalidValue
+from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.sections import DataSection
 
 NO_PATIENTS = (
     "no patients.csv: each image counts as a patient. Where several images are of one person, the guarantee is for "
     "each image, not for the person."
+)
+
+_ONE_NAME = (
+    "The folder has images/ and masks/, written so, and an image has the name of its mask, but for the ending: "
+    "images/a17.png and masks/a17.png. Nothing was spent."
 )
 
 
@@ -41,16 +45,18 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, rea
     images, masks = _by_stem(folder / "images"), _by_stem(folder / "masks")
     if alone := sorted(images.keys() ^ masks.keys()):
         where = "mask" if alone[0] in images else "image"
-        raise InvalidData(f"{folder}: no {where} for {alone[0]!r}, and {len(alone) - 1} more without their other half")
+        reason = f"no {where} for {alone[0]!r}, and {len(alone) - 1} more without their other half"
+        raise InvalidData(f"{folder}: {reason}", _ONE_NAME)
     if not images:
-        raise InvalidData(f"{folder}: no image files in images/ and masks/")
+        raise InvalidData(f"{folder}: no image files in images/ and masks/", _ONE_NAME)
     if (folder / "patients.csv").exists():
-        patients, notes = _patients(folder / "patients.csv", data.patient_id, reading)
+        patients, notes = _patients(folder / "patients.csv", images, data.patient_id, reading)
     else:
         stems, told = one_each([(f"image {stem!r}", stem) for stem in images], folder.name, reading)
         patients, notes = dict(zip(images, stems, strict=True)), (NO_PATIENTS, *told)
     if unnamed := sorted(images.keys() - patients.keys()):
-        raise InvalidData(f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more")
+        reason = f"{folder / 'patients.csv'}: no patient for {unnamed[0]!r}, and {len(unnamed) - 1} more"
+        raise InvalidData(reason, "Its column file has the images' names, with or without their endings.")
     files, inputs, labels = ImageFiles(folder, data), [], []
     for number, (stem, path) in enumerate(images.items()):
         progress(folder.name, number, len(images))
@@ -59,7 +65,8 @@ def read_pairs(folder: Path, data: DataSection, progress: Progress = silent, rea
         labels.append(fit_mask(mask, data, masks[stem].name))
     progress(folder.name, len(images), len(images))
     records = Records(np.stack(inputs), np.stack(labels), tuple(patients[stem] for stem in images))
-    return Loaded(records, notes=(*notes, *files.notes.lines()), tones=files.tones)
+    notes += copies_told(records, folder.name) + files.notes.lines()
+    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones, odd=files.odd)
 
 
 def read_index(path: Path, data: DataSection, progress: Progress = silent, reading: Reading = STANDARD) -> Loaded:
@@ -70,36 +77,34 @@ def read_index(path: Path, data: DataSection, progress: Progress = silent, readi
     rows = read_rows(path, needed, progress, reading, patient=data.patient_id)
     named = ((place, row[data.patient_id]) for place, row in rows)
     patients, notes = patients_of(named, path.name, data.patient_id, reading)
-    files, seen = ImageFiles(path.parent, data), dict[tuple[str, int | None], str]()
-    inputs, labels = [], list[NDArray[np.int64]]()
-    for number, (place, row) in enumerate(rows):
-        progress(path.name, number, len(rows))
-        where = f"{path.name}, {place}"
-        file, number_of_slice = _named(path, row, "file", where), _slice(row, where, reading)
-        key = os.path.realpath(file), number_of_slice
-        if key in seen:
-            raise InvalidData(f"{where}: the same image as {seen[key]}")
-        seen[key] = place
-        if masked:
-            image, mask = files.pair(file, _named(path, row, "mask", where), number_of_slice, where)
-            labels.append(fit_mask(mask, data, row["mask"]))
+    listed = [row_of(path, place, row, masked, reading) for place, row in rows]
+    require_once(listed)
+    files, inputs, labels = ImageFiles(path.parent, data), dict[int, Inputs](), dict[int, Labels]()
+    for done, number in enumerate(volume_by_volume(listed)):
+        progress(path.name, done, len(rows))
+        one, row = listed[number], rows[number][1]
+        if one.mask is not None:
+            image, mask = files.pair(one.file, one.mask, one.slice, one.where)
+            labels[number] = fit_mask(mask, data, row["mask"])
         else:
-            image = files.image(file, number_of_slice, where)
-            column = f"{where}, column {data.target!r}"
-            labels.append(np.asarray(category(row[data.target], data.classes, column, reading)))
-        inputs.append(fit_image(image, data, where))
+            image = files.image(one.file, one.slice, one.where)
+            column = f"{one.where}, column {data.target!r}"
+            labels[number] = np.asarray(category(row[data.target], data.classes, column, reading))
+        inputs[number] = fit_image(image, data, one.where)
     progress(path.name, len(rows), len(rows))
-    records = Records(np.stack(inputs), np.stack(labels), patients)
+    order = range(len(rows))
+    records = Records(np.stack([inputs[at] for at in order]), np.stack([labels[at] for at in order]), patients)
     notes += copies_told(records, path.name) + files.notes.lines()
-    return Loaded(records, notes=notes, tones=files.tones)
+    return Loaded(records, notes=notes, turned=files.notes.turned, tones=files.tones, odd=files.odd)
 
 
 def sites_of(path: Path, column: str, reading: Reading = STANDARD) -> list[str]:
     """What ``column`` of an index, or of the ``patients.csv`` of a folder, says of each record, in their order."""
     if not path.is_dir():
         return [row[column] for _, row in read_rows(path, [column], reading=reading, patient=None)]
-    named = _by_file(path / "patients.csv", column, reading)
-    return [named[stem][1] for stem in _by_stem(path / "images")]
+    images = _by_stem(path / "images")
+    named = _by_file(path / "patients.csv", images, column, reading)
+    return [named[stem][1] for stem in images]
 
 
 def files_of(path: Path, reading: Reading = STANDARD) -> dict[str, Path]:
@@ -145,32 +150,28 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _named(index: Path, row: Mapping[str, str], column: str, where: str) -> Path:
-    if not (name := row[column].strip()):
-        raise InvalidValue(f"{where}, column {column!r}: no file")
-    return index.parent / name
-
-
-def _slice(row: Mapping[str, str], where: str, reading: Reading) -> int | None:
-    text = row.get("slice", "").strip()
-    number = exact(text, reading)  # 14.0 too: programs write so what has gaps
-    if text and (number is None or number < 0 or number != int(number)):
-        raise InvalidValue(f"{where}, column 'slice': {text[:40]!r} is no whole number from 0")
-    return None if number is None else int(number)
-
-
-def _patients(path: Path, column: str, reading: Reading) -> tuple[dict[str, str], tuple[str, ...]]:
+def _patients(
+    path: Path, images: Collection[str], column: str, reading: Reading
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Patient by stem, and notes for the card."""
-    named = _by_file(path, column, reading)
+    named = _by_file(path, images, column, reading)
     patients, notes = patients_of(named.values(), path.name, column, reading)
     return dict(zip(named, patients, strict=True)), notes
 
 
-def _by_file(path: Path, column: str, reading: Reading) -> dict[str, tuple[str, str]]:
-    """Where a file is named, and what ``column`` says of it. InvalidData if one is named twice: who would it be of?"""
+def _by_file(path: Path, images: Collection[str], column: str, reading: Reading) -> dict[str, tuple[str, str]]:
+    """Where an image is named, with its ending or without, and what ``column`` says of it.
+
+    InvalidData if one is named twice: who would it be of?
+    """
     found: dict[str, tuple[str, str]] = {}
     for place, row in read_rows(path, ["file", column], reading=reading, patient=None):
-        if (stem := row["file"].strip()) in found:
-            raise InvalidData(f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}")
+        name = row["file"].strip()
+        stem = name if name in images else stem_of(Path(name))
+        if stem in found:
+            raise InvalidData(
+                f"{path.name}, {place}: {stem!r} is named already, {found[stem][0]}",
+                "Keep one of the rows. Nothing was spent.",
+            )
         found[stem] = (place, row[column])
     return found

@@ -60,7 +60,7 @@ def read_picture_mask(path: Path, form: Format) -> Raw:
     if bitmap.alpha or bitmap.values.shape[2] != 1:
         what = "colours" if bitmap.values.shape[2] == 3 else "grey values"
         alpha = " and transparency" if bitmap.alpha else ""
-        raise InvalidData(f"{path.name}: a mask has one number a pixel, not {what}{alpha}", "Save class numbers.")
+        raise InvalidData(f"{path.name}: a mask has one number a pixel, not {what}{alpha}", _CLASSES)
     if bitmap.turn != 1:
         raise InvalidData(f"{path.name}: to be turned before it is seen (EXIF orientation {bitmap.turn})", _TURN)
     if bitmap.palette is not None and _contradicts(bitmap.values, bitmap.palette):
@@ -69,6 +69,10 @@ def read_picture_mask(path: Path, form: Format) -> Raw:
     return bitmap.values[..., 0].astype(np.float32)
 
 
+_CLASSES = (
+    "Save the mask with a class number in each pixel: grey levels such as 0, 128, 255 become 0, 1, 2, and of "
+    "probabilities the likeliest class. Nothing was spent."
+)
 _FLATTEN = "Save it without transparency, before the background that is meant. Nothing was spent."
 _TURN = "Turn image and mask for good, so that both are stored upright, and save them without it. Nothing was spent."
 
@@ -105,7 +109,8 @@ def fit_mask(raw: Raw, data: DataSection, name: str) -> Labels:
         raw = np.asarray(raw / 255, dtype=np.float32)
     wrong = ~np.isin(raw, np.arange(classes))
     if wrong.any():
-        raise InvalidValue(f"{name}: {raw[wrong][0]:g} in the mask is none of the {classes} class numbers")
+        numbers = f"the {classes} class numbers, 0 to {classes - 1}"
+        raise InvalidValue(f"{name}: {raw[wrong][0]:g} in the mask is none of {numbers}", _CLASSES)
     _, height, width = data.input_shape
     return _resize(raw, width, height, Image.Resampling.NEAREST).astype(np.int64)
 
@@ -131,8 +136,10 @@ def _in_channels(bitmap: Bitmap, channels: int, name: str) -> NDArray[Any]:
         return (values.astype(np.int64) @ _LUMA + 2**15 >> 16)[..., None]
     if channels == 3 and bitmap.depth <= 8:
         return values.repeat(3, axis=2)
+    planes_of = f"{planes} {'channel' if planes == 1 else 'channels'} of {bitmap.depth} bits"
     raise InvalidData(
-        f"{name}: an image of {planes} {'channel' if planes == 1 else 'channels'}; the plan has {channels} channels"
+        f"{name}: an image of {planes_of}; the plan has {channels} channels",
+        "Save it with the plan's channels; grey of up to 8 bits is taken for three. Nothing was spent.",
     )
 
 

@@ -31,6 +31,8 @@ class Reading(Strict):
     #: Between groups of three digits of a number's whole part; absent: such a number is refused. A blank stands for the
     #: no-break ones too.
     thousands: Literal[".", ",", " ", "'"] | None = None
+    #: Texts that stand for a missing value, beside an empty cell and ``?``: ``["NA", "-999"]``. Numbers by their value.
+    missing: tuple[str, ...] = ()
     #: What becomes of two spellings of one patient in one file: one patient with a note on the data card, or a refusal.
     spellings: Literal["merge", "refuse"] = "merge"
 

@@ -7,15 +7,19 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Final
 
 from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
-from secure_fedhelp.data.parquet import check_header, parquet_columns, read_parquet
+from secure_fedhelp.data.numbers import exact
+from secure_fedhelp.data.parquet import check_header, is_parquet, parquet_columns, read_parquet
 from secure_fedhelp.data.reading import MARKS, STANDARD, WHERE, Reading
 from secure_fedhelp.errors import InvalidData
 from secure_fedhelp.study.reading import TABLE, BoundedLines, open_bounded
 
 MISSING = ("", "?")
+#: How every CSV is read. A blank before a quoted value, as some programs write, is no part of it: else the quotes would
+#: be, and a patient would be somebody else.
+_CSV: Final[dict[str, Any]] = {"strict": True, "skipinitialspace": True}
 
 
 def read_rows(
@@ -32,22 +36,34 @@ def read_rows(
     Parquet type cannot name exactly is refused there. Numbers are written as ``reading`` says, those of Parquet types
     too. Raises MissingColumn, InvalidData or InvalidValue.
     """
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         rows = read_parquet(path, needed, patient, progress, reading)
     else:
         rows = _read_csv(path, needed, progress, reading)
     if not rows:
         raise InvalidData(f"{path.name}: no records below the header")
+    _empty(rows, reading, patient)
     return rows
+
+
+def _empty(rows: Sequence[tuple[str, dict[str, str]]], reading: Reading, patient: str | None) -> None:
+    """Takes away what a setting says stands for a missing value, but of patients: they are named, or refused."""
+    texts = {word.strip() for word in reading.missing}
+    numbers = {number for word in texts if (number := exact(word, reading)) is not None}
+    for _, row in rows if texts else ():
+        for name, text in row.items():
+            value = text.strip()
+            if name != patient and (value in texts or (numbers and exact(value, reading) in numbers)):
+                row[name] = ""
 
 
 def columns_of(path: Path, reading: Reading = STANDARD) -> list[str]:
     """The names of a file's columns, in order and as often as they are there; InvalidData if it cannot be read."""
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         return parquet_columns(path)
     try:
         with _text_of(path) as (_, lines):
-            return _header(csv.reader(lines, delimiter=MARKS[reading.separator], strict=True), path, None, reading)
+            return _header(csv.reader(lines, delimiter=MARKS[reading.separator], **_CSV), path, None, reading)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, error) from error
 
@@ -59,13 +75,13 @@ def _read_csv(
         with _text_of(path) as (raw, lines):
             size = path.stat().st_size
             progress(path.name, 0, size)
-            reader = csv.reader(lines, delimiter=MARKS[reading.separator], strict=True)
+            reader = csv.reader(lines, delimiter=MARKS[reading.separator], **_CSV)
             header = _header(reader, path, needed, reading)
             check_header(path.name, header, needed)
             rows = []
             for cells in reader:
                 lines.next_record()
-                if not cells:
+                if not any(cell.strip() for cell in cells):  # spreadsheets write such rows below the last
                     continue
                 if len(cells) != len(header):
                     reason = f"{path.name}, line {reader.line_num}: {len(cells)} values, not {len(header)}"
@@ -74,7 +90,10 @@ def _read_csv(
                 if len(rows) % REPORT_ROWS == 0:  # in bytes: how many rows there are nobody knows yet
                     progress(path.name, raw.tell(), size)
         progress(path.name, size, size)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        hint = f"Within a value a quote mark is written twice, and one that opens has to close. {WHERE}"
+        raise InvalidData(f"{path.name}, line {reader.line_num}: {error}", hint) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
     return rows
 
@@ -110,7 +129,7 @@ def _other_separator(path: Path, needed: Sequence[str] | None, reading: Reading)
     """The separator with which the header has the columns that are needed, or more than one column."""
     for other in (name for name in MARKS if name != reading.separator):
         with _text_of(path) as (_, lines), suppress(csv.Error):
-            names = _names(csv.reader(lines, delimiter=MARKS[other], strict=True))
+            names = _names(csv.reader(lines, delimiter=MARKS[other], **_CSV))
             if len(names) > 1 and set(needed or ()) <= set(names):
                 return other
     return None

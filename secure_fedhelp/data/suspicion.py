@@ -8,15 +8,22 @@ one side of the centre by 1 / (1 + k^2), Chebyshev's what lies k scales away by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
+import numpy as np
+from numpy.typing import NDArray
+
 from secure_fedhelp.data.columns import CategoryCounts, ColumnCounts, NumericCounts
-from secure_fedhelp.data.loaded import Tones
+from secure_fedhelp.data.loaded import Odd, Tones
+from secure_fedhelp.data.notes import listed
 from secure_fedhelp.study.sections import Column, DataSection
 
-Kind = Literal["missing", "constant", "code", "middle", "spread", "factor", "cut", "other", "white", "black", "flat"]
+_OfColumns = Literal["missing", "constant", "code", "middle", "spread", "factor", "cut", "other"]
+Kind = _OfColumns | Literal["white", "black", "flat", "fractions", "orientation"]
+
+Values = NDArray[np.float32]
 
 #: A median so many scales from the centre: of the public set a tenth at most lies there, of this hospital's half.
 _MIDDLE, _FEWEST_FOR_MIDDLE = 3.0, 8
@@ -43,6 +50,8 @@ _OTHER_SHARE, _FEWEST_OTHER, _LISTED = 0.5, 5, 10
 #: Pixels: no window puts half of an image above its white, and white film is no more than three quarters of it. The
 #: dark round a body may be four fifths of a mammogram, and is cut in a narrow window of CT.
 _ABOVE, _WHITE, _BLACK = 0.5, 0.75, 0.85
+#: So many grey values from black to white are no scale of fractions between -1 and 1.
+_STEPS = 100
 #: Grey values, but for one in a hundred at each end, within so small a part from black to white.
 _FLAT = 0.1
 
@@ -83,6 +92,32 @@ def of_tones(tones: Tones, greys: tuple[float, float], data: DataSection) -> tup
         ends = f"{greys[0]:.3g} to {greys[1]:.3g} with black 0 and white 1"
         found.append(Suspicion("flat", None, f"nearly all pixels are alike: {ends}. {asked}"))
     return tuple(found)
+
+
+def of_image(raw: Values, whole: Values, tones: Tones, data: DataSection) -> Odd | None:
+    """What is odd about one image: files of two scanners or two programs may lie together, and the sum shows neither.
+
+    ``raw`` is a slice of ``whole``, or all of it. A dark or even slice is not odd: a volume's ends are like that.
+    """
+    if tones.above > _ABOVE * tones.pixels:
+        return "white"
+    if data.intensity[1] - data.intensity[0] < _STEPS or (raw == np.rint(raw)).all():
+        return None
+    small = all(values.min() >= -1 and values.max() <= 1 for values in (raw, whole))
+    return "fractions" if small else None
+
+
+def of_images(odd: Mapping[Odd, Collection[str]], data: DataSection) -> tuple[Suspicion, ...]:
+    """The files that stand out, by their names."""
+    words: dict[Odd, str] = {
+        "white": "more than half of the pixels beyond white",
+        "fractions": "only values between -1 and 1, fractions among them, as normalised images have",
+    }
+    asked = f"Is [data] intensity, {data.intensity[0]:g} to {data.intensity[1]:g}, right for these files?"
+    return tuple(
+        Suspicion(kind, None, f"{len(names)} file(s) have {words[kind]}: {listed(names)}. {asked}")
+        for kind, names in odd.items()
+    )
 
 
 def _numeric(one: NumericCounts, column: Column, patients: int) -> Iterable[Suspicion]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+#: What to do about a file that the machine does not give out.
+UNREADABLE = "See that it is there, and that this user may read it. Nothing was spent."
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:

@@ -1,4 +1,4 @@
-"""DICOM and NIfTI volumes, slice by slice; the last volume is kept, since an index names its slices one after another.
+"""DICOM and NIfTI volumes, slice by slice; the last volume is kept, since all slices of one are read together.
 
 They need the extra ``imaging`` (pydicom, nibabel). Orientation is taken as stored: hospitals agree on it before the
 study, since no public constant could repair it.
@@ -53,10 +53,13 @@ def slice_of(volume: Volume, number: int | None, name: str) -> Raw:
     """float32 [H, W] of slice ``number``, counted from 0; None for what has one slice only. Raises InvalidData."""
     depth = volume.values.shape[2]
     if number is None and depth != 1:
-        raise InvalidData(f"{name}: {depth} slices; name one in the column 'slice' of an index, from 0")
+        raise InvalidData(f"{name}: {depth} slices; name one in the column 'slice' of an index, from 0", _SLICE)
     if number is not None and not 0 <= number < depth:
-        raise InvalidData(f"{name}: no slice {number}; there are {depth}, counted from 0")
+        raise InvalidData(f"{name}: no slice {number}; there are {depth}, counted from 0", _SLICE)
     return np.ascontiguousarray(volume.values[:, :, number or 0])
+
+
+_SLICE = "An index names one slice a row; a folder of pairs has one slice a file (docs/data.md). Nothing was spent."
 
 
 def _read(path: Path, form: Format, intensity: tuple[float, float] | None) -> Volume:

@@ -42,6 +42,7 @@ ledger = {ledger}
 # [reading]                                 # how your files are written (docs/data.md); nothing of it is guessed
 # separator = ";"                           # of CSV files: "," if absent; "tab" or "bar"
 # decimal = ","                             # "." if absent; with thousands = "." the text 1.234,5 is a number too
+# missing = ["NA", "-999"]                  # what stands for a missing value, beside an empty cell and ?
 # spellings = "refuse"                      # a patient in two spellings, 17 and 0017: "merge" if absent
 """
 

@@ -101,7 +101,7 @@ def cohort_of(data: StudyData) -> Cohort:
         references=tuple(_counts(records, count) for records in data.references),
         test=_counts(data.test, count),
         columns=tuple(_taken(column, about.said, own=data.about.inferred) for column in fields["columns"]),
-        excluded=tuple(map(_label, about.excluded)),
+        excluded=tuple(_label(name) or "(no name)" for name in about.excluded),
         left_out=about.left_out,
         target=_label(fields["target"]) if fields["kind"] == "table" and "target" in fields else None,
         split=None if about.split is None else _label(about.split),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from secure_fedhelp.data.numbers import one_spelling
+from secure_fedhelp.data.numbers import one_spelling, says_nothing
 from secure_fedhelp.data.partition import by_dirichlet, by_site, by_sizes
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.data.records import Indices, Labels, Records
@@ -108,8 +108,11 @@ def _require_enough(partition: Partition, patients: Sequence[str], parts: Mappin
     if isinstance(partition, SitePartition):
         hint = "Leave it out (smallest_site, or hospitals = [...] without it), or set fewer patients aside: [parts]."
     counts = {name: len({canonical_patient(patients[index]) for index in indices}) for name, indices in parts.items()}
-    if short := [f"{name} would have {count} patients" for name, count in counts.items() if count < least]:
-        raise InvalidPartition(f"{', '.join(short)}, and {least} are needed", hint)
+    if short := {name: count for name, count in counts.items() if count < least}:
+        said = ", ".join(f"{name} would have {count} patients" for name, count in short.items())
+        error = InvalidPartition(f"{said}, and {least} are needed", hint)
+        error.hospitals = tuple(short)
+        raise error
     if len(parts) < FEWEST_HOSPITALS:
         raise InvalidPartition(f"{len(parts)} hospitals, and a study needs {FEWEST_HOSPITALS}")
 
@@ -130,6 +133,9 @@ def hospital_names(sites: Sequence[str]) -> list[str]:
 def site_name(text: str) -> str:
     """A site's name as a hospital's: ``Long Beach (VA)`` becomes ``long-beach-va``, ``3`` becomes ``site-3``."""
     name = re.sub(r"[^a-z0-9]+", "-", text.strip().lower()).strip("-")
-    if not name:
+    if not name and any(c.isalnum() for c in text):
+        reason = f"{text.strip()[:40]!r} makes no hospital's name, which has letters from a to z and digits"
+        raise InvalidPartition(reason, "Give the sites such names, or numbers.")
+    if not name or says_nothing(text):
         raise InvalidPartition(f"{text.strip()[:40]!r} is no site's name", "Fill in the column, or drop the record.")
     return (name if name[0].isalpha() else f"site-{name}")[:63]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from secure_fedhelp.data.npz import array_names, read_arrays
 from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Labels, Records
 from secure_fedhelp.data.rows import MISSING, columns_of, read_rows
+from secure_fedhelp.data.suspicion import of_images
 from secure_fedhelp.errors import InvalidConfiguration, InvalidData
 from secure_fedhelp.research.catalog import data_fields
 from secure_fedhelp.research.dealing import About, Dealt, deal
@@ -52,7 +52,8 @@ def read_pictures(study: StudyFile, data: OwnData, progress: Progress) -> Pictur
     else:
         loaded = read_image_set(data.path, len(data.classes), "open", progress, data.reading or STANDARD)
         sites, split = (_array(data, name, len(loaded.records)) for name in (column, data.split))
-    return Pictures(loaded.records, loaded.notes + _copies(loaded.records), sites, split=split)
+    turned = (loaded.turned,) if loaded.turned else ()
+    return Pictures(loaded.records, loaded.notes + turned, sites, split=split)
 
 
 def deal_pictures(study: StudyFile, data: OwnData, pictures: Pictures, rng: np.random.Generator) -> Dealt:
@@ -115,16 +116,6 @@ def _with_test_part(study: StudyFile, data: OwnData, column: str | None, progres
     return Pictures(everything, loaded.notes, sites, flags, all_sites)
 
 
-def _copies(records: Records) -> tuple[str, ...]:
-    """A note on images that are the same to the last value and said to be of several patients."""
-    who: dict[bytes, set[str]] = {}
-    for image, patient in zip(records.inputs, records.patients, strict=True):
-        who.setdefault(hashlib.sha256(image.tobytes()).digest(), set()).add(patient)
-    if not (several := sum(len(patients) > 1 for patients in who.values())):
-        return ()
-    return (f"{several} image(s) are of more than one patient: copies may be trained and tested on",)
-
-
 def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
     """Image files by the loader of hospitals, which goes by a plan: by all of the plan that it asks for."""
     if not (data.listed or data.path.is_dir()):
@@ -133,7 +124,9 @@ def _read_files(name: str, data: OwnData, progress: Progress) -> Loaded:
         _require_classes(data)
     fields = _image_fields(name, data, data.input_shape or ())
     draft = DataSection(**fields, public_sha256="0" * 64, public_records=1)
-    return load_records(data.path, draft, progress=progress, reading=data.reading or STANDARD)
+    loaded = load_records(data.path, draft, progress=progress, reading=data.reading or STANDARD)
+    # Hospitals get arrays, whose cards know no files any more.
+    return replace(loaded, notes=loaded.notes + tuple(one.text for one in of_images(loaded.odd, draft)))
 
 
 def _require_classes(data: OwnData) -> None:

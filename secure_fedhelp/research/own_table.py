@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from secure_fedhelp.data.encoding import category, encode_rows
 from secure_fedhelp.data.loaded import Progress, counted
-from secure_fedhelp.data.numbers import one_spelling, same_number
+from secure_fedhelp.data.numbers import one_spelling, same_letters, same_number, says_nothing
 from secure_fedhelp.data.patients import patients_of
 from secure_fedhelp.data.reading import STANDARD
 from secure_fedhelp.data.records import Indices, Records
@@ -19,7 +20,7 @@ from secure_fedhelp.errors import InvalidConfiguration, InvalidData, InvalidValu
 from secure_fedhelp.research.catalog import data_fields
 from secure_fedhelp.research.dealing import About, Dealt, deal
 from secure_fedhelp.research.official import cut_parts, read_split
-from secure_fedhelp.research.schema import infer_column
+from secure_fedhelp.research.schema import infer_column, suspected_codes
 from secure_fedhelp.research.sites import choose_sites
 from secure_fedhelp.research.study_file import OwnData, SitePartition, StudyFile
 from secure_fedhelp.research.target import require_classes
@@ -36,6 +37,9 @@ class TableFile:
     rows: Rows
 
 
+#: What programs call a column that nobody has named, most often the numbers of the rows: their order may tell the
+#: outcome. (pandas in CSV and in Parquet; readr.)
+_UNNAMED = re.compile(r"|Unnamed: [0-9]+|__index_level_[0-9]+__|\.\.\.[0-9]+")
 #: So many categories a column may have however few public records there are.
 _FEW_WORDS = 10
 
@@ -61,7 +65,8 @@ def layout_of(study: StudyFile, data: OwnData, header: Sequence[str]) -> Layout:
     if data.columns_only:
         taken = tuple(listed)
     else:
-        taken = tuple(name for name in header if name in listed or name not in (*roles, *data.exclude))
+        left = {name for name in header if name not in (*roles, *data.exclude) and not _UNNAMED.fullmatch(name)}
+        taken = tuple(name for name in header if name in listed or name in left)
     if not taken:
         raise InvalidConfiguration(f"{data.path.name}: no column is left to learn from", "Exclude fewer in [data].")
     return Layout(taken, tuple(name for name in header if name not in (*roles, *taken)), site)
@@ -105,8 +110,23 @@ def deal_table(study: StudyFile, data: OwnData, file: TableFile, rng: np.random.
     )
     return Dealt(
         everything, strata, partition, hospitals, cut.public, cut.reference, cut.test, fields, sites,
-        notes=notes + _notes(data, columns), rows=[row for _, row in rows], about=about,
+        notes=notes + _notes(data, columns) + _codes(data, columns, rows, cut.public),
+        rows=[row for _, row in rows], about=about,
     )  # fmt: skip
+
+
+def _codes(data: OwnData, columns: Sequence[Column], rows: Rows, public: Indices) -> tuple[str, ...]:
+    """Notes on inferred columns whose centre and scale are made of codes for missing, most likely."""
+    said, found = {column.name for column in data.columns}, list[str]()
+    for name in (column.name for column in columns if column.kind == "numeric" and column.name not in said):
+        values = [rows[index][1][name] for index in public]
+        for value, times in suspected_codes(name, values, data.reading or STANDARD):
+            found.append(
+                f"column {name!r}: {value:.12g} comes {times} times in the public part, far from all other values, and "
+                f"centre and scale are made of it. If it stands for missing: [data.reading] missing = "
+                f'["{value:.12g}"]'
+            )
+    return tuple(found)
 
 
 def _notes(data: OwnData, columns: Sequence[Column]) -> tuple[str, ...]:
@@ -134,14 +154,22 @@ def read_table_file(study: StudyFile, data: OwnData, progress: Progress) -> Tabl
 def _targets(rows: Rows, data: OwnData, places: Sequence[str]) -> list[str]:
     """The class of each record as text; InvalidValue where there is none, or where the target is no class at all."""
     raw = [row[data.target].strip() for _, row in rows]
-    if unlabelled := [place for place, text in zip(places, raw, strict=True) if text in MISSING]:
-        reason = f"{unlabelled[0]}: no {data.target!r}, and {len(unlabelled) - 1} more records without"
+    known = set(data.classes)
+    if unlabelled := [
+        at for at, text in enumerate(raw) if text in MISSING or (says_nothing(text) and text not in known)
+    ]:
+        text = raw[unlabelled[0]]
+        what = f"no {data.target!r}" + (f" but {text!r}" if text not in MISSING else "")
+        reason = f"{places[unlabelled[0]]}: {what}, and {len(unlabelled) - 1} more records without"
         raise InvalidValue(reason, "Fill it in, or leave these records out: an empty text would be a class of its own.")
     require_classes(raw, data.target, data.path.name, data.classes)
     for what, names in (("classes", data.classes), *((f"column {c.name!r}", c.categories) for c in data.columns)):
         if double := same_number(names):
             raise InvalidConfiguration(f"{what}: {double[0]!r} and {double[1]!r} are one number", "Name it once.")
     what = f"{data.path.name}, column {data.target!r}"
+    if not data.classes and (pair := same_letters(raw)):
+        hint = "Spell each class in one way, or list them in the study file: classes = [...]."
+        raise InvalidData(f"{what}: {pair[0]!r} and {pair[1]!r} are the same word in other letters", hint)
     return one_spelling(raw, what, data.reading or STANDARD, listed=bool(data.classes))
 
 
@@ -156,9 +184,14 @@ def _columns(data: OwnData, layout: Layout, rows: Rows, public: Indices) -> tupl
             wrong.append(error)
     if wrong:  # all of them: who mends one by one starts the study once for each
         what = "; ".join(error.message for error in wrong)
-        hint = f"{wrong[0].hint} Or leave it out: exclude = [...]."
+        hint = f"{wrong[0].hint} Or leave it out: {_leaving_out(data)}."
         raise type(wrong[0])(f"{data.path.name}: {what}", hint)
     return tuple(found)
+
+
+def _leaving_out(data: OwnData) -> str:
+    """How a column is left out; a study file of 0.4.0 that listed some columns meant to leave out all others."""
+    return "exclude = [...]" + (", or all that are not listed: columns_only = true" if data.columns else "")
 
 
 def _inferred(name: str, public: Sequence[str], data: OwnData) -> Column:
@@ -187,7 +220,7 @@ def _encoded(
         values = ((place, [row[c.name] for c in columns]) for place, (_, row) in told)
         inputs = encode_rows(values, columns, data.reading or STANDARD)
     except UnknownCategory as error:
-        hint = "Correct it, name it in the study file, or leave the column out: exclude = [...]."
+        hint = f"Correct it, name it in the study file, or leave the column out: {_leaving_out(data)}."
         if not (data.classes and data.columns):
             hint = "What the study file leaves out is taken from the public part: name classes or [[data.columns]]."
         raise UnknownCategory(error.message, hint) from error

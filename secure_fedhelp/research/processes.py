@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,15 @@ from secure_fedhelp.errors import FedHelpError
 from secure_fedhelp.study.reading import LOG, read_end
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+#: The first thing a child does: it asks the kernel to end it when its parent dies, even by kill -9 (prctl
+#: PR_SET_PDEATHSIG, which outlives exec), and becomes the program. Not between fork and exec: a parent in which gRPC
+#: runs would do that in a copy of its own threads' locks and files, and grpcio 1.85.1 then loses a child now and then.
+_ENDS_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class ProcessFailed(FedHelpError):
@@ -45,6 +54,8 @@ class Parties:
     """All child processes of a run; a context manager that ends every one of them when it is left."""
 
     environment: dict[str, str] = field(default_factory=dict)
+    #: The program and its first arguments.
+    program: Sequence[str] = (sys.executable, "-m", "secure_fedhelp")
     parties: dict[str, Party] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     _handlers: dict[int, Any] = field(default_factory=dict, init=False)
@@ -71,13 +82,12 @@ class Parties:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", **self.environment}
         with log.open("ab") as out:
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own arguments
-                [sys.executable, "-m", "secure_fedhelp", *arguments],
+                [sys.executable, "-ISc", _ENDS_WITH_PARENT, str(os.getpid()), *self.program, *arguments],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # one system call
             )
         self.parties[name] = Party(name, process, log)
         return self.parties[name]
@@ -117,11 +127,6 @@ class Parties:
 def _leave(number: int, frame: object) -> None:
     """Unwind as for an exception, so that every child is ended on the way out."""
     raise SystemExit(128 + number)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this child when its parent dies, even by kill -9 (prctl PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _resident(pid: int) -> int:

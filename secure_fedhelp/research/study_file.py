@@ -136,7 +136,7 @@ class OwnData(Strict):
     @property
     def listed(self) -> bool:
         """Whether the path is of a table: of records, or an index of image files."""
-        return self.path.suffix in (".csv", ".parquet")
+        return self.path.suffix.lower() in (".csv", ".parquet")
 
     @property
     def table(self) -> bool:

@@ -30,10 +30,10 @@ def canonical_patient(identifier: str) -> str:
 def former_spellings(canonical: str) -> tuple[str, ...]:
     """How version 0.4.0 spelled a patient where it did not follow the rule, so that its books still know the patient.
 
-    It took the bytes of a Parquet column for their Python spelling, and let an accent stand apart from its letter if a
-    blank or an invisible character had stood between them.
+    It took the bytes of a Parquet column for their Python spelling, and quotes behind a blank for a part of the text.
+    It let an accent stand apart from its letter if a blank or an invisible character had stood between them.
     """
-    spellings = _simplified(repr(canonical.encode())), unicodedata.normalize("NFD", canonical)
+    spellings = _simplified(repr(canonical.encode())), f'"{canonical}"', unicodedata.normalize("NFD", canonical)
     return tuple(spelling for spelling in spellings if spelling != canonical)
 
 

@@ -108,7 +108,7 @@ def all_clauses(policy: SitePolicy, plan: StudyPlan, hospital: str, foundation: 
     """Every clause of ``policy``, held against ``plan`` for ``hospital``."""
     privacy, aggregation, share = plan.privacy_of(hospital), plan.aggregation, _largest_share(plan)
     cohort, stands = aggregation.minimum_cohort, plan.coalition[1]
-    masks = f"masks = {aggregation.masks} and cohorts from {cohort}, which stand a coalition of {stands} hospitals"
+    masks = f"masks = {aggregation.masks} and cohorts from {cohort}, which stand a coalition of {stands} hospital(s)"
     refused = [c.name for c in plan.channels if c.name not in policy.channels_allowed]
     channels = ", ".join(refused or [c.name for c in plan.channels])
     methods = policy.methods_allowed

@@ -39,6 +39,7 @@ def test_coalitions_and_drop_outs_are_named_for_every_number_of_hospitals(tmp_pa
     text = shown(written(tmp_path, aggregation__masks="repairing", hospitals=[*VALUES["hospitals"], *MANY[:3]]))
     assert "follows the protocol with 1 hospital(s) on its side, nor to one that lies with 1" in text
     assert "6 5 1 4 3 all never" in text
+    assert "…" not in text, "a heading is cut at 80 columns"
 
 
 def test_the_sparse_graph_prints_its_neighbours_and_failure_probability(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ is silent about ordinary patients, shifted ones and long tails, for a card that 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from secure_fedhelp.data import suspicion
 from secure_fedhelp.data.card import DataCard, data_card
+from secure_fedhelp.data.card_json import card_json
 from secure_fedhelp.data.columns import CategoryCounts
 from secure_fedhelp.data.counting import count_columns
 from secure_fedhelp.data.encoding import encode
@@ -323,6 +326,47 @@ def test_arrays_are_told_as_far_as_they_show() -> None:
     assert [one.kind for one in image_card(unscaled).warnings] == ["white"]
 
 
+def files(folder: Path, images: Mapping[str, np.ndarray]) -> DataCard:
+    """The card of an index of NIfTI files; each array is [columns, rows, slices]."""
+    rows = []
+    for name, stored in images.items():
+        nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), folder / f"{name}.nii")
+        rows += [f"{name}.nii,{at},{name},{('healthy', 'ill')[at % 2]}\n" for at in range(stored.shape[2])]
+    (folder / "index.csv").write_text("file,slice,patient_id,target\n" + "".join(rows))
+    return data_card(load_records(folder / "index.csv", example_plan().data), example_plan(), "beta")
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind", "words"),
+    [
+        (
+            16,
+            "white",
+            "2 file(s) have more than half of the pixels beyond white: odd0.nii, odd1.nii. Is [data] intensity",
+        ),
+        (1 / 255, "fractions", "2 file(s) have only values between -1 and 1"),
+        (1, None, ""),
+    ],
+)
+def test_a_few_files_of_another_scale_are_told_by_their_names(
+    tmp_path: Path, factor: float, kind: str | None, words: str
+) -> None:
+    """Two scanners, or two programs: over all pixels together the card is as it must be."""
+    rng = np.random.default_rng(0)
+    usual = {f"scan{n}": rng.uniform(0, 255, (9, 9, 4)).astype(np.float32) for n in range(6)}
+    odd = {f"odd{n}": (rng.uniform(0, 255, (9, 9, 4)) * factor).astype(np.float32) for n in range(2)}
+    card = files(tmp_path, usual | odd)
+    assert [one.kind for one in card.warnings] == ([kind] if kind else [])
+    assert words in "".join(one.text for one in card.warnings)
+
+
+def test_the_faint_end_of_a_volume_is_no_normalised_image(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    volume = rng.uniform(0, 255, (9, 9, 4)).astype(np.float32)
+    volume[..., 0] /= 400
+    assert files(tmp_path, {"scan": volume, "other": volume[::-1]}).warnings == ()
+
+
 def test_pixels_that_become_black_and_white_are_counted() -> None:
     inputs = np.zeros((3, 1, 28, 28), dtype=np.float32)
     inputs[0, 0, 0, :5], inputs[1, 0, 0, :3], inputs[2, 0, 0, :2] = -2.0, 2.0, 2.5
@@ -336,3 +380,14 @@ def test_public_columns_are_no_warning_for_their_own_hospital() -> None:
     rng = np.random.default_rng(1)
     values = [f"{value:.1f}" for value in rng.normal(50, 9, 60)]
     assert kinds(infer_column("x", values), values) == []
+
+
+def test_volumes_that_lie_otherwise_than_others_are_warned_of_on_the_terminal_and_in_json() -> None:
+    said, plan = "volumes lie in different ways", example_plan()
+    inputs = grey(np.random.default_rng(0).random((4, 1, 28, 28)))
+    records = Records(inputs, np.arange(4) % 2, ("a", "b", "c", "d"))
+    assert data_card(Loaded(records), plan, "beta").warnings == ()
+    card = data_card(Loaded(records, turned=said), plan, "beta")
+    assert f"  warning: {said}" in card.lines()
+    (warning,) = json.loads(card_json(card, plan, "beta", None))["warnings"]
+    assert warning == {"kind": "orientation", "column": None, "text": said}

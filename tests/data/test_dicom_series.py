@@ -12,7 +12,7 @@ import pytest
 from dicoms import AXIAL, STORED, change, image, place, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom import uid
+from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
 from secure_fedhelp.data.dicom import read_dicom
@@ -92,8 +92,8 @@ def test_each_pixel_lies_where_the_standard_says(
 def test_negatives_and_slopes_are_of_each_slice(tmp_path: Path) -> None:
     tags = [
         {"RescaleSlope": "2", "RescaleIntercept": "-10"},
-        {"PhotometricInterpretation": "MONOCHROME1"},
-        {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": "0.5"},
+        {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": "1", "RescaleIntercept": "0"},
+        {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": "0.5", "RescaleIntercept": "0"},
     ]
     found = read(series(tmp_path / "ct", tags)).values
     right = [STORED * 2.0 - 10, LOW + HIGH - (STORED + 1), LOW + HIGH - (STORED + 2) * 0.5]
@@ -134,6 +134,15 @@ def extra(folder: Path, stored: Any = STORED + 9, **tags: Any) -> None:
     save(folder / "XX", image(stored, **({"InstanceNumber": 9} | place(12) | tags)))
 
 
+def again(folder: Path, tags: Sequence[dict[str, Any]]) -> None:
+    """The slices of a folder with other tags, those of each."""
+    for path, other in zip(sorted(folder.iterdir()), tags, strict=True):
+        save(path, change(dcmread(path), **other))
+
+
+HU = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+
+
 SAGITTAL = [0.0, 1.0, 0.0, 0.0, 0.0, -1.0]
 #: What is wrong with a folder of four slices, how it came to be, and words of the refusal.
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -150,7 +159,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
         "XX has columns of another orientation or spacing",
     ),
     "a localizer": (lambda f: extra(f, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer among slices"),
-    "a missing slice": (lambda f: (f / "IM0002").unlink(), "a slice is missing"),
+    "a missing slice": (lambda f: (f / "IM0002").unlink(), "a slice is missing between"),
     "a slice beside the line": (
         lambda f: extra(f, ImagePositionPatient=[-8.0, 20.0, 12.0]),
         "off even steps on one line",
@@ -169,6 +178,18 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a report": (lambda f: extra(f, SOPClassUID=uid.BasicTextSRStorage), "XX: 'Basic Text SR"),
     "a damaged slice": (lambda f: (f / "IM0002").write_bytes((f / "IM0002").read_bytes()[:-8]), "IM0002: ends before"),
     "an empty slice": (lambda f: (f / "IM0002.dcm").write_bytes(b""), "IM0002.dcm: no DICOM by its content"),
+    "a slice that says nothing of its scale": (
+        lambda f: again(f, [HU, HU, {"RescaleSlope": None, "RescaleIntercept": None}, HU]),
+        "IM0002 has no RescaleIntercept, IM0000 has -1024",
+    ),
+    "a slice without an intercept": (
+        lambda f: again(f, [HU, HU, {"RescaleSlope": "1", "RescaleIntercept": None}, HU]),
+        "IM0002 has no RescaleIntercept, IM0000 has -1024",
+    ),
+    "two times, one after the other": (
+        lambda f: again(f, [place(0), place(3), place(0), place(3)]),
+        "IM0000 and IM0002 lie at one place",
+    ),
     "a folder within": (lambda f: (f / "more").mkdir(), "a folder within a series"),
 }
 
@@ -180,7 +201,7 @@ def test_a_folder_that_is_no_stack_of_one_series_is_refused(tmp_path: Path, what
     make(folder)
     with pytest.raises(InvalidData, match=words) as raised:
         read(folder)
-    assert raised.value.hint
+    assert raised.value.hint != InvalidData.default_hint
 
 
 def test_slices_without_numbers_and_places_have_no_order(tmp_path: Path) -> None:
@@ -190,6 +211,20 @@ def test_slices_without_numbers_and_places_have_no_order(tmp_path: Path) -> None
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidData, match="no DICOM files in this folder"):
         read(tmp_path / "empty")
+
+
+def test_a_gap_is_named_where_it_is(tmp_path: Path) -> None:
+    """The slice that is furthest off even steps lies in the middle, wherever the gap is."""
+    places = [place(3.0 * n) for n in (*range(9), 10)]
+    with pytest.raises(InvalidData, match="a slice is missing between IM0008 and IM0009"):
+        read(series(tmp_path / "ct", places))
+
+
+def test_slices_in_the_wrong_order_are_not_called_copies(tmp_path: Path) -> None:
+    """However far apart two that follow one another lie."""
+    places = [place(0.1 * n) for n in (0, 299, *range(1, 299))]
+    with pytest.raises(InvalidData, match="IM0002 lies before IM0001"):
+        read(series(tmp_path / "ct", places))
 
 
 def test_rounded_places_are_even_steps(tmp_path: Path) -> None:

@@ -197,12 +197,19 @@ def test_a_card_says_how_volumes_lie_and_warns_where_they_differ(scans: Path) ->
     one = index(scans, [("image0.nii", z, "mask0.nii") for z in range(3)])
     assert len(one.notes) == 1
     assert "RAS" in one.notes[0]
-    assert "WARNING" not in one.notes[0]
+    assert not one.turned
     two = index(scans, [("image0.nii", 0, "mask0.nii"), ("image0.nii", 1, "mask0.nii"), ("image4.nii", 0, "mask0.nii")])
-    (note,) = two.notes
-    assert note.startswith("WARNING: volumes lie in different ways")
-    assert "RAS: 1 of them, image0.nii" in note
-    assert "LAS: 1 of them, image4.nii" in note
+    assert not two.notes
+    assert two.turned.startswith("volumes lie in different ways")
+    assert "RAS: 1 of them, image0.nii" in two.turned
+    assert "LAS: 1 of them, image4.nii" in two.turned
+
+
+def test_volumes_that_say_nothing_of_their_place_may_be_turned(tmp_path: Path) -> None:
+    for name, affine in (("known", AFFINE), ("unknown", None)):
+        save(tmp_path / f"{name}.nii", lesion(), affine)
+    rows = [(f"{name}.nii", 1, f"{name}.nii") for name in ("known", "unknown")]
+    assert "so some may be mirrored or turned. RAS: 1 of them" in index(tmp_path, rows, intensity=(0.0, 1.0)).turned
 
 
 @pytest.mark.parametrize("to", ORIENTATIONS)

@@ -15,11 +15,13 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from secure_fedhelp.data import bitmap
+from secure_fedhelp.data import bitmap, volumes
 from secure_fedhelp.data.images import load_images, load_public, write_images, write_public
 from secure_fedhelp.data.loaded import Loaded
 from secure_fedhelp.data.loading import load_records
+from secure_fedhelp.data.nifti import read_nifti
 from secure_fedhelp.data.records import PublicSet, Records
+from secure_fedhelp.data.volume import Volume
 from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn, MissingExtra, UnknownCategory
 from secure_fedhelp.study.sections import DataSection
 
@@ -33,6 +35,7 @@ DATA = DataSection(
 )
 #: Rises along the rows and down the columns, so that a turned or mirrored image is another one.
 RAMP = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+MASK = (RAMP > 100).astype(np.uint8)
 
 
 def grey(values: np.ndarray[Any, Any], low: float = 0.0, high: float = 255.0) -> np.ndarray[Any, Any]:
@@ -140,6 +143,7 @@ def test_slices_and_masks_of_nifti_volumes(tmp_path: Path) -> None:
         (HEADER + "one.png,,ill\n", InvalidValue, "no patient identifier"),
         (HEADER + ",a,ill\n", InvalidValue, "column 'file'"),
         (HEADER + "one.png,a,ill\none.png,b,ill\n", InvalidData, "line 3: the same image as line 2"),
+        ("file,slice,patient_id,target\none.png,,a,ill\none.png,0,b,ill\n", InvalidData, "line 3: the same image as"),
         ("file,patient_id\none.png,a\n", MissingColumn, "'target'"),
         ("file,target\none.png,ill\n", MissingColumn, "'patient_id'"),
         (HEADER + "junk.png,a,ill\n", InvalidData, "readable PNG"),
@@ -167,6 +171,51 @@ def test_each_fault_of_an_index_is_named(tmp_path: Path, text: str, error: type[
     with pytest.raises(error, match=words) as raised:
         index(tmp_path, text)
     assert type(raised.value) is error
+    assert raised.value.hint != InvalidData.default_hint or error is not InvalidData
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("scans\\one.png", "/ between folders"),
+        ("C:\\scans\\one.png", "/ between folders"),
+        ("ONE.PNG", "There is 'one.png'"),
+        ("link.png", "a link that leads to no file"),
+        ("two.png", "relative to the folder of the index"),
+    ],
+)
+@pytest.mark.parametrize("column", ["file", "mask"])
+def test_a_file_that_is_not_there_is_told_with_its_row_and_with_what_to_do(
+    tmp_path: Path, column: str, name: str, words: str
+) -> None:
+    png(tmp_path / "one.png", MASK)
+    (tmp_path / "link.png").symlink_to("gone.png")
+    row = {"file": "one.png", "mask": "one.png", column: name}
+    with pytest.raises(InvalidData, match=f"line 2, column '{column}': no such file") as raised:
+        index(tmp_path, f"file,mask,patient_id\n{row['file']},{row['mask']},a\n")
+    assert words in raised.value.hint
+
+
+def test_an_index_that_was_shuffled_reads_each_volume_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume is unpacked as a whole for each of its slices, if they are not read together."""
+    opened: list[str] = []
+
+    def counted(path: Path) -> Volume:
+        opened.append(path.name)
+        return read_nifti(path)
+
+    monkeypatch.setattr(volumes, "read_nifti", counted)
+    for number, name in enumerate(("v.nii", "w.nii", "mask.nii")):
+        slices = [MASK if name == "mask.nii" else RAMP.astype(np.int16) + 10 * at + number for at in range(6)]
+        stored = np.stack([plane.T for plane in slices], axis=-1)
+        nibabel.save(nibabel.Nifti1Image(stored.astype(np.int16), np.eye(4)), tmp_path / name)
+    order = [3, 0, 5, 1, 4, 2]
+    rows = "".join(f"{file},{at},mask.nii,{file}{at}\n" for at in order for file in ("v.nii", "w.nii"))
+    found = index(tmp_path, "file,slice,mask,patient_id\n" + rows).records
+    assert sorted(opened) == ["mask.nii", "v.nii", "w.nii"]
+    right = [grey(RAMP.astype(float) + 10 * at + number) for at in order for number in (0, 1)]
+    np.testing.assert_allclose(found.inputs[:, 0], right, atol=1e-5)
+    assert found.patients == tuple(f"{file}{at}" for at in order for file in ("v.nii", "w.nii"))
 
 
 @pytest.mark.parametrize(("file", "package"), [("ct.dcm", "pydicom"), ("mr.nii", "nibabel")])
@@ -201,12 +250,10 @@ def test_a_png_that_unpacks_too_large_is_refused_unread(tmp_path: Path, monkeypa
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
 
-MASK = (RAMP > 100).astype(np.uint8)
-
 
 def pairs(tmp_path: Path) -> Path:
-    for stem, mask in (("a1", MASK), ("a2", MASK * 255), ("b1", 1 - MASK)):
-        png(tmp_path / "set" / "images" / f"{stem}.png", RAMP)
+    for number, (stem, mask) in enumerate((("a1", MASK), ("a2", MASK * 255), ("b1", 1 - MASK))):
+        png(tmp_path / "set" / "images" / f"{stem}.png", RAMP + np.uint8(number))
         png(tmp_path / "set" / "masks" / f"{stem}.png", mask)
     return tmp_path / "set"
 
@@ -224,11 +271,37 @@ def test_pairs_of_images_and_masks(tmp_path: Path) -> None:
     assert loaded.notes == ()
 
 
+def test_an_image_of_two_patients_is_told_wherever_it_is_read(tmp_path: Path) -> None:
+    """Who counts as two patients is protected half as well."""
+    folder = pairs(tmp_path)
+    png(folder / "images" / "b1.png", RAMP)
+    (folder / "patients.csv").write_text("file,patient_id\na1,a\na2,a\nb1,b\n")
+    words = "1 image(s) are of more than one patient, records 0 and 2 among them"
+    assert any(words in note for note in load_records(folder, DATA).notes)
+    rows = "set/images/a1.png,a,ill\nset/images/a2.png,a,ill\nset/images/b1.png,b,normal\n"
+    assert any(words in note for note in index(tmp_path, HEADER + rows).notes)
+
+
 def test_masks_keep_their_classes_when_they_are_resized(tmp_path: Path) -> None:
     folder = pairs(tmp_path)
     found = load_records(folder, DATA.model_copy(update={"input_shape": (1, 7, 5)})).records
     assert found.labels.shape == (3, 7, 5)
     assert set(np.unique(found.labels)) == {0, 1}
+
+
+def test_patients_csv_names_images_with_their_endings_or_without(tmp_path: Path) -> None:
+    folder = pairs(tmp_path)
+    for part in ("images", "masks"):
+        (folder / part / "b1.png").rename(folder / part / "b.png.png")
+    (folder / "patients.csv").write_text("file,patient_id\na1.png,a\na2,a\nb.png,b\n")
+    assert load_records(folder, DATA).records.patients == ("a", "a", "b")
+    (folder / "patients.csv").write_text("file,patient_id\na1.png,a\na1,b\na2,a\nb.png,b\n")
+    with pytest.raises(InvalidData, match="line 3: 'a1' is named already, line 2"):
+        load_records(folder, DATA)
+    (folder / "patients.csv").write_text("file,patient_id\nimages/a1.png,a\n")
+    with pytest.raises(InvalidData, match="no patient for 'a2', and 1 more") as refused:
+        load_records(folder, DATA)
+    assert "with or without their endings" in refused.value.hint
 
 
 def test_halves_of_pairs_are_named(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, kind: str) ->
         read_nifti(write(tmp_path / "scan.nii", data))
     assert "Error" not in raised.value.message
     assert "scan.nii" in raised.value.message
+    assert raised.value.hint != InvalidData.default_hint  # which does not say what is to be done
 
 
 NOISE = np.random.default_rng(0).integers(0, 30000, (8, 9, 10))

@@ -77,6 +77,14 @@ def test_an_exponent_only_where_the_column_is_declared(text: str, value: float) 
     assert exact(text) is plain(text) is None
 
 
+@pytest.mark.parametrize("text", ["0{}123", "-0{}500", "00{}123", "0{}123{}456"])
+@pytest.mark.parametrize("thousands", [".", ",", " ", "'"])
+def test_a_fraction_is_no_group_of_thousands(text: str, thousands: str) -> None:
+    """``0,123`` in a file whose thousands have commas was written by a program with a decimal comma: no 123."""
+    reading = Reading.model_validate({"decimal": "," if thousands == "." else ".", "thousands": thousands})
+    assert declared(text.replace("{}", thousands), reading) is None
+
+
 def test_a_number_beyond_all_numbers_is_none() -> None:
     assert declared("1e999") is declared("9" * 400) is None
 
@@ -243,7 +251,7 @@ def test_ages_and_hours_with_a_zero_before_them_are_numbers() -> None:
         (["7_1", "7_2"], ("7_1", "7_2")),
         (["0012", "3400"], ("0012", "3400")),
         (["a", "1", "1.0", "b", "c"], ("1", "a", "b", "c")),
-        (["nan", "inf"], ("inf", "nan")),
+        (["0x1f", "inf"], ("0x1f", "inf")),
     ],
 )
 def test_codes_are_categories(values: list[str], categories: tuple[str, ...]) -> None:

@@ -22,7 +22,7 @@ from secure_fedhelp.data.formats import format_of
 from secure_fedhelp.data.loaded import Loaded, Tones
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.pictures import read_picture, read_picture_mask
-from secure_fedhelp.errors import InvalidData
+from secure_fedhelp.errors import InvalidData, InvalidValue
 from secure_fedhelp.study.sections import DataSection
 
 Array = np.ndarray[Any, Any]
@@ -215,6 +215,7 @@ def test_what_is_not_understood_is_refused_by_name(tmp_path: Path, kind: str) ->
     assert "Error" not in raised.value.message
     assert " at 0x" not in raised.value.message
     assert "IM1" in raised.value.message
+    assert raised.value.hint != InvalidData.default_hint  # which does not say what is to be done
 
 
 GREYS_AGAINST_THEIR_NUMBERS = chunk(b"PLTE", bytes([255] * 3 + [0] * 3 + [128] * 3))
@@ -233,6 +234,16 @@ def test_a_mask_whose_numbers_are_no_classes_is_refused(tmp_path: Path, kind: st
     (tmp_path / "mask").write_bytes(data)
     with pytest.raises(InvalidData, match=words):
         read_picture_mask(tmp_path / "mask", format_of(tmp_path / "mask"))
+
+
+@pytest.mark.parametrize("number", [128, 255, 3])
+def test_grey_levels_in_a_mask_are_told_to_become_class_numbers(tmp_path: Path, number: int) -> None:
+    (tmp_path / "image.png").write_bytes(WHOLE)
+    (tmp_path / "mask.png").write_bytes(png_of(INDICES // 2 * number, GREY, 8))
+    data = section(classes=("background", "liver", "tumour"), task="segmentation")
+    with pytest.raises(InvalidValue, match=f"{number} in the mask is none of the 3 class numbers, 0 to 2") as raised:
+        index(tmp_path, "file,mask,patient_id\nimage.png,mask.png,p1\n", data)
+    assert "128, 255 become 0, 1, 2" in raised.value.hint
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -336,8 +347,8 @@ def test_a_mask_of_three_classes_in_four_bits(tmp_path: Path) -> None:
 
 def test_what_the_intensity_cuts_is_counted_before_it_is_cut(tmp_path: Path) -> None:
     values = np.asarray([0, 10, 20, 30, 200, 65535] + [100] * 14).reshape(4, 5, 1)
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).write_bytes(png_of(values, GREY, 16))
+    (tmp_path / "a.png").write_bytes(png_of(values, GREY, 16))
+    (tmp_path / "b.png").write_bytes(png_of(values[::-1], GREY, 16))
     found = index(tmp_path, "file,patient_id,target\na.png,p1,ill\nb.png,p2,normal\n", section(intensity=(20.0, 200.0)))
     assert found.tones == Tones(pixels=40, below=4, above=2, black=6, white=4)
     assert found.notes == ()
@@ -359,7 +370,7 @@ def test_a_folder_of_pairs_is_read_by_content(tmp_path: Path) -> None:
     (tmp_path / "masks" / "a.png").write_bytes(png_of(INDICES % 2, GREY, 1))
     (tmp_path / "images" / "c.tif").write_bytes(b"II*\0" + b"\0" * 40)
     (tmp_path / "masks" / "c.png").write_bytes(WHOLE)
-    with pytest.raises(InvalidData, match=r"c\.tif: a TIFF by its content"):
+    with pytest.raises(InvalidData, match=r"c\.tif: by its content a TIFF"):
         load_records(tmp_path, section(task="segmentation"))
 
 

@@ -10,26 +10,22 @@ from pathlib import Path
 import pytest
 from studies import wait_until
 
-from secure_fedhelp.research import processes
 from secure_fedhelp.research.processes import Parties, ProcessFailed
 
 
-def start_python(parties: Parties, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, program: str) -> None:
+def start_python(parties: Parties, tmp_path: Path, name: str, program: str) -> None:
     """Start a Python program in place of the command line, through the same code."""
-    wrapper = tmp_path / f"{name}.sh"
-    wrapper.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{program}'\n", encoding="utf-8")
-    wrapper.chmod(0o700)
-    monkeypatch.setattr(processes.sys, "executable", str(wrapper))
+    parties.program = (sys.executable, "-c", program)
     parties.start(name, [], tmp_path / f"{name}.log")
 
 
-def test_a_child_that_ignores_the_request_to_end_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_child_that_ignores_the_request_to_end_is_ended(tmp_path: Path) -> None:
     program = (
         "import signal, time, pathlib; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         f'pathlib.Path("{tmp_path}/ready").touch(); time.sleep(600)'
     )
     with Parties() as parties:
-        start_python(parties, monkeypatch, tmp_path, "stubborn", program)
+        start_python(parties, tmp_path, "stubborn", program)
         process = parties.parties["stubborn"].process
         while not (tmp_path / "ready").exists():
             assert process.poll() is None
@@ -39,9 +35,9 @@ def test_a_child_that_ignores_the_request_to_end_is_ended(monkeypatch: pytest.Mo
     assert process.poll() is not None
 
 
-def test_a_failed_child_is_named_with_its_last_lines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_failed_child_is_named_with_its_last_lines(tmp_path: Path) -> None:
     with Parties() as parties:
-        start_python(parties, monkeypatch, tmp_path, "broken", 'print("the reason"); raise SystemExit(3)')
+        start_python(parties, tmp_path, "broken", 'print("the reason"); raise SystemExit(3)')
         parties.parties["broken"].process.wait()
         with pytest.raises(ProcessFailed, match="the reason") as caught:
             parties.require_running("broken")
@@ -49,9 +45,9 @@ def test_a_failed_child_is_named_with_its_last_lines(monkeypatch: pytest.MonkeyP
         assert "broken.log" in caught.value.hint
 
 
-def test_a_child_that_ended_well_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_child_that_ended_well_is_no_failure(tmp_path: Path) -> None:
     with Parties() as parties:
-        start_python(parties, monkeypatch, tmp_path, "fine", "pass")
+        start_python(parties, tmp_path, "fine", "pass")
         parties.parties["fine"].process.wait()
         parties.require_running("fine")
         assert parties.running() == []
@@ -63,9 +59,8 @@ import signal, sys, time
 from pathlib import Path
 from secure_fedhelp.research import processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
-processes.sys.executable = sys.argv[1]
-with processes.Parties() as parties:
-    party = parties.start("child", [], Path(sys.argv[2]))
+with processes.Parties(program=(sys.executable, "-c", "import time; time.sleep(600)")) as parties:
+    party = parties.start("child", [], Path(sys.argv[1]))
     print(party.process.pid, flush=True)
     time.sleep(600)
 """
@@ -73,10 +68,7 @@ with processes.Parties() as parties:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_however_the_demonstration_ends_its_children_end_too(tmp_path: Path, number: int) -> None:
-    wrapper = tmp_path / "child.sh"
-    wrapper.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'import time; time.sleep(600)'\n", encoding="utf-8")
-    wrapper.chmod(0o700)
-    arguments = [sys.executable, "-c", ORPHANS, str(wrapper), str(tmp_path / "log")]
+    arguments = [sys.executable, "-c", ORPHANS, str(tmp_path / "log")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as demo:
         assert demo.stdout is not None
         child = int(demo.stdout.readline())

@@ -153,6 +153,20 @@ def test_a_part_that_one_seed_cannot_deal_is_told_with_the_seeds(tmp_path: Path)
     assert InvalidPartition.__name__ in render(runs, [], before.impossible)
 
 
+def test_the_advice_leaves_out_whoever_cannot_take_part_under_any_seed(tmp_path: Path) -> None:
+    def change(number: int, row: Row) -> None:
+        if number % 4 == 0 and number < 36:
+            row["clinic"] = "tiny"
+
+    write(tmp_path, patients(change=change))
+    before = look_ahead(expand(study(tmp_path), ["fedavg", "local", "public"], [3.0], 6, False, None))
+    said = " ".join(problem.message for problem in before.problems)
+    assert ONE_CLASS in said
+    assert "tiny would have 4 patients, and 5 are needed" in said
+    assert len(before.impossible) < 18, "under some seeds the smallest clinic is large enough"
+    assert 'hospitals = ["east", "north", "south"]' in before.advice
+
+
 def test_a_page_says_whom_it_is_of_with_its_columns(tmp_path: Path) -> None:
     def fold(number: int, row: Row) -> None:
         if number < 4:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from secure_fedhelp.errors import FedHelpError
+from secure_fedhelp.errors import FedHelpError, InvalidPartition
 from secure_fedhelp.learning.trial import try_networks
 from secure_fedhelp.research.catalog import StudyData
 from secure_fedhelp.research.cohort import Cohort, cohort_of
 from secure_fedhelp.research.fitness import advice, require_test_of_classes, unfit_hospitals
 from secure_fedhelp.research.own_data import Files, study_data
 from secure_fedhelp.research.plans import study_plan
+from secure_fedhelp.research.study_file import StudyFile
 from secure_fedhelp.research.sweep.runs import COMMON_RIVALS, DEALT_BY, RIVALS, Run, seeds_of
 
 
@@ -45,6 +46,9 @@ class Before:
     impossible: dict[str, str] = field(default_factory=dict)
     #: What can be done about it; empty where nothing is wrong.
     advice: str = ""
+    #: Who cannot take part under any of the seeds, and for whom that was said first: a study and its hospitals.
+    unfit: dict[str, FedHelpError] = field(default_factory=dict)
+    unfit_in: tuple[StudyFile, list[str]] | None = None
 
 
 def look_ahead(runs: Sequence[Run]) -> Before:
@@ -64,6 +68,8 @@ def look_ahead(runs: Sequence[Run]) -> Before:
             except FedHelpError as error:
                 failed.append(error)
                 notes.add(error, same)
+                if isinstance(error, InvalidPartition):
+                    found.unfit |= dict.fromkeys(error.hospitals, error)
                 found.impossible |= {run.id: _words([error]) for run in same}
                 continue
             found.cohort = found.cohort or cohort_of(data)
@@ -73,6 +79,8 @@ def look_ahead(runs: Sequence[Run]) -> Before:
             first = failed[0]
             raise first if len(failed) == 1 else type(first)(notes.about(first, [s[0] for s in dealings]), first.hint)
     found.problems = notes.problems()
+    if found.unfit_in is not None:  # of all seeds together: leaving out those of one would fail under the next
+        found.advice = advice(*found.unfit_in, found.unfit)
     if runs and len(found.impossible) == len(runs):
         lines = "; ".join(problem.line for problem in found.problems)
         raise type(notes.first)(f"no run is possible: {lines}", found.advice or notes.first.hint)
@@ -88,7 +96,8 @@ def _judge(same: Sequence[Run], data: StudyData, found: Before, notes: _Notes) -
             continue
         for error in unfit.values():
             notes.add(error, [run])
-        found.advice = found.advice or advice(run.study, list(data.hospitals), unfit)
+        found.unfit |= unfit
+        found.unfit_in = found.unfit_in or (run.study, list(data.hospitals))
         if run.contender not in RIVALS or len(unfit) == len(data.hospitals):
             found.impossible[run.id] = _words(list(unfit.values()))
 

@@ -204,7 +204,7 @@ def versions() -> str:
 
 @cache
 def _versions_of_readers() -> str:
-    """Of the readers of image files, of which the last two are an extra."""
+    """Of the readers of image files, of which the last three are an extra."""
     found = {name: _version(name) for name in ("pillow", "pypng", "nibabel", "pydicom", "imagecodecs")}
     return "".join(f", {name} {found[name]}" for name in found if found[name])
 
