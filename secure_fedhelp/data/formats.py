@@ -43,7 +43,22 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 _HEADER = 348
 #: Endings that promise an image: such a file is named where its content is none, instead of being left out.
 ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".nii.gz", ".nii", ".hdr", ".gz", ".tif", ".tiff", ".bmp", ".gif"),
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".dcm",
+        ".dicom",
+        ".nii.gz",
+        ".nii",
+        ".hdr.gz",
+        ".hdr",
+        ".gz",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+    ),
     *(".webp", ".npy", ".ima", ".jpe", ".jfif"),
 )
 

@@ -380,3 +380,9 @@ def test_a_slice_of_a_picture_is_no_slice(tmp_path: Path) -> None:
     assert len(index(tmp_path, text.format(0), section()).records) == 1
     with pytest.raises(InvalidData, match="no slice 3 in image.png"):
         index(tmp_path, text.format(3), section())
+    (tmp_path / "mask.png").write_bytes(png_of(INDICES // 2, GREY, 8))
+    text = "file,slice,mask,patient_id\nimage.png,{},mask.png,p1\n"
+    data = section(task="segmentation")
+    assert len(index(tmp_path, text.format(0), data).records) == 1
+    with pytest.raises(InvalidData, match="no slice 3 in image.png"):
+        index(tmp_path, text.format(3), data)
