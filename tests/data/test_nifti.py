@@ -247,7 +247,8 @@ def test_the_sform_is_taken_where_the_qform_is_only_a_little_off(tmp_path: Path)
         ("a.hdr", bytes(header(magic=b"").binaryblock), "Analyze 7.5"),
         ("a.nii", bz2.compress(single()), "packed by bzip2"),
         ("a.nii.gz", gzip.compress(b"no image"), "packed by gzip, with no NIfTI inside"),
-        ("a.nii", b"", "not a readable PNG, JPEG, DICOM or NIfTI"),
+        ("a.nii", b"", "an empty file; not a readable PNG, JPEG, DICOM or NIfTI"),
+        ("a.zip", b"PK\3\4" + b"\0" * 400, "packed as ZIP"),
         ("a.nii", single()[:200], "not a readable"),
     ],
 )

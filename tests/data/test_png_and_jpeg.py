@@ -361,6 +361,8 @@ def test_a_folder_of_pairs_is_read_by_content(tmp_path: Path) -> None:
             (tmp_path / part).mkdir(exist_ok=True)
             (tmp_path / part / file).write_bytes(content)
     (tmp_path / "images" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 9)
+    (tmp_path / "images" / "list.xlsx").write_bytes(b"PK\3\4" + b"\0" * 400)
+    (tmp_path / "images" / "_SUCCESS").touch()
     found = load_records(tmp_path, section(task="segmentation"))
     assert found.records.patients == ("1.2.840.7", "a", "b")
     np.testing.assert_array_equal(found.records.labels, np.stack([INDICES[..., 0] % 2] * 3))
