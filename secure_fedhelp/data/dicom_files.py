@@ -12,7 +12,7 @@ from secure_fedhelp.data.dicom_pixels import DEFLATED
 from secure_fedhelp.data.dicom_tags import Tags
 from secure_fedhelp.data.volume import UNREADABLE
 from secure_fedhelp.errors import FedHelpError, InvalidData
-from secure_fedhelp.study.reading import VOLUME, open_bounded, require_fit
+from secure_fedhelp.study.reading import VOLUME, open_bounded, require_fit, said_by
 
 #: A deflated file is unpacked as a whole, so it is measured first.
 LARGEST_DEFLATED = 2**29
@@ -39,8 +39,7 @@ def reads_named(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or error}", UNREADABLE) from error
     except Exception as error:  # a malformed file: pydicom raises many kinds
-        words = " ".join(str(error).split())[:200] or "it contradicts itself"
-        raise InvalidData(f"{path}: a damaged DICOM file, or none: {words}", _AGAIN) from error
+        raise InvalidData(f"{path}: a damaged DICOM file, or none: {said_by(error)}", _AGAIN) from error
     finally:
         logger.setLevel(level)
 

@@ -28,6 +28,7 @@ _NATIVE = (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED)
 #: A file may be so much longer than its pixels: 256 MiB of header, thumbnails and what stands behind.
 _REST = 2**28
 _AGAIN = "Export or fetch the file again. Nothing was trained and nothing was spent."
+_FROM_SOURCE = "Export it again from its source, with all tags of its pixels, or leave it out. Nothing was spent."
 _RECODE = "Save it uncompressed (Explicit VR Little Endian), for instance with DCMTK or GDCM. Nothing was spent."
 
 
@@ -138,10 +139,12 @@ def _require_depth(data: Tags, keyword: str) -> None:
         return
     stored, high, signed = data.whole("BitsStored"), data.whole("HighBit"), data.whole("PixelRepresentation")
     if stored is None or not 1 <= stored <= allocated or high not in (None, stored - 1):
-        bits = f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}"
-        raise InvalidData(f"{where}: {bits}: where the numbers lie, nobody can tell", _RECODE)
+        named = {"BitsAllocated": allocated, "BitsStored": stored, "HighBit": high}
+        bits = ", ".join(f"{keyword} {'absent' if value is None else value}" for keyword, value in named.items())
+        raise InvalidData(f"{where}: {bits}: where the numbers lie, nobody can tell", _FROM_SOURCE)
     if signed not in (0, 1):
-        raise InvalidData(f"{where}: PixelRepresentation is {signed}: whether numbers have a sign is open", _RECODE)
+        said = "absent" if signed is None else signed
+        raise InvalidData(f"{where}: PixelRepresentation is {said}: whether numbers have a sign is open", _FROM_SOURCE)
 
 
 def _require_length(data: Dataset, keyword: str, count: int, where: str) -> None:

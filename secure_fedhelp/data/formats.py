@@ -13,6 +13,8 @@ from secure_fedhelp.study.reading import VOLUME, open_bounded
 
 Format = Literal["PNG", "JPEG", "DICOM", "NIfTI"]
 EMPTY = "an empty file"
+#: So are the files of office programs.
+ZIP = "packed as ZIP"
 READ = "PNG, JPEG, DICOM or NIfTI"
 _STARTS: tuple[tuple[bytes, str], ...] = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 #: First bytes of image formats that are not read, for an error that names them.
@@ -34,6 +36,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     *((b"P%d\n" % number, "a portable anymap") for number in range(1, 8)),
     (b"# === DATA DESCRIPTION FILE", "a Philips PAR file"),
     (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", ZIP),
     (b"BZh", "packed by bzip2"),
     (b"\xfd7zXZ", "packed by xz"),
     (b"\x28\xb5\x2f\xfd", "packed by zstd"),
@@ -43,7 +46,22 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 _HEADER = 348
 #: Endings that promise an image: such a file is named where its content is none, instead of being left out.
 ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".nii.gz", ".nii", ".hdr", ".gz", ".tif", ".tiff", ".bmp", ".gif"),
+    *(
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".dcm",
+        ".dicom",
+        ".nii.gz",
+        ".nii",
+        ".hdr.gz",
+        ".hdr",
+        ".gz",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+    ),
     *(".webp", ".npy", ".ima", ".jpe", ".jfif"),
 )
 
@@ -55,7 +73,11 @@ def format_of(path: Path) -> Format:
         if found == name:
             return cast(Format, name)
     what = f"{found}; " if found == EMPTY else f"by its content {found}; " if found else "by its content "
-    hint = "Convert it without loss, or take it away." if found != EMPTY else "Export or fetch it again."
+    hint = "Convert it without loss, or take it away."
+    if found == EMPTY:
+        hint = "Export or fetch it again. Nothing was spent."
+    elif found.startswith("packed"):
+        hint = "Unpack it. Nothing was spent."
     if path.suffix.lower() == ".img":
         hint = f"If it is half of a NIfTI pair, name its header: {path.with_suffix('.hdr').name}."
     raise InvalidData(f"{path}: {what}not a readable {READ}", hint)
@@ -63,7 +85,7 @@ def format_of(path: Path) -> Format:
 
 def promises_image(path: Path) -> bool:
     """Whether a file is an image by its content, read or not, or says by its ending that it is one."""
-    return path.name.lower().endswith(ENDINGS) or bool(_format(path))
+    return path.name.lower().endswith(ENDINGS) or _format(path) not in ("", EMPTY, ZIP)
 
 
 def stem_of(path: Path) -> str:

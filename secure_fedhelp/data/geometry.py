@@ -60,7 +60,7 @@ def describe(volume: Volume) -> str:
     if volume.affine is None:
         return f"{size}, which says nothing of how it lies"
     sides = np.linalg.norm(volume.affine[:3, [1, 0, 2]], axis=0)
-    first = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3])
+    first = ", ".join(f"{value:.1f}" for value in volume.affine[:3, 3].round(1) + 0.0)  # minus zero is zero
     return (
         f"{seen_as(volume.affine)}, {size} of {' x '.join(f'{side:.3g}' for side in sides)} mm, origin ({first}) "
         "mm right, anterior, superior"

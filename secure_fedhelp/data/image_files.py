@@ -28,8 +28,8 @@ class ImageFiles:
         """float32 [C, H, W] of slice ``number`` of a file; ``where`` names it for a person. Raises InvalidData."""
         with self.notes.hears(self._name(path)):
             form = format_of(path)
-            if form in PICTURES and number:
-                raise InvalidData(f"{where}: no slice {number} in {path.name}, which is one picture", _ONE_PICTURE)
+            if form in PICTURES:
+                _require_no_slice(number, path, where)
             return self._image(path, form, number, where, masked=False)
 
     def pair(self, path: Path, mask: Path, number: int | None, where: str) -> tuple[Raw, Raw]:
@@ -39,6 +39,8 @@ class ImageFiles:
         """
         with self.notes.hears(self._name(path)):
             form, mask_form = format_of(path), format_of(mask)
+            if form in PICTURES and mask_form in PICTURES:
+                _require_no_slice(number, path, where)
             raw = self._image(path, form, number, where, masked=True)
             if mask_form in PICTURES:
                 found, as_stored = read_picture_mask(mask, mask_form), form not in PICTURES
@@ -72,6 +74,11 @@ class ImageFiles:
     def _name(self, path: Path) -> str:
         """Short, and not shared by two files, as a file's last name may be."""
         return str(path.relative_to(self._folder) if path.is_relative_to(self._folder) else path)
+
+
+def _require_no_slice(number: int | None, path: Path, where: str) -> None:
+    if number:
+        raise InvalidData(f"{where}: no slice {number} in {path.name}, which is one picture", _ONE_PICTURE)
 
 
 _ONE_SIZE = (

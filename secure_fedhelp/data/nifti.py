@@ -89,6 +89,13 @@ def pixels_of(path: Path) -> Path:
     )
 
 
+def is_half(path: Path) -> bool:
+    """Whether a file has the voxels of a pair whose header lies beside it."""
+    stem, _, ending = path.name.removesuffix(".gz").rpartition(".")
+    beside = (path.with_name(stem + end) for end in (".hdr", ".hdr.gz", ".HDR"))
+    return ending.lower() == "img" and any(pixels_of(header) == path for header in beside if header.is_file())
+
+
 def read_nifti(path: Path) -> Volume:
     """The volume of a NIfTI file; rows run along the second stored axis, columns along the first, slices the third.
 

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import FedHelpError, InvalidData
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.reading import ARRAYS, UnfitFile, open_bounded
+from secure_fedhelp.study.reading import ARRAYS, UnfitFile, open_bounded, said_by
 
 #: What is read at once: numpy and zipfile read arrays in pieces of 256 KiB, and a list of members is some kB.
 LARGEST_PIECE = 64 * 2**20
 #: Largest unpacked size of one file.
 LARGEST_BYTES = 8 * 2**30
+_ARRAYS = "Arrays are needed here, as numpy.savez writes them. Image files are listed in an index (docs/data.md)."
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -35,7 +36,7 @@ def array_names(path: Path) -> set[str]:
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # as below: archives can be wrong in many ways
-        raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
+        raise InvalidData(f"{path.name}: not a readable NPZ file: {said_by(error)}", _ARRAYS) from error
 
 
 def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (), progress: Progress = silent) -> Arrays:
@@ -73,7 +74,7 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (),
             raise InvalidData(
                 f"{path.name}: an array of Python objects, which would have to be unpickled", hint
             ) from error
-        raise InvalidData(f"{path.name}: not a readable NPZ file ({type(error).__name__})") from error
+        raise InvalidData(f"{path.name}: not a readable NPZ file: {said_by(error)}", _ARRAYS) from error
 
 
 class _InPieces(io.BufferedIOBase):

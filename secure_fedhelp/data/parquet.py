@@ -18,7 +18,7 @@ from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.data.patients import AS_TEXT, text_of, whole_text
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue, MissingColumn
-from secure_fedhelp.study.reading import TABLE, open_bounded
+from secure_fedhelp.study.reading import TABLE, open_bounded, said_by
 
 #: A Parquet file ends with its footer, four bytes of the footer's length, and a word. pyarrow reads all of the footer
 #: before it looks at it: 20,000 columns in a hundred groups are 200 MB.
@@ -28,6 +28,8 @@ _MAGIC = (b"PAR1", b"PARE")
 #: Largest unpacked size of one table: a small file can declare a huge one.
 LARGEST_BYTES = 4 * 2**30
 
+
+_AGAIN = "Export the table again, as Parquet or as CSV. Nothing was spent."
 
 #: The text of a value that is not null; ValueError with the reason if it has none.
 Writer = Callable[[Any], str]
@@ -76,7 +78,7 @@ def read_parquet(
     except OSError as error:  # pyarrow raises its own OSError for a malformed page, without an errno
         raise InvalidData(f"{path}: {error.strerror or 'not a readable Parquet file'}") from error
     except Exception as error:  # a malformed footer: pyarrow raises many kinds
-        raise InvalidData(f"{path.name}: not a readable Parquet file ({type(error).__name__})") from error
+        raise InvalidData(f"{path.name}: not a readable Parquet file: {said_by(error)}", _AGAIN) from error
     progress(path.name, total, total)
     return rows
 
@@ -115,7 +117,7 @@ def parquet_columns(path: Path) -> list[str]:
     except OSError as error:
         raise InvalidData(f"{path}: {error.strerror or 'not a readable Parquet file'}") from error
     except Exception as error:
-        raise InvalidData(f"{path.name}: not a readable Parquet file ({type(error).__name__})") from error
+        raise InvalidData(f"{path.name}: not a readable Parquet file: {said_by(error)}", _AGAIN) from error
 
 
 def check_header(file: str, header: Sequence[str], needed: Sequence[str] | None) -> list[str]:

@@ -20,7 +20,7 @@ from secure_fedhelp.data.formats import promises_image, stem_of
 from secure_fedhelp.data.image_files import ImageFiles
 from secure_fedhelp.data.index_rows import require_once, row_of, volume_by_volume
 from secure_fedhelp.data.loaded import Loaded, Progress, silent
-from secure_fedhelp.data.nifti import pixels_of
+from secure_fedhelp.data.nifti import is_half, pixels_of
 from secure_fedhelp.data.patients import one_each, patients_of
 from secure_fedhelp.data.pictures import fit_image, fit_mask
 from secure_fedhelp.data.reading import STANDARD, Reading
@@ -142,7 +142,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_dir() or path.name.startswith(".") or not promises_image(path):
+        if path.is_dir() or path.name.startswith(".") or not promises_image(path) or is_half(path):
             continue
         if (stem := stem_of(path)) in found:
             raise InvalidData(f"{path}: the same name as {found[stem].name}", "Rename one of them, and its mask.")

@@ -263,3 +263,8 @@ def _require_countable(values: dict[str, Any]) -> None:
         if len(held) > _MOST_VALUES:
             raise ValueError(f"{len(held)} values in one list or table, at most {_MOST_VALUES} are read")
         waiting += [v for v in (held.values() if isinstance(held, dict) else held) if isinstance(v, dict | list)]
+
+
+def said_by(error: Exception) -> str:
+    """What a parser says of a malformed file, in one line; a person at an archive knows no names of exceptions."""
+    return " ".join(str(error).split())[:200] or "its parts contradict one another"

@@ -387,7 +387,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "packed 12 bits": (lambda p: save(p, image(TWELVE, BitsAllocated=12, **bits(12))), "12 bits a pixel"),
     "more bits than there are": (lambda p: save(p, image(SMALL, **bits(12))), "BitsStored 12"),
     "numbers in the upper bits": (lambda p: save(p, image(TWELVE, BitsStored=12, HighBit=15)), "HighBit 15"),
-    "sign unknown": (lambda p: save(p, image(TWELVE, PixelRepresentation=...)), "PixelRepresentation is None"),
+    "sign unknown": (lambda p: save(p, image(TWELVE, PixelRepresentation=...)), "PixelRepresentation is absent"),
     "sign of no kind": (lambda p: save(p, image(TWELVE, PixelRepresentation=2)), "PixelRepresentation is 2"),
     "truncated": (lambda p: cut(save(p, image(STORED)), 10), "ends before its last pixel"),
     "truncated header": (lambda p: cut(save(p, image(STORED)), 120), "no |damaged|cannot be read"),

@@ -16,9 +16,11 @@ from nibabel.nifti2 import Nifti2Header
 
 from secure_fedhelp.data import nifti
 from secure_fedhelp.data.formats import format_of
+from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.nifti import is_nifti, pixels_of, read_nifti
 from secure_fedhelp.data.picture_sets import files_of
 from secure_fedhelp.errors import FedHelpError, InvalidData
+from secure_fedhelp.study.sections import DataSection
 
 #: [x, y, z], no two sides alike and no two voxels equal.
 STORED = np.arange(24).reshape(2, 3, 4)
@@ -189,6 +191,23 @@ def test_a_pair_is_read_by_its_header(tmp_path: Path, cls: Any, pack: Any) -> No
     assert "name its header" in raised.value.hint
 
 
+@pytest.mark.parametrize("pack", ["", ".gz"], ids=["plain", "gzip"])
+def test_the_voxels_of_a_pair_are_no_image_of_their_own_in_a_folder(tmp_path: Path, pack: str) -> None:
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        nibabel.save(nibabel.Nifti1Pair(STORED[..., :1].astype(np.int16) % 2, np.eye(4)), tmp_path / part / "a.hdr")
+        for half in (tmp_path / part).iterdir():
+            if pack:
+                write(half.with_name(half.name + pack), gzip.compress(half.read_bytes()))
+                half.unlink()
+    data = DataSection(
+        dataset="scans", kind="image", task="segmentation", classes=("no", "yes"),
+        input_shape=(1, *ROWS.shape[:2]), public_sha256="0" * 64, public_records=1,
+    )  # fmt: skip
+    (found,) = load_records(tmp_path, data).records.labels
+    np.testing.assert_array_equal(found, ROWS[..., 0] % 2)
+
+
 def affine_of(tmp_path: Path, **fields: Any) -> Any:
     return read_nifti(write(tmp_path / "scan.nii", single(**fields))).affine
 
@@ -228,7 +247,8 @@ def test_the_sform_is_taken_where_the_qform_is_only_a_little_off(tmp_path: Path)
         ("a.hdr", bytes(header(magic=b"").binaryblock), "Analyze 7.5"),
         ("a.nii", bz2.compress(single()), "packed by bzip2"),
         ("a.nii.gz", gzip.compress(b"no image"), "packed by gzip, with no NIfTI inside"),
-        ("a.nii", b"", "not a readable PNG, JPEG, DICOM or NIfTI"),
+        ("a.nii", b"", "an empty file; not a readable PNG, JPEG, DICOM or NIfTI"),
+        ("a.zip", b"PK\3\4" + b"\0" * 400, "packed as ZIP"),
         ("a.nii", single()[:200], "not a readable"),
     ],
 )

@@ -361,6 +361,8 @@ def test_a_folder_of_pairs_is_read_by_content(tmp_path: Path) -> None:
             (tmp_path / part).mkdir(exist_ok=True)
             (tmp_path / part / file).write_bytes(content)
     (tmp_path / "images" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 9)
+    (tmp_path / "images" / "list.xlsx").write_bytes(b"PK\3\4" + b"\0" * 400)
+    (tmp_path / "images" / "_SUCCESS").touch()
     found = load_records(tmp_path, section(task="segmentation"))
     assert found.records.patients == ("1.2.840.7", "a", "b")
     np.testing.assert_array_equal(found.records.labels, np.stack([INDICES[..., 0] % 2] * 3))
@@ -380,3 +382,9 @@ def test_a_slice_of_a_picture_is_no_slice(tmp_path: Path) -> None:
     assert len(index(tmp_path, text.format(0), section()).records) == 1
     with pytest.raises(InvalidData, match="no slice 3 in image.png"):
         index(tmp_path, text.format(3), section())
+    (tmp_path / "mask.png").write_bytes(png_of(INDICES // 2, GREY, 8))
+    text = "file,slice,mask,patient_id\nimage.png,{},mask.png,p1\n"
+    data = section(task="segmentation")
+    assert len(index(tmp_path, text.format(0), data).records) == 1
+    with pytest.raises(InvalidData, match="no slice 3 in image.png"):
+        index(tmp_path, text.format(3), data)
