@@ -10,6 +10,7 @@ nobody is turned away because of a file. It is kept beside the file too, so that
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,20 +54,25 @@ class Revocations:
     not_after: float
 
     def contains(self, serial: int, now: float) -> bool:
-        """Whether a serial number is on the list; WrongAuthority if the list ran out before ``now``.
+        """Whether a serial number is on the list; RevocationsUnreadable if the list ran out before ``now``: that is
+        the trouble of whoever has the list, and no fault of whom it should judge.
 
         A list from the near future is accepted: a clock a minute slow must not keep a revoked member in.
         """
-        if self.ran_out(now):
-            raise WrongAuthority("the revocation list ran out", "Ask the consortium for a new revoked.crl.")
+        if now > self.not_after:
+            raise RevocationsUnreadable(
+                "the revocation list ran out", "Ask the consortium for a new revoked.crl; then try again."
+            )
         return serial in self.serials
-
-    def ran_out(self, now: float) -> bool:
-        return now > self.not_after
 
     def older_than(self, other: Revocations) -> bool:
         """By number, and by date among those of one number."""
         return (self.number, self.made) < (other.number, other.made)
+
+    def pardons(self, other: Revocations) -> frozenset[int]:
+        """Whom ``other`` revokes and this list does not. No list of an authority takes a revocation back, so such a
+        list is of an authority whose folder was put back from an older copy, whatever its number."""
+        return other.serials - self.serials
 
 
 def read_revocations(crl_pem: bytes, authority: x509.Certificate) -> Revocations:
@@ -96,8 +102,9 @@ class RevocationList:
     each change between "the file is in force" and "an earlier list is", at most about once a minute. The last good
     list is also kept in ``revoked.last.crl``, so that this holds over restarts.
 
-    Where there is no good list, nobody can be judged: see :meth:`contains`. A folder that has neither file has never
-    had a list, which means that nothing was revoked yet: the consortium may never have had a reason to send one.
+    Where there is no good list, nobody can be judged: see :meth:`contains`. A folder that has neither file, nor a link
+    in the place of one, has never had a list, which means that nothing was revoked yet: the consortium may never have
+    had a reason to send one.
     Safe to call from several threads.
     """
 
@@ -112,7 +119,11 @@ class RevocationList:
         self._mark: _Mark | None = None
         self._list: Revocations | None = None
         self._pem: bytes | None = None
-        self._seen = self._path.exists()
+        # A link whose list is not there yet (a mounted folder), or a kept list that cannot be read, says that there is
+        # one: only where nothing has these names was nothing ever revoked.
+        self._seen = os.path.lexists(self._path) or os.path.lexists(self._kept)
+        #: Whether the list in force still has to be kept, and when that was last tried.
+        self._unkept, self._tried_at = False, float("-inf")
         #: What is wrong with the file now, what was last said of it, and when.
         self._trouble: FedHelpError | None = None
         self._said, self._said_at = "", float("-inf")
@@ -144,13 +155,10 @@ class RevocationList:
             self._refresh(now)
             if self._list is None:
                 if self._trouble is not None:
-                    raise RevocationsUnreadable(f"no revocation list to judge by: {self._trouble.message}")
+                    # What is wrong stands in this side's log: who asks needs no path of this machine.
+                    raise RevocationsUnreadable("there is no revocation list to judge by")
                 return False
-            if self._list.ran_out(now):
-                raise RevocationsUnreadable(
-                    "the revocation list ran out", "Ask the consortium for a new revoked.crl; then try again."
-                )
-            return serial in self._list.serials
+            return self._list.contains(serial, now)
 
     @property
     def in_force(self) -> bytes | None:
@@ -167,6 +175,8 @@ class RevocationList:
         except (RevocationsUnreadable, WrongAuthority) as error:
             self._trouble = error
         self._report(now)
+        if self._unkept and not 0 <= now - self._tried_at < _QUIET_SECONDS:
+            self._keep(now)
 
     def _read(self) -> None:
         try:
@@ -188,36 +198,48 @@ class RevocationList:
             raise WrongAuthority(
                 f"revocation list {fresh.number} took the place of list {self._list.number}, which is newer", _HINT
             )
+        if self._list is not None and (lost := fresh.pardons(self._list)):
+            raise WrongAuthority(
+                f"revocation list {fresh.number} lacks {len(lost)} certificate(s) of list {self._list.number}",
+                "The authority's folder was put back from an older copy: revoke there again whom it has forgotten.",
+            )
         if content != self._pem:
-            self._keep(content)
+            self._unkept, self._tried_at = True, float("-inf")
         self._list, self._pem = fresh, content
         self._mark = mark if time.time_ns() - found.st_ctime_ns > _CLOCK_STEP_NS else None
 
     def _load_kept(self) -> None:
-        """What an earlier run had in force. One of another authority is of before the authority was renewed."""
+        """What an earlier run had in force. One of another authority is of before the authority was renewed, and says
+        nothing of this one's lists."""
         try:
             content = read_bounded(self._kept, REVOCATIONS)
             self._list, self._pem = read_revocations(content, self._authority), content
         except FileNotFoundError:
             return
         except (OSError, RevocationsUnreadable) as error:
-            self.tell(f"{self._kept} cannot be read, so an older revocation list would not be noticed: {error}")
+            said = getattr(error, "strerror", None) or error
+            self.tell(f"{self._kept} cannot be read, so an older revocation list would not be noticed: {said}")
         except WrongAuthority:
-            return
+            self._seen = os.path.lexists(self._path)
 
-    def _keep(self, content: bytes) -> None:
-        """For the next start. A folder that cannot be written to still has the list in force while this one runs."""
+    def _keep(self, now: float) -> None:
+        """For the next start. A folder that cannot be written to still has the list in force while this one runs; it is
+        tried again, since a disk that was full is not for ever."""
+        assert self._pem is not None  # noqa: S101 - what is to be kept has been read
+        first, self._tried_at = self._tried_at == float("-inf"), now
         try:
-            write_atomic(self._kept, content)
+            write_atomic(self._kept, self._pem)
+            self._unkept = False
         except StorageError as error:
-            self.tell(f"{error.message}: a restart would not know which revocation list was in force")
+            if first:
+                self.tell(f"{error.message}: a restart would not know which revocation list was in force")
 
     def _report(self, now: float) -> None:
         """Tell of a change, of one that comes and goes again and again once a minute."""
         said = "" if self._trouble is None else self._trouble.message
-        if bool(said) == bool(self._said):
+        if said == self._said:
             return
-        if not said:
+        if self._trouble is None:
             number = self._list.number if self._list else 0
             self.tell(f"revocation list {number} is read whole and in force")
         elif 0 <= now - self._said_at < _QUIET_SECONDS:
@@ -225,5 +247,5 @@ class RevocationList:
         else:
             self._said_at = now
             held = f"list {self._list.number} stays in force" if self._list else "there is no good list yet"
-            self.tell(f"{said}: {held}. {_HINT}")
+            self.tell(f"{said}: {held}. {self._trouble.hint}")
         self._said = said

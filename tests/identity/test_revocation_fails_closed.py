@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_fedhelp.errors import CannotJudgeNow, RevocationsUnreadable, WrongAuthority
+from secure_fedhelp.errors import CannotJudgeNow, RevocationsUnreadable, StorageError, WrongAuthority
 from secure_fedhelp.identity import pem, revocation
 from secure_fedhelp.identity.revocation import KEPT_FILE, RevocationList, read_revocations
 from secure_fedhelp.study.reading import REVOCATIONS
@@ -258,6 +258,116 @@ def test_without_a_file_nothing_was_revoked_yet(north: Consortium, path: Path) -
     north.authority.revoke("alpha", NOW)
     path.write_bytes(north.crl)
     assert revoked.contains(alpha, NOW)
+
+
+def link_to_what_is_not_there(folder: Path) -> None:
+    """As a mounted folder has it before its content is there, or after it was taken away."""
+    (folder / "revoked.crl").symlink_to("..data/revoked.crl")
+
+
+def kept_list_is_damaged(folder: Path) -> None:
+    (folder / KEPT_FILE).write_bytes(b"-----BEGIN X509 CRL-----")
+
+
+def kept_list_is_a_folder(folder: Path) -> None:
+    (folder / KEPT_FILE).mkdir()
+
+
+@pytest.mark.parametrize("trace", [link_to_what_is_not_there, kept_list_is_damaged, kept_list_is_a_folder])
+def test_a_trace_of_a_list_is_never_taken_for_no_list_at_all(
+    north: Consortium, path: Path, trace: Callable[[Path], None]
+) -> None:
+    alpha = serial_of(north.certificate("alpha"))
+    trace(path.parent)
+    revoked = listed(path, north)
+    with pytest.raises(RevocationsUnreadable, match="gone"):
+        revoked.start(NOW, lambda _: None)
+    with pytest.raises(RevocationsUnreadable, match="no revocation list to judge by"):
+        revoked.contains(alpha, NOW)
+    north.authority.revoke("alpha", NOW)
+    path.unlink(missing_ok=True)
+    path.write_bytes(north.crl)
+    assert revoked.contains(alpha, NOW)
+
+
+def test_links_that_are_turned_over_to_a_new_folder_are_noticed(north: Consortium, path: Path) -> None:
+    """As a mounted folder is renewed: the file's own link never changes, the one on its way is renamed."""
+    alpha = serial_of(north.certificate("alpha"))
+    for version in ("..1", "..2"):
+        (path.parent / version).mkdir()
+        (path.parent / version / "revoked.crl").write_bytes(north.crl)
+        north.authority.revoke("alpha", NOW)
+    (path.parent / "..data").symlink_to("..1")
+    path.symlink_to("..data/revoked.crl")
+    revoked = listed(path, north)
+    assert not revoked.contains(alpha, NOW)
+    (path.parent / "..new").symlink_to("..2")
+    (path.parent / "..new").replace(path.parent / "..data")
+    assert revoked.contains(alpha, NOW)
+
+
+def test_a_list_that_could_not_be_kept_is_kept_once_the_disk_has_room(
+    north: Consortium, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha = serial_of(north.certificate("alpha"))
+    path.write_bytes(north.crl)
+    told: list[str] = []
+    revoked = listed(path, north, told)
+    assert not revoked.contains(alpha, NOW)
+    north.authority.revoke("alpha", NOW)
+    path.write_bytes(north.crl)
+
+    def full(*_: object) -> None:
+        raise StorageError("cannot write: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(revocation, "write_atomic", full)
+        for minute in range(5):
+            assert revoked.contains(alpha, NOW + 60 * minute)
+    assert len(told) == 1
+    assert revoked.contains(alpha, NOW + 600)
+    path.write_bytes(b"")
+    assert listed(path, north).contains(alpha, NOW + 600)
+
+
+def test_a_list_that_has_forgotten_somebody_pardons_nobody(tmp_path: Path, north: Consortium, path: Path) -> None:
+    """The authority's folder was put back from a copy of before a revocation, and has revoked somebody else since: by
+    number and date its list is as new as ours, or newer."""
+    alpha, beta, gamma = (serial_of(north.certificate(name)) for name in ("alpha", "beta", "gamma"))
+    index = north.authority.folder / "issued.jsonl"
+    before = index.read_bytes()
+    north.authority.revoke("alpha", NOW)
+    path.write_bytes(north.crl)
+    told: list[str] = []
+    revoked = listed(path, north, told)
+    assert revoked.contains(alpha, NOW)
+    index.write_bytes(before)
+    for name, at in (("beta", NOW + 60), ("gamma", NOW + 120)):
+        north.authority.revoke(name, at)
+        path.write_bytes(north.crl)
+        assert revoked.contains(alpha, NOW)
+        assert listed(path, north).contains(alpha, NOW)
+    assert "lacks 1 certificate(s) of list 1" in told[0]
+    assert "revoke there again" in told[0]
+    north.authority.revoke("alpha", NOW + 180)
+    path.write_bytes(north.crl)
+    assert all(revoked.contains(serial, NOW) for serial in (alpha, beta, gamma))
+
+
+def test_another_trouble_than_the_last_one_is_told_too(north: Consortium, path: Path) -> None:
+    old = north.crl
+    north.certificate("alpha")
+    north.authority.revoke("alpha", NOW)
+    path.write_bytes(north.crl)
+    told: list[str] = []
+    revoked = listed(path, north, told)
+    revoked.contains(1, NOW)
+    path.write_bytes(old[:50])
+    revoked.contains(1, NOW)
+    path.write_bytes(old)
+    revoked.contains(1, NOW + 1)
+    revoked.contains(1, NOW + 61)
+    assert ["list 0 took the place of list 1" in line for line in told] == [False, True]
 
 
 @pytest.mark.parametrize("restarted", [False, True])
