@@ -1,12 +1,13 @@
 """NPZ files, read without pickle and with their size checked first.
 
 An NPZ is a ZIP archive, so a small file can unpack to a huge array: the declared sizes are added up before a byte is
-unpacked. ``allow_pickle`` stays off, because a pickle is a program.
+unpacked, and held against the file's own. ``allow_pickle`` stays off, because a pickle is a program.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from secure_fedhelp.data.loaded import Progress, silent
 from secure_fedhelp.errors import FedHelpError, InvalidData
 from secure_fedhelp.study.files import write_atomic
-from secure_fedhelp.study.reading import ARRAYS, UnfitFile, open_bounded, said_by
+from secure_fedhelp.study.reading import ARRAYS, UnfitFile, open_bounded, require_plausible, said_by
 
 #: What is read at once: numpy and zipfile read arrays in pieces of 256 KiB, and a list of members is some kB.
 LARGEST_PIECE = 64 * 2**20
@@ -46,6 +47,7 @@ def read_arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (),
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if (declared := sum(member.file_size for member in members.values())) > LARGEST_BYTES:
                 raise InvalidData(f"{path.name}: unpacks to {declared} bytes, at most {LARGEST_BYTES} are allowed")
+            require_plausible(os.fstat(file.fileno()).st_size, declared)
             missing = [name for name in needed if name not in members]
             if missing:
                 raise InvalidData(f"{path.name}: no array {', '.join(repr(name) for name in missing)}")

@@ -9,6 +9,7 @@ pyarrow is imported here alone, and only when a Parquet file is read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,7 @@ from secure_fedhelp.data.loaded import REPORT_ROWS, Progress, silent
 from secure_fedhelp.data.patients import AS_TEXT, text_of, whole_text
 from secure_fedhelp.data.reading import STANDARD, Reading
 from secure_fedhelp.errors import FedHelpError, InvalidData, InvalidValue, MissingColumn
-from secure_fedhelp.study.reading import TABLE, open_bounded, said_by
+from secure_fedhelp.study.reading import TABLE, open_bounded, require_plausible, said_by
 
 #: A Parquet file ends with its footer, four bytes of the footer's length, and a word. pyarrow reads all of the footer
 #: before it looks at it: 20,000 columns in a hundred groups are 200 MB.
@@ -65,6 +66,8 @@ def read_parquet(
             if (size := sum(group.total_byte_size for group in groups)) > LARGEST_BYTES:
                 raise InvalidData(f"{path.name}: unpacks to {size} bytes, at most {LARGEST_BYTES} are allowed")
             total = file.metadata.num_rows
+            # A value that is repeated a million times has a few bytes here, and a million cells in memory.
+            require_plausible(os.fstat(raw.fileno()).st_size, max(size, total * len(columns)))
             for batch in file.iter_batches(REPORT_ROWS, columns=columns):
                 progress(path.name, len(rows), total)
                 values = [

@@ -122,7 +122,7 @@ def prepare_membership(
     if not folder.result.exists():
         vault.require_not_given_back()
     credentials = load_credentials(folder.keys, now, unlock, tell)
-    _require_identity(credentials, plan, config)
+    require_identity(credentials, plan, config)
     signing = SigningKey.load(folder.keys / "signing.key", unlock).of(plan.study.signatures)
     sealing = SealingKey.from_private_bytes(read_key(folder.keys / "sealing.key", unlock))
     # A new card each time: the coordinator knows a member again by its keys, and a renewed certificate must show.
@@ -265,7 +265,8 @@ def _manner(root: Path, teacher: Foundation) -> Manner:
     return Manner(teacher.version, teacher.output, teacher.answers, teacher.largest_batch, ca, token)
 
 
-def _require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:
+def require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:
+    """IdentityError unless the certificate is of the hospital that the configuration names, in the plan's consortium."""
     identity = credentials.identity
     wanted = (plan.consortium, "hospital", config.name)
     if (identity.consortium, identity.role, identity.name) != wanted:

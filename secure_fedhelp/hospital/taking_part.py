@@ -27,6 +27,7 @@ from secure_fedhelp.hospital.preparation import (
     patient_book,
     prepare_membership,
     prepare_records,
+    require_identity,
 )
 from secure_fedhelp.hospital.status import write_status
 from secure_fedhelp.hospital.vault import Vault
@@ -117,7 +118,8 @@ def _leave_unprepared(
 ) -> None:
     """Say that this hospital does not take part, where it is not even a member yet: its policy refuses the plan.
 
-    Only with a secret that nobody has to be asked for; whatever is wrong with plan or keys, nothing can be said.
+    Only with a secret that nobody has to be asked for; whatever is wrong with plan or keys, nothing can be said. That
+    the keys are another hospital's is wrong with them: by its certificate, that one would leave.
     """
     if farewell(error, world.comes_back) is not Farewell.LEAVE:
         return
@@ -126,6 +128,7 @@ def _leave_unprepared(
         unlock = open_lock(root, replace(source, ask=lambda question: None))
         credentials = load_credentials(folder.keys, world.clock(), unlock)
         unlock.wipe()
+        require_identity(credentials, plan, folder.config())
         client = _client(address, credentials, plan, world)
         Farewells(client, plan.hash, root / folder.config().ledger, say, world.comes_back).of(error)
         client.close()

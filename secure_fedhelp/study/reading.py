@@ -90,6 +90,11 @@ VOLUME = Kind("an image volume", 8 * GIB)
 #: A Python module that a plan or study names; templates and texts of a page.
 SOURCE = Kind("a source file", 16 * MIB)
 
+#: So much may any packed file unpack to. Beyond it a file that is honest has a hundredth of it at least: pictures and
+#: tables of patients never pack so well, a file made to fill the memory packs a thousand times and more.
+_UNPACKED_FREELY: Final = 256 * MIB
+_LARGEST_RATIO: Final = 100
+
 #: More parts than this in one dotted key of a TOML file: ``tomllib`` would take quadratic time for them.
 _MOST_KEY_PARTS: Final = 256
 #: A number of so many digits is none of ours, and costs ``tomllib`` two hundred times its length.
@@ -156,6 +161,15 @@ def _what(mode: int) -> str:
 
 def _too_large(size: int, kind: Kind) -> UnfitFile:
     return UnfitFile(f"it has {size} bytes, and {kind.name} has at most {kind.largest}", errno.EFBIG)
+
+
+def require_plausible(packed: int, unpacked: int) -> None:
+    """UnfitFile if a file of ``packed`` bytes says that it unpacks to more (bytes or cells) than an honest one would."""
+    if unpacked > max(_UNPACKED_FREELY, _LARGEST_RATIO * packed):
+        raise UnfitFile(
+            f"it has {packed} bytes and would unpack to {unpacked}, more than {_LARGEST_RATIO} times as much",
+            errno.EFBIG,
+        )
 
 
 def read_bounded(path: Path, kind: Kind) -> bytes:

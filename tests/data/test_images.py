@@ -13,6 +13,7 @@ from secure_fedhelp.data import npz as archives
 from secure_fedhelp.data.images import load_images, load_public, normalise, write_images, write_public
 from secure_fedhelp.data.records import PublicSet, Records
 from secure_fedhelp.errors import InvalidData, InvalidValue, PublicSetMismatch
+from secure_fedhelp.study import reading as bounds
 from secure_fedhelp.study.sections import DataSection
 
 DATA = DataSection(
@@ -113,6 +114,22 @@ def test_an_archive_that_unpacks_too_large_is_refused_unread(tmp_path: Path, mon
     monkeypatch.setattr(archives, "LARGEST_BYTES", 100)
     with pytest.raises(InvalidData, match="unpacks to"):
         load_images(path, DATA)
+
+
+def test_a_small_archive_that_fills_the_memory_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros pack a thousand times; whatever else the archive has is packed once, and counts too."""
+    monkeypatch.setattr(bounds, "_UNPACKED_FREELY", 2**20)
+    bomb, honest = GOOD | {"images": np.zeros((3000, 28, 28), np.uint8)}, tmp_path / "honest.npz"
+    np.savez_compressed(tmp_path / "bomb.npz", **bomb)
+    monkeypatch.setattr(np.lib.format, "read_array", pytest.fail)
+    with pytest.raises(InvalidData, match="more than 100 times as much"):
+        load_images(tmp_path / "bomb.npz", DATA)
+    monkeypatch.undo()
+    monkeypatch.setattr(bounds, "_UNPACKED_FREELY", 2**20)
+    np.savez_compressed(honest, **(bomb | {"rest": np.random.default_rng(1).integers(0, 255, 40_000, np.uint8)}))
+    assert archives.read_arrays(honest, ["images"])["images"].shape == (3000, 28, 28)
 
 
 @pytest.mark.parametrize("labelled", [True, False])

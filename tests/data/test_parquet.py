@@ -14,6 +14,7 @@ from secure_fedhelp.data import parquet
 from secure_fedhelp.data.loading import load_records
 from secure_fedhelp.data.tables import load_table
 from secure_fedhelp.errors import InvalidData, InvalidValue, MissingColumn, UnknownCategory
+from secure_fedhelp.study import reading as bounds
 from secure_fedhelp.study.sections import Column, DataSection
 
 COLUMNS = (
@@ -101,6 +102,18 @@ def test_files_that_are_no_parquet_are_named(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1" + bytes(60) + whole[64:])
     with pytest.raises(InvalidData):
         load_table(tmp_path / "torn.parquet", DATA)
+
+
+def test_a_value_that_is_repeated_a_million_times_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has some bytes in the file, by the file's own figures too, and a million cells in memory."""
+    monkeypatch.setattr(bounds, "_UNPACKED_FREELY", 2**20)
+    again = pa.DictionaryArray.from_arrays(pa.array(np.zeros(2**21, np.int8)), pa.array(["1.5"]))
+    pq.write_table(pa.table({"patient_id": again, "age": again}), tmp_path / "bomb.parquet")
+    assert pq.ParquetFile(tmp_path / "bomb.parquet").metadata.row_group(0).total_byte_size < 10_000
+    with pytest.raises(InvalidData, match="more than 100 times as much"):
+        parquet.read_parquet(tmp_path / "bomb.parquet", None, "patient_id")
 
 
 def test_a_table_that_unpacks_too_large_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

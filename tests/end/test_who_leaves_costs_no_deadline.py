@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from studies import quick_plan, study
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import HospitalsLeft, PolicyViolation, UnderQuorum
+from secure_fedhelp.errors import HospitalsLeft, IdentityError, PolicyViolation, UnderQuorum
 from secure_fedhelp.learning.methods.fedhelp import FedHelp
 from secure_fedhelp.privacy.release import PrivateOutput
 from secure_fedhelp.research.catalog import StudyData, prepare
@@ -155,6 +156,21 @@ def test_a_mistake_that_ended_the_gathering_is_mended_and_all_run_the_same_comma
             running.start_thread(name)
         running.join_threads()
         assert running.cohorts() == [set(NAMES[1:])]
+
+
+def test_a_folder_with_another_hospitals_keys_does_not_sign_that_one_off(tmp_path: Path) -> None:
+    """A copied folder, of which only the name was changed: what it could say, it would say as the other."""
+    with study(tmp_path / "run", 1, NAMES[1:], aggregation__minimum_cohort=3) as running:
+        copied, other = (running.run.hospital(name).root for name in ("small-1", "small-2"))
+        shutil.rmtree(copied / "keys")
+        shutil.copytree(other / "keys", copied / "keys")
+        shutil.copy(other / "unlock.json", copied)
+        running.start_coordinator()
+        running.start_thread("small-1")
+        running.threads["small-1"].join()
+        assert isinstance(running.errors["small-1"], IdentityError)
+        assert "does not take part" not in log(running.run.root, "coordinator")
+        running.parties.require_running("coordinator")
 
 
 def test_the_demo_ends_with_the_error_of_its_study_and_shows_what_there_is(
