@@ -35,7 +35,7 @@ from secure_fedhelp.identity.secret_source import USUAL, SecretSource
 from secure_fedhelp.identity.signing import SigningKey
 from secure_fedhelp.identity.tls import Credentials, load_credentials
 from secure_fedhelp.identity.unlock import Unlock
-from secure_fedhelp.study.files import write_atomic
+from secure_fedhelp.study.files import storage_error, write_atomic
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.study.reading import CARD, read_bounded
 from secure_fedhelp.wire.address import join_address, parse_address
@@ -89,7 +89,10 @@ def serve(
     cannot be used, and StorageError if the disk fails.
     """
     stop = stop or threading.Event()
-    (folder / "address").unlink(missing_ok=True)  # of a process that was killed
+    try:
+        (folder / "address").unlink(missing_ok=True)  # of a process that was killed
+    except OSError as error:
+        raise storage_error(f"cannot remove {folder / 'address'}", error) from error
     with _opened(folder, plan, clock, source) as (keeper, service, door, credentials, roster):
         calls = Calls(door.caller)
         with _running(service, calls, folder, plan, credentials, address) as listening:

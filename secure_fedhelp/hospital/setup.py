@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from secure_fedhelp.errors import InvalidConfiguration, StorageError
+from secure_fedhelp.errors import InvalidConfiguration, StorageError, UnlockSecretMissing
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.vault import Vault
 from secure_fedhelp.identity.certificates import make_request, spiffe_uri
@@ -87,13 +87,13 @@ def init_hospital(
         raise InvalidConfiguration(
             f"{folder.keys} already holds keys", "Use --renew for a new certificate request, or another folder."
         )
+    earlier = None if like is None else _earlier(like, name, like_source)
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for sub in (folder.keys, root / "data", root / "public"):
             sub.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise StorageError(f"cannot create {root}: {error.strerror}", "Choose a folder you may write.") from error
-    earlier = None if like is None else _earlier(like, name, like_source)
     unlock = establish_lock(root, source)
     request = make_request(folder.keys, consortium, "hospital", name, unlock)
     if not (folder.keys / "signing.key").exists():
@@ -130,7 +130,14 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     if config.name != name:
         raise InvalidConfiguration(f"{root} is the folder of {config.name}, not of {name}", "Name your own folder.")
     folder.policy()  # a malformed one is not handed on
-    unlock = open_lock(root, source)
+    try:
+        unlock = open_lock(root, source)
+    except UnlockSecretMissing as error:
+        raise UnlockSecretMissing(
+            error.message,
+            f"Nothing was made. Say with --like-key-file where the key file of {root} is; a passphrase of that folder is "
+            "asked for at the terminal, or comes from SECURE_FEDHELP_PASSPHRASE.",
+        ) from error
     signing = SigningKey.load(folder.keys / "signing.key", unlock)
     unlock.wipe()
     files = [folder.keys / name for name in ("ca.crt", LIST_FILE, KEPT_FILE)]

@@ -11,6 +11,8 @@ from secure_fedhelp.errors import InvalidConfiguration, StorageError, UnsafePerm
 from secure_fedhelp.study.files import sync_folder
 from secure_fedhelp.study.reading import CERTIFICATE, SECRET, Kind, read_bounded, read_rest, require_fit
 
+_UNREADABLE = "Give the file itself, a regular one that whoever runs this may read."
+
 
 def read_private(path: Path, hint: str | None = None) -> bytes:
     """The content of a regular file that only its owner, who must be this process's user, may touch.
@@ -32,7 +34,7 @@ def read_private(path: Path, hint: str | None = None) -> bytes:
     except FileNotFoundError as error:
         raise InvalidConfiguration(f"{path}: no such file", hint) from error
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot read {path}: {error.strerror or error}", _UNREADABLE) from error
 
 
 def require_own_folder(folder: Path) -> None:
@@ -91,4 +93,4 @@ def read_public(path: Path, hint: str | None = None, kind: Kind = CERTIFICATE) -
     except FileNotFoundError as error:
         raise InvalidConfiguration(f"{path}: no such file", hint) from error
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise StorageError(f"cannot read {path}: {error.strerror or error}", _UNREADABLE) from error

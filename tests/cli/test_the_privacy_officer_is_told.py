@@ -11,7 +11,14 @@ from plans import example_plan
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.main import app
-from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, LedgerInvalid, NotOnRoster, PolicyViolation
+from secure_fedhelp.errors import (
+    InvalidConfiguration,
+    InvalidPlan,
+    LedgerInvalid,
+    NotOnRoster,
+    PolicyViolation,
+    UnlockSecretMissing,
+)
 from secure_fedhelp.hospital.folder import HospitalFolder
 from secure_fedhelp.hospital.setup import init_hospital
 from secure_fedhelp.hospital.vault import Vault
@@ -184,6 +191,10 @@ def test_a_second_studys_folder_goes_on_with_the_same_ledger(beta: Hospital, tmp
         with pytest.raises(InvalidConfiguration):
             CliRunner().invoke(app, other, catch_exceptions=False)
         assert not (tmp_path / "third" / "keys" / "signing.key").exists()
+    with pytest.raises(UnlockSecretMissing) as missing:
+        CliRunner().invoke(app, [*other[:8], "--like", str(beta.root), "--like-key-file", "no"], catch_exceptions=False)
+    assert "--like-key-file" in missing.value.hint
+    assert not (tmp_path / "third").exists(), "nothing was made"
 
 
 def test_the_ledgers_path_may_hold_any_character(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from servers import NOW
 from typer.testing import CliRunner
 
 from secure_fedhelp.cli.coordinator import app
-from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, UnderQuorum
+from secure_fedhelp.errors import InvalidConfiguration, InvalidPlan, StorageError, UnderQuorum
 
 CLI = CliRunner()
 
@@ -58,6 +58,9 @@ def test_from_init_to_a_study_nobody_joins(tmp_path: Path) -> None:
         run("serve", "--folder", folder, "--plan", plan, "--listen", "127.0.0.1:0", "--linger", "5")
     assert time.monotonic() - begin < 5, "nobody is present, so nobody is waited for"
     assert not (folder / "address").exists()
+    (folder / "address").mkdir()
+    with pytest.raises(StorageError, match="cannot remove .*address"):
+        run("serve", "--folder", folder, "--plan", plan, "--listen", "127.0.0.1:0")
 
 
 def test_what_is_wrong_is_named_before_anything_starts(tmp_path: Path) -> None:
