@@ -4,8 +4,8 @@ Whether it takes part is visible to everybody anyway, at the latest when a deadl
 that deadline. Why it does not is said in its own log only: the message has no room for a reason, so that neither the
 records that failed a check, nor which check it was, nor whether it was a check at all, is told to anybody.
 
-*The machine's troubles* (a full disk, a file that is missing) are mended, and the same command goes on. A hospital that
-was in the study says goodbye for so long: nobody waits, and it may come back. *Everything else* it says for the study,
+*The machine's troubles* (a full disk, a setting, a foundation model) are mended, and the same command goes on. A hospital
+that was in the study says goodbye for so long: nobody waits, and it may come back. *Everything else* it says for the study,
 until it joins again. It says nothing where the coordinator has said no itself, and where another process of this
 hospital may be at work, which this one must not sign off.
 """
@@ -28,6 +28,8 @@ from secure_fedhelp.errors import (
     CoordinatorUnreachable,
     DuplicateHospital,
     FedHelpError,
+    FoundationAnswerInvalid,
+    FoundationChanged,
     FoundationUnavailable,
     InvalidConfiguration,
     InvalidPlan,
@@ -72,6 +74,8 @@ _NOTHING: Final = (
 #: A person mends these at this hospital, and runs the same command again.
 _MENDED: Final = (
     CannotJudgeNow,
+    FoundationAnswerInvalid,
+    FoundationChanged,
     FoundationUnavailable,
     InvalidConfiguration,
     InvalidPlan,

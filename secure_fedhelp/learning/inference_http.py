@@ -38,6 +38,12 @@ _LOOPBACK = re.compile(r"http://(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?(/.*)?
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _LONGEST_TOKEN = 16_384
 
+#: The server points elsewhere.
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HINT_REDIRECT = (
+    "It points elsewhere, to https or to another path perhaps, and redirects are not followed. Write the address that "
+    "answers itself as url into hospital.toml; the policy has to allow it."
+)
 HINTS = {
     401: "It wants to know who asks: name a file with a bearer token, token_file, in [[foundations]] of hospital.toml.",
     403: "Ask its operator for the right to use this model; token_file in [[foundations]] says who asks.",
@@ -151,6 +157,8 @@ class InferenceHttp:
         """The error for a status that is none of success: what the server said, and what to do about it."""
         status = answered.status
         hint = _HINT_TOKEN if status == 401 and self._token is not None else HINTS.get(status)
+        if status in _REDIRECTS:
+            hint = _HINT_REDIRECT
         kind = FoundationUnavailable if status in (*HINTS, 405) or status >= 500 else FoundationAnswerInvalid
         return kind(f"{what}: HTTP {status}{self.words(answered.body)}", hint)
 

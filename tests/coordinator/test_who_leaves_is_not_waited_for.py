@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from servers import NOW, Cast, Server, Site, new_coordinator, running
 from secure_fedhelp.coordinator import events, rounds
 from secure_fedhelp.coordinator.progress import describe
 from secure_fedhelp.coordinator.state import State, public_state
-from secure_fedhelp.errors import HospitalsLeft, NotOnRoster, PlanChanged, UnderQuorum, UnmaskingFailed
+from secure_fedhelp.errors import FedHelpError, HospitalsLeft, NotOnRoster, PlanChanged, UnderQuorum, UnmaskingFailed
 from secure_fedhelp.secagg.profiles import profile
 from secure_fedhelp.study.plan import StudyPlan
 from secure_fedhelp.wire.messages import Phase
@@ -120,6 +122,50 @@ def test_28_who_is_out_for_good_only_says_goodbye() -> None:
     state = left(study, "delta")
     assert (state.gone, state.out) == (frozenset(), {"delta"})
     assert "delta" not in state.present
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("masks", ["none", "repairing"])
+@pytest.mark.parametrize("name", ["alpha", "delta"])  # alpha would make the study key
+def test_28_a_hospital_that_comes_and_goes_at_its_will_ends_no_study_of_others(
+    masks: str, name: str, seed: int
+) -> None:
+    """It leaves, joins, says goodbye and does its part as it likes; the other three are enough, and do theirs."""
+    chance, study = random.Random(seed), MaskedStudy(plan_with(masks, 3), *NAMES)
+
+    def part(who: str) -> None:
+        if study.state.phase is Phase.KEYING:
+            if not study.state.fingerprint and study.state.maker == who:
+                recipients = tuple(study.state.keyed - {who})
+                posted = study.hospitals[who].posted(study.state.key_epoch)
+                study.do(posted.model_copy(update={"recipients": recipients}))
+            elif study.state.fingerprint:
+                study.do(study.hospitals[who].confirmed(study.state.key_epoch))
+        elif who in study.state.expected - study.state.done:
+            uploads = masks == "none"
+            study.do(study.hospitals[who].uploaded(BODY, **study.place)) if uploads else study.step(who)
+
+    ways = {
+        "leave": lambda: study.do(events.Withdrew(name=name)),
+        "goodbye": lambda: study.do(events.Left(name=name)),
+        "join": lambda: study.do(study.hospitals[name].joined()),
+        "part": lambda: part(name),
+    }
+    for _ in range(300):
+        before = study.state
+        for _ in range(chance.randrange(3)):
+            with suppress(FedHelpError):
+                ways[chance.choice(["leave", *ways])]()
+        for other in sorted(set(NAMES) - {name}):
+            if study.state.phase is before.phase and not study.state.over:
+                part(other)
+        if study.state.phase is Phase.SUMMING:
+            study.publish()
+        elif study.state is before:
+            study.late()
+        if study.state.over:
+            break
+    assert study.state.phase is Phase.FINISHED, study.state.reason
 
 
 # -- rule 29: enough or not -------------------------------------------------------------------------------------------

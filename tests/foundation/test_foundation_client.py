@@ -303,8 +303,9 @@ def test_a_request_that_the_server_calls_wrong_says_why() -> None:
 
 def test_a_redirect_is_not_followed() -> None:
     """It would take the question to an endpoint that the site policy does not name."""
-    with pytest.raises(FoundationAnswerInvalid, match="HTTP 307"):
+    with pytest.raises(FoundationAnswerInvalid, match="HTTP 307") as caught:
         client_of(lambda _: httpx.Response(307, headers={"location": "http://elsewhere.example/"})).logits(PUBLIC, 2)
+    assert "redirects are not followed" in caught.value.hint
 
 
 def test_a_huge_answer_is_not_read_to_its_end() -> None:
