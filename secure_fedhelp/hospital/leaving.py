@@ -2,12 +2,12 @@
 
 Whether it takes part is visible to everybody anyway, at the latest when a deadline passes. Saying it saves the others
 that deadline. Why it does not is said in its own log only: the message has no room for a reason, so that neither the
-records that failed a check, nor which check it was, nor whether it was a check at all, is told to anybody.
+records that failed a check, nor which check it was, is told to anybody.
 
-*The machine's troubles* (a full disk, a setting, a foundation model) are mended, and the same command goes on. A hospital
-that was in the study says goodbye for so long: nobody waits, and it may come back. *Everything else* it says for the study,
-until it joins again. It says nothing where the coordinator has said no itself, and where another process of this
-hospital may be at work, which this one must not sign off.
+*The machine's troubles* (a full disk, a setting, a foundation model) are mended, and the same command goes on. A
+hospital that was in the study says goodbye for so long: nobody waits, and it may come back. *Everything else* it says
+for the study, until it joins again. It says nothing where the coordinator has said no itself, and where another process
+of this hospital may be at work, which this one must not sign off.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def _manner(root: Path, teacher: Foundation) -> Manner:
 
 
 def require_identity(credentials: Credentials, plan: StudyPlan, config: HospitalConfig) -> None:
-    """IdentityError unless the certificate is of the hospital that the configuration names, in the plan's consortium."""
+    """IdentityError unless the certificate is the configured hospital's, in the plan's consortium."""
     identity = credentials.identity
     wanted = (plan.consortium, "hospital", config.name)
     if (identity.consortium, identity.role, identity.name) != wanted:

@@ -135,8 +135,8 @@ def _earlier(root: Path, name: str, source: SecretSource) -> _Earlier:
     except UnlockSecretMissing as error:
         raise UnlockSecretMissing(
             error.message,
-            f"Nothing was made. Say with --like-key-file where the key file of {root} is; a passphrase of that folder is "
-            "asked for at the terminal, or comes from SECURE_FEDHELP_PASSPHRASE.",
+            f"Nothing was made. Say with --like-key-file where the key file of {root} is; a passphrase of that folder "
+            "is asked for at the terminal, or comes from SECURE_FEDHELP_PASSPHRASE.",
         ) from error
     signing = SigningKey.load(folder.keys / "signing.key", unlock)
     unlock.wipe()

@@ -164,7 +164,7 @@ def _too_large(size: int, kind: Kind) -> UnfitFile:
 
 
 def require_plausible(packed: int, unpacked: int) -> None:
-    """UnfitFile if a file of ``packed`` bytes says that it unpacks to more (bytes or cells) than an honest one would."""
+    """UnfitFile if a file of ``packed`` bytes says that it unpacks to more (bytes, cells) than an honest one would."""
     if unpacked > max(_UNPACKED_FREELY, _LARGEST_RATIO * packed):
         raise UnfitFile(
             f"it has {packed} bytes and would unpack to {unpacked}, more than {_LARGEST_RATIO} times as much",

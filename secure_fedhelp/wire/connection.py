@@ -6,6 +6,7 @@ is decided only *what counts as nobody being there*.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -34,6 +35,8 @@ Dial = Callable[[Credentials], grpc.Channel]
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
 _PROBE_SECONDS = 10.0
+#: Waiting is told once it has lasted, and then now and then.
+_QUIET_SECONDS, _TOLD_AGAIN_SECONDS = 5.0, 60.0
 #: A server that stops may end one connection like this; one that does it again and again does not want us.
 _REFUSALS = 3
 #: Ends that mean "not now" and not "no": the server is away, too slow, too busy, or a newer call took our place.
@@ -44,6 +47,8 @@ _TRANSIENT = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.ABORTED,
 }
+
+log = logging.getLogger(__name__)
 
 
 class Connection:
@@ -69,6 +74,7 @@ class Connection:
         self._channel: grpc.Channel | None = None
         self._patience_since = 0.0
         self._refusals = 0
+        self._told_at = float("-inf")
 
     def run(self, operation: Callable[[CoordinatorStub], Answer], patience_seconds: float) -> Answer:
         """What ``operation`` returns, repeated while nobody is there.
@@ -94,15 +100,25 @@ class Connection:
             left = self._patience_since + patience_seconds - self._clock()
             if left <= 0:
                 raise self._unreachable(answered, problem)
+            self._tell(answered, problem, left)
             self._sleep(min(wait, left))
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 
-    def _unreachable(self, answered: bool, problem: str) -> CoordinatorUnreachable:
+    def _tell(self, answered: bool, problem: str, left: float) -> None:
+        now = self._clock()
+        if now - self._patience_since >= _QUIET_SECONDS and now - self._told_at >= _TOLD_AGAIN_SECONDS:
+            self._told_at = now
+            log.warning("%s; trying again for up to %.0f s", self._trouble(answered, problem), left)
+
+    def _trouble(self, answered: bool, problem: str) -> str:
         where = join_address(self._host, self._port)
+        return f"{where} {'cannot judge now' if answered else 'does not answer'}: {problem}"
+
+    def _unreachable(self, answered: bool, problem: str) -> CoordinatorUnreachable:
         if not answered:
-            return CoordinatorUnreachable(f"{where} does not answer: {problem}")
+            return CoordinatorUnreachable(self._trouble(answered, problem))
         return CoordinatorUnreachable(
-            f"{where} cannot judge now: {problem}",
+            self._trouble(answered, problem),
             "The coordinator's log says what it lacks. Run the same command again; the study goes on where it was.",
         )
 

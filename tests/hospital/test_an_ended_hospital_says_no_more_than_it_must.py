@@ -84,7 +84,7 @@ def test_who_is_stopped_by_hand_or_is_done_with_the_study_says_nothing(tmp_path:
     saying = Farewells(coordinator, "study", tmp_path / "ledger.jsonl", lambda line: None, comes_back=True)
     with pytest.raises(KeyboardInterrupt), saying:
         raise KeyboardInterrupt
-    with pytest.raises(ZeroDivisionError), saying as study:
-        study.over = True
+    saying.over = True
+    with pytest.raises(ZeroDivisionError), saying:
         raise ZeroDivisionError
     assert coordinator.heard == []

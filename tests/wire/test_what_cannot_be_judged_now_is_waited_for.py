@@ -111,3 +111,18 @@ def test_a_refusal_and_the_end_of_the_study_are_final(credentials: Credentials, 
     with pytest.raises(type(error)):
         Hospital(coordinator, credentials).client.join(b"")
     assert coordinator.asked == 1
+
+
+def test_what_is_waited_for_is_told_once_it_lasts_and_then_once_a_minute(
+    credentials: Credentials, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A person who looks at the hospital's terminal sees whose trouble it is, and no line for what passes at once."""
+    passing = Hospital(Answers(RevocationsUnreadable("no list")), credentials)
+    passing.client.join(b"card")
+    assert caplog.records == []
+    lasting = Hospital(Answers(then=RevocationsUnreadable("no list")), credentials)
+    with pytest.raises(CoordinatorUnreachable):
+        lasting.client.join(b"card")
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith("127.0.0.1:1 cannot judge now: no list; trying again for up to 1")
